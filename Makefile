@@ -1,0 +1,78 @@
+# Reverie's commands. `make demo` and `make test` set everything up by themselves.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+REVERIE := $(BIN)/reverie
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export loadtest bench-features bench-text lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: $(VENV)/.runtime ## install the locked packages into .venv (GPU=1 for the GPU builds)
+
+demo: $(VENV)/.runtime ## the main job on the shipped models; writes out/demo/index.html
+	$(REVERIE) demo
+
+test: $(VENV)/.dev ## unit tests, and service tests against the embedded Triton
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+serve: $(VENV)/.runtime ## serve model_repository on 127.0.0.1:8001 (gRPC); ARGS="--weights-dir ..."
+	$(REVERIE) serve $(ARGS)
+
+train-lm: $(VENV)/.runtime ## train a language model; PRESET=book|reviews DATA=archive or folder (default: download IMDB) ARGS=...
+	$(REVERIE) train lm $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+eval-lm: $(VENV)/.runtime ## measure a language model on the test reviews; RUN=folder DATA=archive or folder ARGS="--all"
+	$(REVERIE) eval lm $(if $(RUN),--run $(RUN)) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+train-style: $(VENV)/.runtime ## train the style network; STYLES="a.jpg b.jpg" CONTENT=photos/ (default: download) WEIGHTS=folder ARGS=...
+	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make train-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
+	$(REVERIE) train style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+
+train-features: $(VENV)/.runtime ## train the compact feature extractor; CONTENT=photos/ WEIGHTS=folder ARGS=...
+	$(REVERIE) train features $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+
+export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder
+	$(REVERIE) export $(if $(MODEL),--model $(MODEL)) $(if $(RUN),--run $(RUN)) $(ARGS)
+
+loadtest: $(VENV)/.runtime ## headless locust against a server of its own; ADDRESS=host:port for a running one
+	$(BIN)/python -m loadtests.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+
+bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
+	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features
+
+bench-text: $(VENV)/.bench ## tokens per second beside CTranslate2 and the book's loop; RUN=folder of a book run (default: random weights)
+	@$(BIN)/python -m benchmarks.text $(if $(RUN),--run $(RUN))
+
+lock: $(VENV)/.dev ## resolve the requirements again
+	$(BIN)/python requirements/lock.py
+
+clean: ## remove what was built
+	rm -rf $(VENV) out cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+
+$(VENV)/bin/python:
+	@python=$$(bash requirements/find_python.sh) && echo "using $$python" && { "$$python" -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "$$python cannot make a virtual environment; on Debian or Ubuntu install the package python3-venv"; exit 1; }; }
+
+$(VENV)/.runtime: requirements/$(if $(GPU),gpu,runtime).txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked packages (about 2 minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.runtime
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@

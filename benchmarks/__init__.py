@@ -1,0 +1,1 @@
+"""Measurements; the last line each prints is one JSON object."""

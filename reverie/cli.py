@@ -1,0 +1,39 @@
+"""Entry point of the command line; see each folder's `cli.py` for its commands.
+
+It lives outside the folders because serving must not import training.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from export.cli import export_command
+from serving.cli import add_commands
+from training.cli import eval_app, train_app
+
+_OURS = {"training", "export", "serving", "synthesis", "language"}
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, export and serve generative models.")
+cli.add_typer(train_app, name="train")
+cli.add_typer(eval_app, name="eval")
+cli.command("export")(export_command)
+add_commands(cli)
+
+
+def app() -> None:
+    """Run the command line; our own exceptions are written for people and need no traceback."""
+    try:
+        cli()
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in _OURS:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app()

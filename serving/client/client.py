@@ -1,0 +1,319 @@
+"""The client: one method an endpoint, deadlines, streams that can be cancelled, one kind of error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
+
+_MAX_MESSAGE = 2**31 - 1
+_AFTERMATH_S = 10.0
+"""How long a call whose caller has given up may go on; see `Client._call`."""
+
+Message = TypeVar("Message")
+
+
+class ReverieError(Exception):
+    """A call failed.
+
+    Attributes:
+        code: the gRPC status; INVALID_ARGUMENT for the caller's mistakes, UNAVAILABLE where trying again
+            later makes sense, DEADLINE_EXCEEDED, CANCELLED, ...
+        message: what was wrong, the value, what is accepted.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+
+    @classmethod
+    def of(cls, error: grpc.RpcError) -> ReverieError:
+        """The same error without gRPC's call object."""
+        call: Any = error
+        return cls(call.code(), call.details() or "")
+
+    @classmethod
+    def in_band(cls, text: str) -> ReverieError:
+        """An error sent as a stream's message: "INVALID_ARGUMENT: ..."; Triton's own have no status: UNKNOWN."""
+        name, _, message = text.partition(": ")
+        code = grpc.StatusCode.__members__.get(name)
+        return cls(code, message) if code else cls(grpc.StatusCode.UNKNOWN, text)
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A piece of a continuation.
+
+    Attributes:
+        finish_reason: "stop", "length" or "cancelled" in a continuation's last piece, else empty.
+        index: which of `n` continuations.
+        logprobs: where asked for, OpenAI's `tokens`, `token_logprobs` and `top_logprobs` of this piece.
+    """
+
+    text: str
+    finish_reason: str
+    index: int = 0
+    logprobs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How probable a text is.
+
+    Attributes:
+        logprob: natural logarithm of the text's probability.
+        tokens: the scored tokens; a word model gives the first word no probability.
+        token_logprobs: of each of them, given those before it.
+    """
+
+    logprob: float
+    tokens: list[bytes]
+    token_logprobs: list[float]
+
+
+@dataclass(frozen=True)
+class PictureStep:
+    """A step of a dream or a transfer; see `synthesis.progress.Progress`.
+
+    `image` is an encoded preview, or with `done` the result; empty where none was due.
+    """
+
+    step: int
+    steps: int
+    stage: int
+    loss: float
+    seconds: float
+    image: bytes
+    done: bool
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """A version of a model in the repository and its state ("READY", "UNAVAILABLE", ...)."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inference:
+    """An answer: output arrays by name, and the version of the model that computed them."""
+
+    outputs: dict[str, np.ndarray]
+    version: str
+
+
+class Stream(Generic[Message]):
+    """Messages of one request, in order; iterate it, or use it as a context manager to stop it early."""
+
+    def __init__(self, call: Any, parse: Callable[[dict[str, np.ndarray]], list[Message]]):
+        self._call = call
+        self._parse = parse
+        self._messages: deque[Message] = deque()
+        self._cancelled = False
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Message]:
+        return self
+
+    def __next__(self) -> Message:
+        while not self._messages:
+            self._messages.extend(self._parse(self._receive()))
+        return self._messages.popleft()
+
+    def _receive(self) -> dict[str, np.ndarray]:
+        try:
+            reply = next(self._call)
+        except StopIteration:
+            self._ended = True
+            raise
+        except grpc.RpcError as error:
+            self._ended = True
+            if self._cancelled:
+                raise StopIteration from None
+            raise ReverieError.of(error) from None
+        if reply.error_message:
+            self._drain()
+            raise ReverieError.in_band(reply.error_message)
+        return to_arrays(reply.infer_response)
+
+    def cancel(self) -> None:
+        """Tell the server to stop; iteration then ends. Does nothing to a stream that has ended."""
+        if not self._ended:
+            self._cancelled = True
+            self._call.cancel()
+
+    def _drain(self) -> None:
+        """Let the call end by itself: gRPC cancels a call that is dropped, and here Triton is just ending it."""
+        self._ended = True
+        with contextlib.suppress(grpc.RpcError):
+            for _ in self._call:
+                pass
+
+    def __enter__(self) -> Stream[Message]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+class Client:
+    """A connection to one server; safe to share between threads.
+
+    Args:
+        address: host and port of the gRPC endpoint.
+        timeout: default deadline of every call, in seconds; a stream's covers the whole stream.
+    """
+
+    def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0):
+        options = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", _MAX_MESSAGE)]
+        self.timeout = timeout
+        self._channel = grpc.insecure_channel(address, options)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._given_up: set[Any] = set()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; running streams end, and calls that were given up have 10 s to (see `_call`)."""
+        for call in tuple(self._given_up):
+            call.exception()  # Waits; closing the channel would cancel it.
+        self._channel.close()
+
+    def ready(self, timeout: float = 2.0) -> bool:
+        """Whether the server answers and all its models are ready."""
+        try:
+            return self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout).ready
+        except grpc.RpcError:
+            return False
+
+    def models(self) -> list[ModelStatus]:
+        """Every version the server knows."""
+        index = self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
+        return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index]
+
+    def load(self, model: str) -> None:
+        """Load or reload `model`; requests in flight are finished by the version they began on."""
+        self._call(self._stub.RepositoryModelLoad, service_pb2.RepositoryModelLoadRequest(model_name=model))
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, np.ndarray],
+        parameters: Mapping[str, Parameter] | None = None,
+        version: str = "",
+        timeout: float | None = None,
+    ) -> Inference:
+        """Call any model that answers once, with arrays; `version` "" is the newest."""
+        request = to_request(model, inputs, parameters or {}, version)
+        response = self._call(self._stub.ModelInfer, request, timeout)
+        return Inference(to_arrays(response), response.model_version)
+
+    def stylize(self, image: bytes, timeout: float | None = None, **parameters: Parameter) -> bytes:
+        """Restyle a picture file with the fast network.
+
+        Args:
+            image: PNG, JPEG or WebP bytes.
+            parameters: see `serving.models.stylize.StylizeParameters`.
+
+        Returns:
+            The encoded result.
+        """
+        answer = self.infer("stylize", {"image": bytes_tensor(image)}, parameters, timeout=timeout)
+        return answer.outputs["stylized"].item()
+
+    def generate(self, prompt: str, timeout: float | None = None, **parameters: Any) -> Stream[TextPiece]:
+        """Continue `prompt`, piece by piece.
+
+        Args:
+            parameters: see `docs/generate.md`; `stop` may be a string or a list, `logit_bias` a dict.
+        """
+        inputs = {"text_input": bytes_tensor(prompt.encode())}
+        stops = parameters.pop("stop", None)
+        if stops:
+            stops = [stops] if isinstance(stops, str) else stops
+            inputs["stop"] = np.array([stop.encode() for stop in stops], np.object_)
+        if "logit_bias" in parameters:
+            parameters["logit_bias"] = json.dumps(parameters["logit_bias"])
+        return self.stream("generate", inputs, {"stream": True, **parameters}, _to_text_pieces, timeout)
+
+    def score(self, text: str, timeout: float | None = None) -> Score:
+        """The log-probability of `text` under the language model."""
+        outputs = self.infer("score", {"text_input": bytes_tensor(text.encode())}, timeout=timeout).outputs
+        return Score(outputs["logprob"].item(), outputs["tokens"].tolist(), outputs["token_logprobs"].tolist())
+
+    def dream(self, image: bytes, timeout: float | None = None, **parameters: Parameter) -> Stream[PictureStep]:
+        """DeepDream on a picture file; parameters: see `synthesis.deepdream.DeepDreamParameters`."""
+        return self.stream("deepdream", {"image": bytes_tensor(image)}, parameters, _to_picture_step, timeout)
+
+    def transfer(
+        self, image: bytes, style_image: bytes, timeout: float | None = None, **parameters: Parameter
+    ) -> Stream[PictureStep]:
+        """Gatys' style transfer; parameters: see `synthesis.gatys.GatysParameters`."""
+        inputs = {"image": bytes_tensor(image), "style_image": bytes_tensor(style_image)}
+        return self.stream("style_transfer", inputs, parameters, _to_picture_step, timeout)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Mapping[str, np.ndarray],
+        parameters: Mapping[str, Parameter],
+        parse: Callable[[dict[str, np.ndarray]], list[Message]],
+        timeout: float | None = None,
+    ) -> Stream[Message]:
+        """Call any decoupled model; `parse` turns one response's arrays into messages."""
+        requests = iter([to_request(model, inputs, parameters)])
+        # Never with the header `triton_grpc_error`: errors then crash Triton 2.51 (see docs/decisions.md).
+        call = self._stub.ModelStreamInfer(requests, timeout=timeout or self.timeout)
+        return Stream(call, parse)
+
+    def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Any, timeout: float | None = None) -> Any:
+        """Call and wait; when `timeout` has passed, the caller gives up and the server's answer is thrown away.
+
+        Cancelling instead, as gRPC does at a deadline, crashes Triton 2.51 if it is answering at that moment
+        (https://github.com/triton-inference-server/server/issues/7368); streams are not affected.
+        """
+        timeout = timeout or self.timeout
+        call = method.future(request, timeout=timeout + _AFTERMATH_S)
+        try:
+            return call.result(timeout)
+        except grpc.FutureTimeoutError:
+            self._given_up.add(call)  # gRPC cancels a call that nobody refers to.
+            call.add_done_callback(self._given_up.discard)
+            raise ReverieError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:g} s") from None
+        except grpc.RpcError as error:
+            raise ReverieError.of(error) from None
+
+
+def _to_text_pieces(arrays: dict[str, np.ndarray]) -> list[TextPiece]:
+    logprobs = arrays.get("logprobs", np.array([b""] * len(arrays["index"]), np.object_))
+    columns = zip(arrays["text_output"], arrays["finish_reason"], arrays["index"], logprobs, strict=True)
+    return [
+        TextPiece(text.decode(), reason.decode(), int(index), json.loads(found) if found else None)
+        for text, reason, index, found in columns
+    ]
+
+
+def _to_picture_step(arrays: dict[str, np.ndarray]) -> list[PictureStep]:
+    return [PictureStep(**{name: array.item() for name, array in arrays.items()})]

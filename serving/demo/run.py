@@ -1,0 +1,142 @@
+"""The demo: start Triton on a repository, do the four jobs over gRPC, write what came of them.
+
+A job that fails does not stop the others; the summary says so and the exit status is not zero.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from serving.client import Client, PictureStep, Stream
+from serving.demo import gallery
+from serving.demo.gallery import Picture
+from serving.demo.mosaic import stained_glass
+from serving.triton.server import TritonServer
+from synthesis import images
+
+PICTURES = Path(__file__).parent / "pictures"
+PROMPT = "this movie"
+TEMPERATURES = (0.2, 0.5, 0.7, 1.0, 1.5)
+
+console = Console(stderr=True)
+
+
+@dataclass
+class Result:
+    """What one job did: its pictures in order, its continuations by temperature."""
+
+    name: str
+    ok: bool = False
+    seconds: float = 0.0
+    messages: int | None = None
+    error: str = ""
+    pictures: list[Picture] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """The job's entry in summary.json; `messages` counts those before the last."""
+        entry: dict[str, Any] = {"ok": self.ok, "seconds": round(self.seconds, 3)}
+        entry |= {} if self.messages is None else {"messages": self.messages}
+        entry |= {"error": self.error} if self.error else {}
+        return entry | {"files": [p.file for p in self.pictures]} | ({"texts": self.texts} if self.texts else {})
+
+
+def run_demo(repository: Path, out: Path) -> bool:
+    """Do every job and write images, texts, `index.html` and `summary.json` into `out`; True if all went well."""
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    console.print("starting Triton on", str(repository))
+    with TritonServer(repository, log=out / "triton.log") as server, Client(server.address.grpc) as client:
+        startup = time.monotonic() - started
+        console.print(f"ready after {startup:.1f} s")
+        jobs = {"style": paint, "generate": write, "deepdream": dream, "style_transfer": transfer}
+        results = [_run(name, job, client, out) for name, job in jobs.items()]
+        console.print("stopping Triton")
+    total = time.monotonic() - started
+    summary = {r.name: r.summary() for r in results} | {
+        "startup_seconds": round(startup, 3),
+        "total_seconds": round(total, 3),
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (out / "index.html").write_text(gallery.render(results, startup, total))
+    console.print(f"{total:.1f} s in all; open {out / 'index.html'}")
+    return all(r.ok for r in results)
+
+
+def paint(client: Client, out: Path, result: Result) -> None:
+    """The shipped style network on a photograph."""
+    photo = (PICTURES / "pagoda.jpg").read_bytes()
+    _save(out, result, Picture("photo.jpg", "the photograph"), photo)
+    _save(out, result, Picture("painting.jpg", "the painting"), client.stylize(photo, format="jpeg"))
+
+
+def write(client: Client, out: Path, result: Result) -> None:
+    """A continuation of the prompt at each temperature, word by word."""
+    result.messages = 0
+    for temperature in TEMPERATURES:
+        pieces = [p.text for p in client.generate(PROMPT, temperature=temperature, max_tokens=60, seed=7)]
+        result.messages += len(pieces) - 1
+        result.texts[str(temperature)] = PROMPT + "".join(pieces)
+        console.print(f"  [dim]{temperature}:[/dim] {result.texts[str(temperature)][:100]}")
+    text = "\n\n".join(f"temperature {t}\n{words}" for t, words in result.texts.items())
+    (out / "texts.txt").write_text(text + "\n")
+
+
+def dream(client: Client, out: Path, result: Result) -> None:
+    """A DeepDream through the shipped features."""
+    photo = (PICTURES / "cat.jpg").read_bytes()
+    _save(out, result, Picture("dream_photo.jpg", "the photograph"), photo)
+    options: dict[str, Any] = {"features": "compact", "iterations": 10, "max_loss": 0.0, "step": 12.0}
+    _collect(client.dream(photo, preview_every=5, format="jpeg", **options), out, result, "dream")
+
+
+def transfer(client: Client, out: Path, result: Result) -> None:
+    """Gatys' optimisation with the shipped features, towards a painting that the demo draws."""
+    photo, glass = (PICTURES / "pagoda.jpg").read_bytes(), stained_glass()
+    _save(out, result, Picture("glass.jpg", "the style"), images.encode(glass, "jpeg"))
+    options: dict[str, Any] = {"features": "compact", "size": 320, "steps": 40, "style_weight": 1e-5}
+    _collect(
+        client.transfer(photo, images.encode(glass), preview_every=8, format="jpeg", **options), out, result, "transfer"
+    )
+
+
+def _run(name: str, job: Callable[[Client, Path, Result], None], client: Client, out: Path) -> Result:
+    result, started = Result(name), time.monotonic()
+    console.print(f"[bold]{name}[/bold]")
+    try:
+        job(client, out, result)
+        result.ok = True
+    except Exception as error:
+        result.error = f"{type(error).__name__}: {error}"
+        console.print(f"  [red]failed[/red] {result.error}")
+    result.seconds = time.monotonic() - started
+    console.print(f"  {result.seconds:.1f} s")
+    return result
+
+
+def _collect(stream: Stream[PictureStep], out: Path, result: Result, stem: str) -> None:
+    """Follow a picture's stream, keep its previews and its last picture, and say how it goes."""
+    result.messages, is_done = 0, False
+    with console.status("waiting") as status:
+        for message in stream:
+            status.update(f"step {message.step} of {message.steps}, loss {message.loss:.4g}")
+            result.messages += not message.done
+            is_done |= message.done
+            if message.image:
+                name = f"{stem}.jpg" if message.done else f"{stem}_{message.step:03d}.jpg"
+                caption = "the result" if message.done else f"step {message.step}"
+                _save(out, result, Picture(name, caption), message.image)
+    if not is_done:
+        raise RuntimeError("the stream ended before its last picture")
+
+
+def _save(out: Path, result: Result, picture: Picture, data: bytes) -> None:
+    (out / picture.file).write_bytes(data)
+    result.pictures.append(picture)

@@ -1,0 +1,79 @@
+"""Model `score`: how probable the language model finds a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from language.tokenizer import load_tokenizer
+from serving.models.requests import Outputs, Request, to_error, to_response
+from serving.models.siblings import Sibling
+from synthesis.errors import InputError
+
+MAX_TOKENS = 4096
+_MAX_BYTES = 64 * MAX_TOKENS
+
+
+class TritonPythonModel:
+    """Input `text_input`; outputs `logprob`, the sum, and `tokens` and `token_logprobs`, one entry a scored token.
+
+    A word model gives the first word no probability, so it is not scored. A text longer than the model's
+    context is scored in windows that overlap by half.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self._model = Sibling(args, "language_model")
+        self._tokenizer = load_tokenizer(self._model.folder)
+        self._positions = _positions(self._model)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._answer(Request(raw)) for raw in requests]
+
+    def _answer(self, request: Request) -> Any:
+        try:
+            return to_response(self._score(request.text("text_input")))
+        except Exception as failure:
+            return pb_utils.InferenceResponse(error=to_error(failure))
+
+    def _score(self, text: str) -> Outputs:
+        tokens = [*self._tokenizer.begin, *self._encode(text)]
+        logprobs = np.concatenate([self._window(tokens, *window) for window in windows(len(tokens), self._positions)])
+        return {
+            "logprob": np.array([logprobs.sum(dtype=np.float64)], np.float32),
+            "tokens": np.array([self._tokenizer.token_bytes(token) for token in tokens[1:]], np.object_),
+            "token_logprobs": logprobs,
+        }
+
+    def _encode(self, text: str) -> list[int]:
+        size, least = len(text.encode()), 2 - len(self._tokenizer.begin)
+        if size > _MAX_BYTES:
+            raise InputError(f"text_input: {size} bytes; accepted: at most {_MAX_BYTES}")
+        tokens = self._tokenizer.encode(text)
+        if not least <= len(tokens) <= MAX_TOKENS:
+            raise InputError(f"text_input: {len(tokens)} tokens; accepted: {least} to {MAX_TOKENS}")
+        return tokens
+
+    def _window(self, tokens: list[int], start: int, end: int, first: int) -> np.ndarray:
+        """Log-probabilities of `tokens[first:end]`, each seen after those from `start` on."""
+        feed = {"token_ids": np.array([tokens[start:end]], np.int32)}
+        return self._model(feed, "token_logprobs")[0, first - start - 1 :]
+
+
+def windows(length: int, positions: int) -> Iterator[tuple[int, int, int]]:
+    """Pieces (start, end, first scored) of a text, so that every token but the first is scored once."""
+    scored = 1
+    while scored < length:
+        start = 0 if scored == 1 else scored - (positions + 1) // 2
+        end = min(length, start + positions + 1)
+        yield start, end, scored
+        scored = end
+
+
+def _positions(model: Sibling) -> int:
+    """Tokens that the model sees at once."""
+    from serving.text.decoder import positions_of
+
+    return positions_of(model.folder)

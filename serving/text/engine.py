@@ -1,0 +1,560 @@
+"""Continuous batching: many requests share every step of a decoder, and come and go between steps.
+
+Each worker is a thread with a decoder of its own: it frees the slots of requests that ended or were cancelled,
+fills free slots from one bounded queue, takes in a bounded part of new prompts, and then steps all its running
+sequences at once. On a CPU one worker a core, each on one thread, is faster than one worker on all cores: what
+one does in Python, the other covers with its model, and nobody spins. A lone sequence is stepped on all cores.
+
+Two more threads hand out the text and ask whether callers are still there; neither ever delays a step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from language.sampling import BatchSampler, Logprobs, Sampling
+from language.tokenizer import Tokenizer, load_tokenizer
+from serving.text.decoder import PREFILL_CHUNK, Decoder
+from serving.text.parameters import GenerateParameters
+from serving.text.pieces import TextPieces
+from synthesis.errors import InputError
+
+log = logging.getLogger("reverie")
+
+PREFILL_BUDGET = 2 * PREFILL_CHUNK
+"""Prompt tokens taken in between two steps at most, so that long prompts do not stall running streams."""
+_MIN_INTERVAL = 0.03
+_MESSAGES_A_SECOND = 200
+"""A stream's first token is sent at once; later ones wait for each other, the longer the more streams there are."""
+_WATCH_INTERVAL = 0.1
+"""Seconds between questions whether a caller is still there: each costs a message to Triton."""
+_MAX_BYTES_A_TOKEN = 256
+"""Prompts of more bytes than this for every position are refused unread."""
+
+
+class QueueFull(RuntimeError):
+    """As many sequences are waiting as may; the request can be sent again later."""
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """A token of the text, and the log-probabilities where it was chosen."""
+
+    token: int
+    logprobs: Logprobs
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of one continuation.
+
+    Attributes:
+        index: which of the request's `n` continuations.
+        finish_reason: "stop", "length" or "cancelled" in a continuation's last piece, else "".
+        logprobs: of the tokens in it, where asked for.
+    """
+
+    index: int
+    text: str
+    finish_reason: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class Sink(Protocol):
+    """Where a request's text goes; called from the engine's threads."""
+
+    def send(self, pieces: list[Piece], last: bool) -> None:
+        """Take new pieces; `last` says that none will follow."""
+
+    def fail(self, error: BaseException) -> None:
+        """Take an error instead of further pieces."""
+
+    def cancelled(self) -> bool:
+        """Whether nobody wants the text any more."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A caller's prompt and how far its `n` continuations are; guarded by the engine's lock.
+
+    Attributes:
+        prompt: token ids.
+        limit: tokens that each continuation may add.
+        waiting: indices of continuations that have no slot yet.
+        running: continuations in slots.
+        whole: finished continuations of a caller that does not stream.
+        cancelled: nobody wants it any more.
+        closed: its last message was queued.
+    """
+
+    parameters: GenerateParameters
+    prompt: list[int]
+    sampling: Sampling
+    seed: int
+    limit: int
+    echo: str
+    sink: Sink
+    waiting: deque[int]
+    running: list[Sequence] = field(default_factory=list)
+    whole: list[Piece] = field(default_factory=list)
+    cancelled: bool = False
+    closed: bool = False
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One continuation in a slot.
+
+    Attributes:
+        filled: prompt tokens that are in the cache.
+        shown: generated tokens that were turned into text.
+        text, logprobs: not yet sent.
+    """
+
+    request: Request
+    index: int
+    worker: Worker
+    slot: int
+    pieces: TextPieces
+    filled: int = 0
+    shown: int = 0
+    text: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> list[int]:
+        """Prompt tokens that must be in the cache before the first step takes the last one."""
+        return self.request.prompt[:-1]
+
+    def take(self, finish_reason: str) -> Piece:
+        """What was not yet sent."""
+        piece = Piece(self.index, "".join(self.text), finish_reason, tuple(self.logprobs))
+        self.text.clear()
+        self.logprobs.clear()
+        return piece
+
+
+class TextEngine:
+    """Generates text for many callers at once.
+
+    Args:
+        decoders: one for each worker; the engine alone uses them.
+        tokenizer: that the model was trained with.
+        max_waiting: sequences that may wait for a slot.
+    """
+
+    def __init__(self, decoders: Iterable[Decoder], tokenizer: Tokenizer, max_waiting: int = 512):
+        self.tokenizer = tokenizer
+        self._max_waiting = max_waiting
+        self._waiting: deque[Request] = deque()
+        self._live: set[Request] = set()
+        self._closed = False
+        self._outbox: queue.SimpleQueue = queue.SimpleQueue()
+        self.work = threading.Condition()
+        """Guards requests and the queue; notified when there may be something to do."""
+        self._workers = [Worker(self, decoder) for decoder in decoders]
+        self._positions = self._workers[0].decoder.positions
+        targets = [*(worker.run for worker in self._workers), self._deliver, self._watch]
+        self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, text: str, parameters: GenerateParameters, sink: Sink) -> None:
+        """Queue a request; its text goes to `sink`.
+
+        Raises:
+            InputError: the prompt is too long or empty, or a parameter does not fit this model.
+            QueueFull: too many sequences are waiting.
+        """
+        prompt = encode_prompt(text, parameters, self.tokenizer, self._positions)
+        request = Request(
+            parameters,
+            prompt,
+            parameters.sampling(self.tokenizer.banned, self.tokenizer.end),
+            seed=secrets.randbits(63) if parameters.seed is None else parameters.seed,
+            limit=min(parameters.max_tokens, self._positions - len(prompt) + 1),
+            echo=text if parameters.echo else "",
+            sink=sink,
+            waiting=deque(range(parameters.n)),
+        )
+        with self.work:
+            queued = sum(len(r.waiting) for r in self._waiting)
+            free = sum(worker.free_slots for worker in self._workers)
+            if self._closed or queued + parameters.n > self._max_waiting + free:
+                raise QueueFull(f"{queued} continuations are waiting; at most {self._max_waiting} may; try again later")
+            self._waiting.append(request)
+            self._live.add(request)
+            self.work.notify_all()
+
+    def close(self) -> None:
+        """End all requests as cancelled and stop the threads."""
+        with self.work:
+            self._closed = True
+            for request in self._live:
+                request.cancelled = True
+            self.work.notify_all()
+        for thread in self._threads[: len(self._workers)]:
+            thread.join()
+        self._outbox.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    # What workers ask; the lock is held by `self.work`.
+
+    def wait(self, worker: Worker) -> bool:
+        """Block until `worker` may have something to do; False once the engine is closed and empty."""
+        with self.work:
+            self.work.wait_for(lambda: worker.load or self._waiting or self._closed)
+            return bool(self._live) or not self._closed
+
+    def next_sequence(self, worker: Worker, slot: int) -> Sequence | None:
+        """The next continuation for a free slot: requests take turns, and the least loaded worker goes first."""
+        with self.work:
+            if not self._waiting or worker.load > min(other.load for other in self._workers):
+                return None
+            request = self._waiting.popleft()
+            sequence = Sequence(request, request.waiting.popleft(), worker, slot, TextPieces(request.parameters.stop))
+            if request.waiting:
+                self._waiting.append(request)
+            if request.echo:
+                sequence.text.append(request.echo)
+            request.running.append(sequence)
+            return sequence
+
+    def is_alone(self, sequences: int) -> bool:
+        """Whether a worker's `sequences` are the only one anywhere."""
+        return sequences == 1 and not self._waiting and sum(worker.load for worker in self._workers) == 1
+
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def message_interval(self) -> float:
+        """Seconds between the messages of a stream, so that all streams together make a bounded number."""
+        return max(_MIN_INTERVAL, sum(worker.load for worker in self._workers) / _MESSAGES_A_SECOND)
+
+    def send(self, request: Request, piece: Piece) -> None:
+        """Hand out a piece of a continuation that goes on."""
+        with self.work:
+            if not request.closed:
+                self._outbox.put((request.sink.send, [piece], False))
+
+    def finish(self, sequence: Sequence, piece: Piece) -> None:
+        """Hand out the last piece of a continuation, and close its request if it was the last."""
+        request = sequence.request
+        with self.work:
+            request.running.remove(sequence)
+            last = not request.running and not request.waiting
+            if request.parameters.stream:
+                self._close_or_send(request, [piece], last)
+            else:
+                request.whole.append(piece)
+                if last:
+                    self._close_or_send(request, sorted(request.whole, key=lambda p: p.index), last)
+
+    def fail(self, sequence: Sequence, error: Exception) -> None:
+        """Give a request the error; its other continuations end unheard."""
+        request = sequence.request
+        with self.work:
+            request.running.remove(sequence)
+            if not request.closed:
+                self._outbox.put((request.sink.fail, error))
+                self._close(request)
+
+    def drop_cancelled(self, worker: Worker) -> list[Sequence]:
+        """Forget cancelled requests that wait; returns the cancelled sequences of `worker`."""
+        with self.work:
+            cancelled = [request for request in self._live if request.cancelled]
+            for request in cancelled:
+                if request.waiting:
+                    request.waiting.clear()
+                    self._waiting.remove(request)
+                if not request.running and not request.closed:
+                    self._close_or_send(request, request.whole, True)
+            return [s for request in cancelled for s in request.running if s.worker is worker]
+
+    def _close_or_send(self, request: Request, pieces: list[Piece], last: bool) -> None:
+        if not request.closed:
+            self._outbox.put((request.sink.send, pieces, last))
+        if last:
+            self._close(request)
+
+    def _close(self, request: Request) -> None:
+        request.closed = request.cancelled = True
+        if request.waiting:
+            request.waiting.clear()
+            self._waiting.remove(request)
+        if not request.running:
+            self._live.discard(request)
+            self.work.notify_all()
+
+    # The engine's own threads.
+
+    def _deliver(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            call, *arguments = message
+            try:
+                call(*arguments)
+            except Exception:
+                log.exception("a caller could not be answered")
+
+    def _watch(self) -> None:
+        """Mark the requests whose callers have gone."""
+        while not self._closed:
+            time.sleep(_WATCH_INTERVAL)
+            with self.work:
+                live = [request for request in self._live if not request.cancelled]
+            gone = [request for request in live if request.sink.cancelled()]
+            with self.work:
+                for request in gone:
+                    request.cancelled = True
+
+
+class Worker:
+    """One decoder and the sequences in its slots; all of it belongs to one thread.
+
+    Attributes:
+        load: sequences in slots.
+    """
+
+    def __init__(self, engine: TextEngine, decoder: Decoder):
+        slots, positions = decoder.slots, decoder.positions
+        self.engine, self.decoder = engine, decoder
+        self.load = 0
+        self._end = engine.tokenizer.end
+        self._sampler = BatchSampler(slots, len(engine.tokenizer), draws=positions + 1)
+        self._sequences: list[Sequence | None] = [None] * slots
+        self._newest = np.zeros(slots, np.int64)
+        self._position = np.zeros(slots, np.int64)
+        self._count = np.zeros(slots, np.int64)
+        self._limit = np.zeros(slots, np.int64)
+        self._active = np.zeros(slots, bool)
+        self._streams = np.zeros(slots, bool)
+        self._watched = np.zeros(slots, bool)
+        self._tokens = np.zeros((slots, positions + 1), np.int64)
+        self._rows = np.arange(slots)
+        self._next_flush = 0.0
+
+    @property
+    def free_slots(self) -> int:
+        return len(self._sequences) - self.load
+
+    def run(self) -> None:
+        """Work until the engine is closed; an error ends the requests it met, not the worker."""
+        while self.engine.wait(self):
+            try:
+                for sequence in self.engine.drop_cancelled(self):
+                    self._finish(sequence, "cancelled")
+                self._admit()
+                if self._active.any():
+                    self._advance()
+            except Exception as error:
+                log.exception("a step of the text engine failed")
+                for sequence in list(filter(None, self._sequences)):
+                    self._release(sequence.slot)
+                    self.engine.fail(sequence, error)
+
+    def _admit(self) -> None:
+        """Fill free slots, and take in prompts as far as the budget of this step goes."""
+        budget = PREFILL_BUDGET
+        for sequence in list(filter(None, self._sequences)):
+            if budget > 0 and not self._active[sequence.slot]:
+                budget -= self._take_in(sequence)
+        while budget > 0 and self.engine.has_waiting and self.free_slots:
+            slot = self._sequences.index(None)
+            found = self.engine.next_sequence(self, slot)
+            if found is None:
+                return
+            self._place(found)
+            budget -= self._take_in(found)
+
+    def _place(self, sequence: Sequence) -> None:
+        """Set a slot up for a new sequence; the prompt's cache is copied where another one here has it."""
+        request, slot = sequence.request, sequence.slot
+        for other in request.running:
+            if other.worker is self and other is not sequence and other.filled == len(other.prefix):
+                self.decoder.copy(other.slot, slot, other.filled)
+                sequence.filled = other.filled
+                break
+        self._sequences[slot] = sequence
+        self.load += 1
+        self._sampler.start(slot, request.sampling, (request.seed, sequence.index), request.prompt)
+        self._count[slot], self._limit[slot] = 0, request.limit
+        self._streams[slot] = request.parameters.stream
+        self._watched[slot] = bool(request.parameters.stop) or request.sampling.logprobs is not None
+        # Until it is active, a step of the others may write to the next position that is not yet filled.
+        self._newest[slot], self._position[slot] = 0, sequence.filled
+
+    def _take_in(self, sequence: Sequence) -> int:
+        """Prefill one chunk; returns what it cost in tokens. A sequence whose prompt is in becomes active."""
+        slot, first = sequence.slot, sequence.filled
+        chunk = sequence.prefix[first : first + PREFILL_CHUNK]
+        if chunk:
+            self.decoder.prefill(slot, chunk, first)
+            sequence.filled += len(chunk)
+        self._position[slot] = sequence.filled
+        if sequence.filled == len(sequence.prefix):
+            self._newest[slot] = sequence.request.prompt[-1]
+            self._active[slot] = True
+        return len(chunk) + 1
+
+    def _advance(self) -> None:
+        """One step of every running sequence."""
+        rows = len(self._sequences)
+        while self._sequences[rows - 1] is None:
+            rows -= 1
+        alone = self.engine.is_alone(self.load)
+        logits, maxima = self.decoder.step(self._newest[:rows], self._position[:rows], alone)
+        tokens = self._sampler.choose(logits, maxima)
+        active, count = self._active[:rows], self._count[:rows]
+        self._tokens[self._rows[:rows], count] = tokens
+        np.copyto(self._newest[:rows], tokens, where=active)
+        count += active
+        self._position[:rows] += active
+        ended = (tokens == self._end) | (count >= self._limit[:rows])
+        ended &= active
+        if self._watched[:rows].any():
+            for slot in np.flatnonzero(self._watched[:rows] & active):
+                ended[slot] |= self._watch_token(self._at(slot), int(tokens[slot]))
+        self._show_new(rows, ended)
+        if ended.any():
+            # From the last slot down, because what is last moves into the gap.
+            for slot in np.flatnonzero(ended)[::-1]:
+                self._finish(self._at(slot))
+
+    def _at(self, slot: int) -> Sequence:
+        sequence = self._sequences[slot]
+        assert sequence is not None
+        return sequence
+
+    def _watch_token(self, sequence: Sequence, token: int) -> bool:
+        """Look at a new token for stop strings and log-probabilities; returns whether the text has ended."""
+        if sequence.request.sampling.logprobs is not None:
+            sequence.logprobs.append(TokenLogprobs(token, self._sampler.logprobs[sequence.slot]))
+        self._read_tokens(sequence)
+        return sequence.pieces.stopped
+
+    def _show_new(self, rows: int, ended: np.ndarray) -> None:
+        """Send what is new of the streams: first tokens at once, the others when the interval has passed."""
+        streaming = self._streams[:rows] & self._active[:rows] & ~ended
+        now = time.monotonic()
+        if now >= self._next_flush:
+            self._next_flush = now + self.engine.message_interval
+        else:
+            streaming &= self._count[:rows] == 1
+        if not streaming.any():
+            return
+        for slot in np.flatnonzero(streaming):
+            sequence = self._at(slot)
+            self._read_tokens(sequence)
+            if sequence.text or sequence.logprobs:
+                self.engine.send(sequence.request, sequence.take(""))
+
+    def _read_tokens(self, sequence: Sequence, last: bool = False) -> None:
+        """Turn the tokens that are new into text."""
+        slot = sequence.slot
+        new = self._tokens[slot, sequence.shown : self._count[slot]].tolist()
+        sequence.shown += len(new)
+        text = sequence.pieces.add(b"".join(map(self.engine.tokenizer.token_bytes, new)), last)
+        if text:
+            sequence.text.append(text)
+
+    def _finish(self, sequence: Sequence, reason: str = "") -> None:
+        """Free a sequence's slot and send the last of its text."""
+        slot = sequence.slot
+        self._read_tokens(sequence, last=True)
+        ended = self._count[slot] > 0 and self._newest[slot] == self._end
+        reason = reason or ("stop" if ended or sequence.pieces.stopped else "length")
+        self._release(slot)
+        self.engine.finish(sequence, sequence.take(reason))
+
+    def _release(self, slot: int) -> None:
+        """Free `slot`; the last sequence moves into it if nobody waits for it, so that steps stay short."""
+        self._sequences[slot] = None
+        self.load -= 1
+        self._active[slot] = False
+        self._sampler.stop(slot)
+        last = next(filter(None, reversed(self._sequences)), None)
+        if last is not None and last.slot > slot and not self.engine.has_waiting:
+            self._move(last, slot)
+
+    def _move(self, sequence: Sequence, target: int) -> None:
+        source = sequence.slot
+        filled = int(self._position[source]) if self._active[source] else sequence.filled
+        self.decoder.copy(source, target, filled)
+        self._sampler.move(source, target)
+        self._sampler.stop(source)
+        for array in (self._newest, self._position, self._count, self._limit, self._active, self._streams, self._watched, self._tokens):  # fmt: skip
+            array[target] = array[source]
+        self._active[source] = False
+        self._sequences[source], self._sequences[target] = None, sequence
+        sequence.slot = target
+
+
+def encode_prompt(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, positions: int) -> list[int]:
+    """Token ids of a prompt that fits the model.
+
+    Raises:
+        InputError: it is empty where the model needs a word, or too long; or a biased token does not exist.
+    """
+    room = positions - len(tokenizer.begin)
+    size = len(text.encode())
+    if size > _MAX_BYTES_A_TOKEN * room:
+        if parameters.truncate is None:
+            raise InputError(
+                f"text_input: {size} bytes; accepted: at most {room} tokens and {_MAX_BYTES_A_TOKEN * room} bytes; "
+                "'truncate' keeps the end of a longer prompt"
+            )
+        # What is cut off here is longer than anything the model could see.
+        text = text[-_MAX_BYTES_A_TOKEN * room :]
+    tokens = tokenizer.encode(text)
+    if parameters.truncate is not None:
+        if parameters.truncate > room:
+            raise InputError(f"truncate: {parameters.truncate}; accepted: 1 to {room} tokens")
+        tokens = tokens[-parameters.truncate :]
+    least = max(1 - len(tokenizer.begin), 0)
+    if not least <= len(tokens) <= room:
+        raise InputError(
+            f"text_input: {len(tokens)} tokens; accepted: {least} to {room} tokens; "
+            "'truncate' keeps the last tokens of a longer prompt"
+        )
+    for token in parameters.logit_bias:
+        if not 0 <= token < len(tokenizer):
+            raise InputError(f"logit_bias: token {token}; accepted: token ids from 0 to {len(tokenizer) - 1}")
+    return [*tokenizer.begin, *tokens]
+
+
+def joined(pieces: Iterable[Piece]) -> str:
+    """The text of one continuation's pieces."""
+    return "".join(piece.text for piece in pieces)
+
+
+def engine_of(
+    folder: Path, variant: str = "int8", slots: int = 32, workers: int = 0, max_waiting: int = 512
+) -> TextEngine:
+    """An engine on a version of `language_model`.
+
+    Args:
+        folder: the version's.
+        variant: precision of the graph.
+        slots: sequences that run at once, over all workers.
+        workers: 0 for one a core.
+        max_waiting: sequences that may wait.
+    """
+    workers = workers or os.cpu_count() or 1
+    share = -(-slots // workers)
+    decoders = [Decoder(folder, variant, share) for _ in range(workers)]
+    return TextEngine(decoders, load_tokenizer(folder), max_waiting)

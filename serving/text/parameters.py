@@ -1,0 +1,170 @@
+"""The one table of generation parameters: names, defaults, ranges, meanings.
+
+Requests are checked against it and `docs/generate.md` is made from it (`python -m serving.text.parameters`).
+Names and ranges are those of OpenAI's completions and of vLLM's SamplingParams.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from language.sampling import Sampling
+
+MAX_STOPS = 16
+MAX_BIASES = 300
+
+
+class GenerateParameters(BaseModel):
+    """What a caller may ask of `generate`; see the fields' descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_tokens: int = Field(
+        default=16,
+        ge=1,
+        le=1_000_000,
+        description="Tokens to add at most; the model's context may end the text earlier.",
+    )
+    temperature: float = Field(
+        default=1.0, ge=0, le=2, allow_inf_nan=False,
+        description="Divides the logits: below 1 more predictable than the model, above 1 more surprising; 0 takes the most probable token.",
+    )  # fmt: skip
+    top_k: int = Field(default=0, ge=-1, description="Sample from the k most probable tokens only; 0 or -1 from all.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, allow_inf_nan=False,
+        description="Sample from the most probable tokens that together reach this probability.",
+    )  # fmt: skip
+    min_p: float = Field(
+        default=0.0, ge=0, le=1, allow_inf_nan=False,
+        description="Sample from tokens at least this share as probable as the most probable one.",
+    )  # fmt: skip
+    repetition_penalty: float = Field(
+        default=1.0, gt=0, le=2, allow_inf_nan=False,
+        description="Above 1 makes tokens of the prompt and the text less likely, below 1 more likely.",
+    )  # fmt: skip
+    frequency_penalty: float = Field(
+        default=0.0, ge=-2, le=2, allow_inf_nan=False,
+        description="Subtracted from a token's logit for every time it is in the text.",
+    )  # fmt: skip
+    presence_penalty: float = Field(
+        default=0.0, ge=-2, le=2, allow_inf_nan=False,
+        description="Subtracted from a token's logit if it is in the text.",
+    )  # fmt: skip
+    logit_bias: dict[int, float] = Field(
+        default_factory=dict, max_length=MAX_BIASES,
+        description="Token ids and what is added to their logits, -100 to 100; a JSON object. Naming the unknown word's id allows it.",
+    )  # fmt: skip
+    stop: tuple[str, ...] = Field(
+        default=(), max_length=MAX_STOPS,
+        description="The text ends before the first of these strings; a string, or a JSON list of strings.",
+    )  # fmt: skip
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**63,
+        description="The same seed gives the same text, whatever else the server does; none draws one.",
+    )  # fmt: skip
+    n: int = Field(default=1, ge=1, le=128, description="Continuations of the prompt; `index` tells them apart.")
+    logprobs: int | None = Field(
+        default=None, ge=0, le=20,
+        description="Report log-probabilities of the chosen and of so many of the likeliest tokens.",
+    )  # fmt: skip
+    echo: bool = Field(default=False, description="Put the prompt before the text.")
+    stream: bool = Field(default=False, description="Send the text in pieces as it grows; otherwise once, whole.")
+    truncate: int | None = Field(
+        default=None, ge=1, description="Keep only the last so many tokens of the prompt; none refuses a long prompt."
+    )
+    ignore_eos: bool = Field(default=False, description="Never end before max_tokens (for measurements).")
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _read_biases(cls, value: Any) -> Any:
+        return _from_json(value)
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _check_biases(cls, value: dict[int, float]) -> dict[int, float]:
+        for token, bias in value.items():
+            if not -100 <= bias <= 100:
+                raise ValueError(f"token {token} has bias {bias}; biases should be from -100 to 100")
+        return value
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _read_stops(cls, value: Any) -> Any:
+        value = _from_json(value) if isinstance(value, str) and value.startswith("[") else value
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stops(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("a stop string should not be empty")
+        return value
+
+    @model_validator(mode="after")
+    def _check_greedy(self) -> GenerateParameters:
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(
+                f"n is {self.n} with temperature 0; greedy continuations are all the same, so n should be 1"
+            )
+        return self
+
+    def sampling(self, banned: tuple[int, ...], end: int) -> Sampling:
+        """The part that chooses tokens.
+
+        Args:
+            banned: tokens that are only sampled if `logit_bias` names them.
+            end: the token that ends a text.
+        """
+        never = tuple(token for token in banned if token not in self.logit_bias)
+        return Sampling(
+            temperature=self.temperature,
+            top_k=max(self.top_k, 0),
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            logit_bias=self.logit_bias,
+            banned=(*never, end) if self.ignore_eos else never,
+            logprobs=self.logprobs,
+        )
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def markdown_table(model: type[BaseModel] = GenerateParameters) -> str:
+    """The parameters as a Markdown table."""
+    rows = ["| parameter | default | accepted | meaning |", "|---|---|---|---|"]
+    for name, entry in model.model_json_schema()["properties"].items():
+        default = json.dumps(entry.get("default")) if "default" in entry else "none"
+        rows.append(f"| `{name}` | {default.replace('null', 'none')} | {_accepted(entry)} | {entry['description']} |")
+    return "\n".join(rows) + "\n"
+
+
+def _accepted(entry: dict[str, Any]) -> str:
+    entry = next((e for e in entry.get("anyOf", []) if e.get("type") != "null"), entry)
+    names = {
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "true, false",
+        "array": "list",
+        "object": "object",
+    }
+    bounds = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
+    limits = [text.format(entry[key]) for key, text in bounds.items() if key in entry]
+    limits += [f"at most {entry[key]} entries" for key in ("maxItems", "maxProperties") if key in entry]
+    return ", ".join([names[entry["type"]], *limits])
+
+
+if __name__ == "__main__":
+    print(markdown_table(), end="")

@@ -1,0 +1,1 @@
+"""The embedded Triton server and its stand-in ONNX Runtime backend."""

@@ -1,0 +1,246 @@
+"""Start and stop the embedded Triton: the real `tritonserver` that the wheel `nvidia-pytriton` carries.
+
+It has only the Python backend; `backends/onnxruntime` beside this file stands in for the C++ one. Knows
+nothing about the models it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+PROJECT = Path(__file__).resolve().parents[2]
+_PR_SET_PDEATHSIG = 1
+_GPU_DRIVER = Path("/dev/nvidiactl")
+"""Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
+
+
+class ServerError(Exception):
+    """Triton cannot start, or ended by itself; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens; the ports differ."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+
+    @classmethod
+    def free(cls, host: str = "127.0.0.1") -> Address:
+        """Three ports that are free now."""
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+            for s in sockets:
+                s.bind((host, 0))
+            return cls(host, *(s.getsockname()[1] for s in sockets))
+
+    @property
+    def grpc(self) -> str:
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def metrics(self) -> str:
+        return f"http://{self.host}:{self.metrics_port}/metrics"
+
+
+@dataclass
+class TritonServer:
+    """One Triton process on one model repository; use as a context manager.
+
+    Attributes:
+        repository: the models; all of them are loaded.
+        address: where to listen.
+        environment: added to the server's environment (`REVERIE_WEIGHTS_DIR`, ...).
+        log: where the server's output goes; None for this process's stderr.
+        stop_seconds: how long running requests may take to end when the server is stopped.
+
+    Raises (on `start`):
+        ServerError: something is missing, a model did not load, or the process ended.
+    """
+
+    repository: Path
+    address: Address = field(default_factory=Address.free)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
+    stop_seconds: int = 10
+    _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
+    _folder: Path | None = field(default=None, init=False, repr=False)
+    _shm_prefix: str = field(default_factory=lambda: f"reverie_{os.getpid()}_{secrets.token_hex(3)}_", init=False)
+
+    def __enter__(self) -> TritonServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self, timeout: float = 120.0) -> None:
+        """Launch and wait until every model is ready."""
+        if not self.repository.is_dir():
+            raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
+        wheel = _wheel()
+        library_path = _library_path(wheel)
+        self._folder = Path(tempfile.mkdtemp(prefix="reverie-triton-"))
+        output: IO[bytes] | None = self.log.open("ab") if self.log else None
+        try:
+            self._process = subprocess.Popen(
+                self._command(wheel, _assemble_backends(wheel, self._folder)),
+                env=self._environment(library_path),
+                stdin=subprocess.DEVNULL,
+                stdout=output or sys.stderr,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+            self._wait_until_ready(timeout)
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            if output:
+                output.close()
+
+    def stop(self) -> None:
+        """End the server: politely, then by force; leaves no process and no shared memory behind."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(self.stop_seconds + 10)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
+            region.unlink(missing_ok=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def poll(self) -> int | None:
+        """The exit status if the process has ended by itself, else None."""
+        return self._process.poll() if self._process else None
+
+    def _command(self, wheel: Path, backends: Path) -> list[str]:
+        address = self.address
+        return [
+            str(wheel / "bin" / "tritonserver"),
+            f"--model-repository={self.repository.resolve()}",
+            f"--backend-directory={backends}",
+            f"--cache-directory={wheel / 'caches'}",
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            # Configurations are complete; completing them would start (and import) every Python model twice.
+            "--disable-auto-complete-config",
+            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            *(f"--{protocol}-address={address.host}" for protocol in ("grpc", "http", "metrics")),
+            f"--grpc-port={address.grpc_port}",
+            f"--http-port={address.http_port}",
+            f"--metrics-port={address.metrics_port}",
+            "--metrics-config=summary_latencies=true",
+            f"--exit-timeout-secs={self.stop_seconds}",
+            "--log-info=false",
+            *([] if _GPU_DRIVER.exists() else ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]),
+        ]
+
+    def _environment(self, library_path: str) -> dict[str, str]:
+        binaries = Path(sys.executable).parent
+        return {
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            **os.environ,
+            **self.environment,
+            "LD_LIBRARY_PATH": library_path,
+            "PATH": f"{binaries}:{os.environ.get('PATH', '')}",
+            "PYTHONPATH": f"{PROJECT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"),
+        }
+
+    def _wait_until_ready(self, timeout: float) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + timeout
+        with grpc.insecure_channel(self.address.grpc) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            while time.monotonic() < deadline:
+                if self._process.poll() is not None:
+                    where = f"see {self.log}" if self.log else "see its output above"
+                    raise ServerError(f"Triton ended with status {self._process.returncode} while starting; {where}")
+                with contextlib.suppress(grpc.RpcError):
+                    if stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1.0).ready:
+                        return
+                time.sleep(0.1)
+        raise ServerError(f"Triton was not ready after {timeout:.0f} s")
+
+
+def _wheel() -> Path:
+    """The folder of the wheel that holds `bin`, `backends` and `python_backend_stubs`."""
+    spec = importlib.util.find_spec("pytriton")
+    folder = Path(spec.origin).parent / "tritonserver" if spec and spec.origin else None
+    if folder is None or not (folder / "bin" / "tritonserver").exists():
+        raise ServerError(
+            "the embedded Triton is missing; install it with 'make setup' (wheel nvidia-pytriton, Linux only)"
+        )
+    return folder
+
+
+def _library_path(wheel: Path) -> str:
+    """This interpreter's own libpython first: with another one, `import ssl` fails inside the stub."""
+    own = Path(sysconfig.get_config_var("LIBDIR") or "")
+    soname = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    found = next((d for d in (own, *_system_library_folders()) if (d / soname).exists()), None)
+    if found is None:
+        package = soname.split(".so")[0]
+        raise ServerError(
+            f"{soname} is missing: Triton's Python backend needs the shared library of this Python ({sys.executable}); "
+            f"on Debian or Ubuntu install the package {package}, or use a Python built with --enable-shared"
+        )
+    return f"{found}:{wheel.parent.parent / 'nvidia_pytriton.libs'}"
+
+
+def _system_library_folders() -> list[Path]:
+    multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
+    return [Path("/usr/lib") / multiarch, Path("/usr/lib64"), Path("/usr/local/lib"), Path("/usr/lib")]
+
+
+def _assemble_backends(wheel: Path, folder: Path) -> Path:
+    """A backend directory: Triton's Python backend with this Python's stub, and our stand-ins."""
+    backends = folder / "backends"
+    python = backends / "python"
+    shutil.copytree(wheel / "backends" / "python", python)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    shutil.copy2(wheel / "python_backend_stubs" / version / "triton_python_backend_stub", python)
+    shutil.copytree(Path(__file__).parent / "backends", backends, dirs_exist_ok=True)
+    return backends
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

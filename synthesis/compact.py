@@ -1,0 +1,57 @@
+"""The compact feature extractor: a student of VGG19 with the same layer names, channels and scale.
+
+A narrow trunk with one linear read-out per layer, so that a loss written for VGG19 (its Gram matrices,
+its content layer, the book's weights) can be used unchanged at about a sixth of the arithmetic.
+Trained by `training.features`; `weights/README.md` is its card.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+WEIGHTS = Path(__file__).parent / "weights" / "compact.npz"
+LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1", "block5_conv2")
+_CHANNELS = dict(zip(LAYERS, (64, 128, 256, 512, 512, 512), strict=True))
+_SCALES = dict(zip(LAYERS, (40.0, 200.0, 260.0, 900.0, 140.0, 67.0), strict=True))
+"""Root mean square of VGG19's activations on photographs; the trunk itself works with values near 1."""
+
+
+def _conv(x, filters: int, size: int = 3):
+    x = layers.Conv2D(filters, size, padding="same", kernel_initializer="he_normal")(x)
+    # A plain ReLU dies in a regression whose targets are mostly zero: it never gets a gradient again.
+    return layers.LeakyReLU(0.1)(x)
+
+
+def _read_out(x, name: str):
+    wide = layers.Conv2D(_CHANNELS[name], 1, kernel_initializer="he_normal")(x)
+    return layers.Rescaling(_SCALES[name], name=name)(layers.LeakyReLU(0.02)(wide))
+
+
+def build_untrained() -> keras.Model:
+    """The network: float (batch, height, width, 3) in [-1, 1] to the activations of `LAYERS`."""
+    image = keras.Input((None, None, 3))
+    first = _conv(image, 64)
+    second = _conv(layers.MaxPooling2D()(_conv(_conv(first, 24, 1), 32)), 64)
+    third = _conv(layers.MaxPooling2D()(_conv(second, 64)), 128)
+    fourth = _conv(layers.MaxPooling2D()(_conv(third, 128)), 192)
+    fifth = _conv(layers.MaxPooling2D()(_conv(fourth, 192)), 192)
+    sixth = _conv(fifth, 192)
+    trunk = (first, second, third, fourth, fifth, sixth)
+    return keras.Model(image, [_read_out(x, name) for x, name in zip(trunk, LAYERS, strict=True)], name="compact")
+
+
+def build() -> keras.Model:
+    """The trained network."""
+    model = build_untrained()
+    with np.load(WEIGHTS) as data:
+        model.set_weights([data[f"w{i}"].astype(np.float32) for i in range(len(data.files))])
+    return model
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write the weights as float16 arrays `w0`, `w1`, ... in the order of `get_weights`."""
+    np.savez_compressed(path, **{f"w{i}": w.astype(np.float16) for i, w in enumerate(model.get_weights())})

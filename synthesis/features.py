@@ -1,0 +1,187 @@
+"""Feature extractors: an RGB image in, named layer activations out.
+
+`vgg19` and `inception_v3` are ImageNet networks of `keras.applications`, read from a local file or the
+Keras cache; `compact` is this project's own student of VGG19 and ships with it. All take pixels in
+[0, 255], RGB, and do their own preprocessing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from synthesis import compact
+from synthesis.errors import InputError
+
+WEIGHTS_DIR_VARIABLE = "REVERIE_WEIGHTS_DIR"
+
+
+class FeaturesError(InputError):
+    """An extractor or a layer that is not there; the message lists what is."""
+
+
+@dataclass(frozen=True)
+class _Network:
+    """How to build an extractor, what its weight file may be called, and its default layers.
+
+    `dream_min_side` is the side in pixels at which the deepest layer still has cells inside the border
+    that DeepDream leaves out.
+    """
+
+    build: Callable[[], keras.Model]
+    preprocess: Callable
+    files: tuple[str, ...]
+    dream_min_side: int
+    style_layers: tuple[str, ...] = ()
+    content_layer: str = ""
+    dream_layers: tuple[tuple[str, float], ...] = ()
+
+
+def _vgg_preprocess(image):
+    """RGB to BGR, minus the ImageNet mean: what the published weights expect."""
+    return image[..., ::-1] - ops.convert_to_tensor([103.939, 116.779, 123.68], dtype=image.dtype)
+
+
+def _unit_preprocess(image):
+    """[0, 255] to [-1, 1]."""
+    return image / 127.5 - 1.0
+
+
+_VGG_STYLE = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
+_VGG_CONTENT = "block5_conv2"
+
+_NETWORKS = {
+    "vgg19": _Network(
+        build=lambda: keras.applications.VGG19(weights=None, include_top=False),
+        preprocess=_vgg_preprocess,
+        files=("vgg19_notop.weights.h5", "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+        dream_min_side=80,
+        style_layers=_VGG_STYLE,
+        content_layer=_VGG_CONTENT,
+        dream_layers=(("block4_conv3", 1.0), ("block5_conv2", 1.0)),
+    ),
+    "inception_v3": _Network(
+        build=lambda: keras.applications.InceptionV3(weights=None, include_top=False),
+        preprocess=_unit_preprocess,
+        files=("inception_v3_notop.weights.h5", "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+        dream_min_side=112,
+        dream_layers=(("mixed4", 1.0), ("mixed5", 1.5), ("mixed6", 2.0), ("mixed7", 2.5)),
+    ),
+    "compact": _Network(
+        build=compact.build,
+        preprocess=_unit_preprocess,
+        files=(),
+        dream_min_side=80,
+        style_layers=_VGG_STYLE,
+        content_layer=_VGG_CONTENT,
+        dream_layers=(("block2_conv1", 1.0), ("block3_conv1", 0.3)),
+    ),
+}
+
+NAMES = tuple(_NETWORKS)
+
+
+def weights_path(name: str) -> Path | None:
+    """The local weight file of `name`: in $REVERIE_WEIGHTS_DIR, else in the Keras cache, else None.
+
+    Raises:
+        FeaturesError: the name is unknown.
+    """
+    network = _network(name)
+    if name == "compact":
+        return compact.WEIGHTS
+    folders = [Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"]
+    if os.environ.get(WEIGHTS_DIR_VARIABLE):
+        folders.insert(0, Path(os.environ[WEIGHTS_DIR_VARIABLE]))
+    return next((f / file for f in folders for file in network.files if (f / file).exists()), None)
+
+
+def available() -> list[str]:
+    """Extractors whose weights are on this machine."""
+    return [name for name in NAMES if (path := weights_path(name)) and path.exists()]
+
+
+def first_available(*names: str) -> str:
+    """The first of `names` whose weights are on this machine; "compact" always is."""
+    return next((name for name in names if name in available()), "compact")
+
+
+def defaults(name: str) -> _Network:
+    """Default layers of an extractor, and the smallest image side it takes."""
+    return _network(name)
+
+
+def layer_names(name: str) -> list[str]:
+    """Layers of an extractor that can be asked for, in order of depth."""
+    return [layer.name for layer in _full_model(name).layers[1:]]
+
+
+def load(name: str, layers: Sequence[str]) -> Callable:
+    """An extractor cut at the deepest layer it needs.
+
+    Args:
+        name: one of `available()`.
+        layers: names out of `layer_names(name)`.
+
+    Returns:
+        A function from float (batch, height, width, 3), RGB in [0, 255], to a list of activations,
+        one a layer, in the order of `layers`.
+
+    Raises:
+        FeaturesError: unknown extractor or layer, or weights that are not on this machine.
+    """
+    full = _full_model(name)
+    for layer in layers:
+        if layer not in layer_names(name):
+            raise FeaturesError(f"layer: {layer!r} is not in {name}; accepted: {', '.join(_suggested(name))}")
+    model = keras.Model(full.inputs[0], [full.get_layer(layer).output for layer in layers])
+    preprocess = _network(name).preprocess
+
+    def features(image):
+        activations = model(preprocess(image), training=False)
+        return activations if isinstance(activations, (list, tuple)) else [activations]
+
+    return features
+
+
+@lru_cache(maxsize=len(_NETWORKS))
+def _full_model(name: str) -> keras.Model:
+    network, path = _network(name), weights_path(name)
+    if path is None:
+        raise FeaturesError(
+            f"features: the weights of {name} are not on this machine; accepted here: {', '.join(available())}; "
+            f"to add them run 'reverie weights {name}', or put {network.files[0]} into a folder and name that folder in --weights-dir"
+        )
+    model = network.build()
+    model.trainable = False
+    if name != "compact":
+        model.load_weights(path)
+    return model
+
+
+def _network(name: str) -> _Network:
+    if name not in _NETWORKS:
+        raise FeaturesError(f"features: {name!r} is unknown; accepted: {', '.join(NAMES)}")
+    return _NETWORKS[name]
+
+
+def _suggested(name: str) -> list[str]:
+    """Layer names short enough for a message: blocks, not every normalisation and pooling."""
+    return [n for n in layer_names(name) if n.startswith(("mixed", "block")) and not n.endswith("pool")]
+
+
+def download(name: str) -> Path:
+    """Fetch ImageNet weights into the Keras cache with `keras.applications` (which checks them)."""
+    builders = {"vgg19": keras.applications.VGG19, "inception_v3": keras.applications.InceptionV3}
+    if name not in builders:
+        raise FeaturesError(f"weights: {name!r} is not downloadable; accepted: {', '.join(builders)}")
+    builders[name](weights="imagenet", include_top=False)
+    path = weights_path(name)
+    assert path is not None
+    return path

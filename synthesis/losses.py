@@ -1,0 +1,61 @@
+"""What content, style and smoothness mean: listings 12-19 to 12-21, in `keras.ops` for batches.
+
+Used by Gatys' optimisation, by the training of the style network and by that of the compact extractor.
+"""
+
+from __future__ import annotations
+
+from keras import ops
+
+
+def gram_matrix(features):
+    """Inner products of the feature maps (listing 12-20), summed over positions.
+
+    Args:
+        features: float (batch, height, width, channels).
+
+    Returns:
+        float32 (batch, channels, channels).
+    """
+    batch, height, width, channels = ops.shape(features)
+    flat = ops.cast(ops.reshape(features, (batch, height * width, channels)), "float32")
+    return ops.matmul(ops.transpose(flat, (0, 2, 1)), flat)
+
+
+def content_loss(features, target):
+    """Sum of squared differences (listing 12-19)."""
+    return ops.sum(ops.square(ops.cast(features, "float32") - target))
+
+
+def style_loss(gram, target, pixels):
+    """Squared distance of Gram matrices over `4 * 3**2 * pixels**2` (listing 12-20).
+
+    Args:
+        gram, target: float32 (batch, channels, channels).
+        pixels: height times width of the image, a float.
+    """
+    return ops.sum(ops.square(gram - target)) / (36.0 * ops.square(pixels))
+
+
+def relative_error(value, target):
+    """Squared error over squared target: 0 is perfect, 1 is what all zeros would get."""
+    value, target = ops.cast(value, "float32"), ops.cast(target, "float32")
+    return ops.sum(ops.square(value - target)) / (ops.sum(ops.square(target)) + 1e-6)
+
+
+def total_variation(image):
+    """Sum of squared local differences to the power 1.25 (listing 12-21).
+
+    Args:
+        image: float (batch, height, width, 3), pixels in [0, 255].
+    """
+    corner = image[:, :-1, :-1, :]
+    down = ops.square(corner - image[:, 1:, :-1, :])
+    right = ops.square(corner - image[:, :-1, 1:, :])
+    return ops.sum(_power_1_25(down + right))
+
+
+def _power_1_25(x):
+    """x ** 1.25 for x >= 0 from two square roots, whose gradient at 0 is 0 rather than NaN."""
+    safe = ops.where(x > 0, x, 1.0)
+    return ops.where(x > 0, safe * ops.sqrt(ops.sqrt(safe)), 0.0)

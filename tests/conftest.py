@@ -1,0 +1,71 @@
+"""Fixtures that several folders share: real data where a machine has it, and one server for all service tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+from serving.client import Client
+from serving.triton.server import TritonServer
+from synthesis import images
+
+PROJECT = Path(__file__).resolve().parents[1]
+PICTURES = PROJECT / "serving" / "demo" / "pictures"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real reviews, photographs and ImageNet weights named by $REVERIE_TEST_DATA."""
+    folder = os.environ.get("REVERIE_TEST_DATA")
+    if not folder:
+        pytest.skip("REVERIE_TEST_DATA names no folder with reviews, photographs and ImageNet weights")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A small photograph as JPEG bytes."""
+    return images.encode(images.fit_within(images.read(PICTURES / "cat.jpg"), 256), "jpeg")
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the shipped model repository that tests may publish into."""
+    folder = tmp_path_factory.mktemp("served") / "model_repository"
+    shutil.copytree(PROJECT / "model_repository", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The embedded Triton on `repository`, without ImageNet weights."""
+    nowhere = tmp_path_factory.mktemp("no-weights")
+    environment = {"KERAS_HOME": str(nowhere), "REVERIE_WEIGHTS_DIR": str(nowhere)}
+    log = tmp_path_factory.mktemp("triton") / "triton.log"
+    with TritonServer(repository, environment=environment, log=log) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: TritonServer) -> Iterator[Client]:
+    """A connection of the test's own."""
+    with Client(server.address.grpc) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def random_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small generated pictures, for training tests that need some picture, not a real one."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        (folder / f"{i:02d}.png").write_bytes(images.encode(images.resize(coarse, 72, 96)))
+    return folder

@@ -1,0 +1,196 @@
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from export import language_model, onnx_graph, parity, publishing, style
+from export.repository import Repository
+from export.text import variants
+from export.version import publish
+from language.sampling import FINE_GROUP
+from language.vocabulary import Vocabulary
+from serving.text.decoder import Decoder
+from training.language_model.model import LanguageModel, LanguageModelConfig
+from training.language_model.model import build as build_language_model
+from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
+from training.language_model.train import HELD_OUT_FILE, LanguageModelTraining
+from training.runs import Run, RunError
+from training.style.network import StyleNetworkConfig
+from training.style.network import build as build_style
+from training.style.train import StyleTraining
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float32():
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(1)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """One small finished run of each kind, with random weights."""
+    root = tmp_path_factory.mktemp("runs")
+    words = ["", "[UNK]", *(f"w{i}" for i in range(38))]
+    config = LanguageModelTraining(LanguageModelConfig(40, 12, 32, 64, 2))
+    run = Run.create("language_model", asdict(config), root / "language_model" / "a")
+    build_language_model(config.model).save_weights(run.weights)
+    Vocabulary(words).save(run.path / "vocabulary.txt")
+    np.save(run.path / HELD_OUT_FILE, np.random.default_rng(0).integers(2, 40, (12, 13)).astype(np.uint16))
+    run.finish({"loss": 1.0})
+
+    config = StyleTraining(StyleNetworkConfig(("a", "b"), width=8, blocks=1))
+    run = Run.create("style", asdict(config), root / "style" / "a")
+    build_style(config.network).save_weights(run.weights)
+    run.finish({"loss": 1.0})
+    return root
+
+
+@pytest.fixture
+def repository(tmp_path) -> Repository:
+    (tmp_path / "model_repository").mkdir()
+    return Repository(tmp_path / "model_repository")
+
+
+GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant in variants.VARIANTS}
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [(language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}), (style, {"styles.json"})],
+)
+def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository, module, extra):
+    run = Run.newest_finished(module.NAME, runs)
+    exported, version = publish(run, module.export, repository)
+    folder = repository.path / module.NAME / str(version)
+    assert version == 1
+    assert exported.parity.largest <= module.TOLERANCE.largest
+    assert {p.name for p in folder.iterdir()} == {"model.onnx", "export.json", *extra}
+    assert json.loads((folder / "export.json").read_text())["parity"]["unit"] == module.TOLERANCE.unit
+    assert f'name: "{module.NAME}"' in (repository.path / module.NAME / "config.pbtxt").read_text()
+
+
+def test_the_graph_is_named_after_its_weights(runs, repository):
+    names = []
+    for seed in (1, 2):
+        run = Run.newest_finished("style", runs)
+        keras.utils.set_random_seed(seed)
+        build_style(StyleTraining.from_dict(run.config).network).save_weights(run.weights)
+        _, version = publish(run, style.export, repository)
+        names.append(onnx.load(repository.path / "style" / str(version) / "model.onnx").graph.name)
+    assert names[0].startswith("style_")
+    assert names[0] != names[1]
+
+
+def test_a_graph_that_departs_from_keras_is_not_published(runs, repository, monkeypatch):
+    monkeypatch.setattr(parity, "run_graph", lambda model, inputs: np.full((8, 11), -7.0))
+    with pytest.raises(parity.ParityError, match=r"departs from Keras by .* nats at most .* nothing was published"):
+        publish(Run.newest_finished("language_model", runs), language_model.export, repository)
+    assert repository.versions("language_model") == []
+    assert not any("staging" in p.name for p in repository.path.parent.iterdir())
+
+
+def test_a_precision_that_costs_perplexity_is_not_published(runs, repository, monkeypatch):
+    monkeypatch.setattr(variants, "perplexity", lambda path, *_: 10.2 if "int8" in path.name else 10.0)
+    with pytest.raises(language_model.PrecisionError, match=r"int8 has perplexity 10\.20, float32 10\.00"):
+        publish(Run.newest_finished("language_model", runs), language_model.export, repository)
+    assert repository.versions("language_model") == []
+
+
+MODELS = {
+    "book": lambda: LanguageModel(LanguageModelConfig(301, 20, 32, 64, 2)),
+    "reviews": lambda: PreNormLanguageModel(PreNormConfig(301, 20, 64, 96, 2, 2)),
+}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def decodable(request, tmp_path_factory):
+    """A small random model with its decode graphs, and token ids."""
+    model = MODELS[request.param]()
+    model(np.zeros((1, 2), np.int32))
+    language_model.round_to_float16(model)
+    tokens = np.random.default_rng(0).integers(0, 301, (4, 20)).astype(np.int32)
+    folder = tmp_path_factory.mktemp(request.param)
+    variants.save(variants.graphs(model, variants.calibrate(model, tokens)), folder)
+    return model, folder, tokens
+
+
+def test_a_decode_graph_equals_keras_at_every_position_of_rows_of_different_lengths(decodable):
+    model, folder, tokens = decodable
+    expected = keras.ops.convert_to_numpy(model(tokens))
+    decoder = Decoder(folder, "float32", slots=4)
+    position = np.array([0, 1, 7, 11])
+    for row, length in enumerate(position):
+        decoder.prefill(row, tokens[row, :length].tolist())
+    for _ in range(9):
+        logits, maxima = decoder.step(tokens[np.arange(4), position], position)
+        np.testing.assert_allclose(logits[:, :301], expected[np.arange(4), position], atol=1e-4)
+        np.testing.assert_array_equal(maxima, logits.reshape(4, -1, FINE_GROUP).max(axis=2))
+        position += 1
+
+
+def test_a_row_of_int8_is_the_same_alone_and_in_any_batch(decodable):
+    _, folder, tokens = decodable
+
+    def rows(slots: int, threads: int) -> np.ndarray:
+        decoder = Decoder(folder, "int8", slots, threads)
+        return np.array([decoder.step(tokens[:slots, t], np.full(slots, t))[0].copy() for t in range(20)])
+
+    full = rows(4, 1)
+    for slots, threads in ((1, 1), (2, 1), (3, 2), (4, 2)):
+        np.testing.assert_array_equal(rows(slots, threads), full[:, :slots])
+
+
+def test_an_output_that_is_no_number_fails_parity():
+    with pytest.raises(parity.ParityError):
+        parity.check(np.array([np.nan]), np.array([0.0]), parity.Tolerance(1, 1, "units"), "m")
+
+
+def test_an_unfinished_run_is_not_exported(runs, repository, tmp_path):
+    run = Run.create("style", {}, tmp_path / "unfinished")
+    with pytest.raises(RunError, match="not finished"):
+        publish(run, style.export, repository)
+
+
+def test_without_runs_the_message_says_how_to_train(tmp_path):
+    with pytest.raises(RunError, match="make train-lm"):
+        list(publishing.export_runs(None, None, tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 31), (64, 50)])
+def test_the_style_graph_takes_any_size_and_gives_it_back(runs, height, width):
+    with tempfile.TemporaryDirectory() as folder:
+        style.export(Run.newest_finished("style", runs), Path(folder))
+        session = ort.InferenceSession(str(Path(folder) / "model.onnx"))
+    picture = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    (out,) = session.run(None, {"image": picture, "style_weights": np.eye(2, dtype=np.float32)})
+    assert out.shape == picture.shape
+    assert out.dtype == np.uint8
+
+
+def test_large_weights_are_stored_in_half_and_small_ones_whole():
+    rng = np.random.default_rng(0)
+    large, small = rng.normal(size=(64, 64)).astype(np.float32), rng.normal(size=64).astype(np.float32)
+    node = onnx.helper.make_node("Gemm", ["x", "large", "small"], ["y"])
+    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 64]) for n in "xy"]
+    tensors = [onnx.numpy_helper.from_array(large, "large"), onnx.numpy_helper.from_array(small, "small")]
+    graph = onnx.helper.make_graph([node], "g", info[:1], info[1:], tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    x = rng.normal(size=(1, 64)).astype(np.float32)
+    halved = onnx_graph.store_weights_as_float16(model)
+    assert {t.data_type for t in halved.graph.initializer} == {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT}
+    np.testing.assert_allclose(
+        parity.run_graph(halved, {"x": x}), x @ large.astype(np.float16).astype(np.float32) + small, rtol=1e-4
+    )
+
+
+def test_a_weight_beyond_float16_is_refused():
+    tensor = onnx.numpy_helper.from_array(np.full((64, 64), 1e6, np.float32), "huge")
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor]))
+    with pytest.raises(OverflowError, match="huge"):
+        onnx_graph.store_weights_as_float16(model)

@@ -1,0 +1,112 @@
+"""`reverie serve` as a process: it starts, stops on signals, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.client import Client
+from serving.triton.server import Address, ServerError, TritonServer
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def small_repository(tmp_path) -> Path:
+    """A repository of the two models that start fastest."""
+    for model in ("style", "stylize"):
+        shutil.copytree(PROJECT / "model_repository" / model, tmp_path / "model_repository" / model)
+    return tmp_path / "model_repository"
+
+
+def serve(repository: Path, address: Address) -> subprocess.Popen:
+    ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
+    command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
+    line = process.stdout.readline()
+    assert line.startswith("ready: gRPC"), line
+    return process
+
+
+def descendants_of(pid: int) -> set[int]:
+    """Process ids below `pid`, from /proc."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found, grew = {pid}, True
+    while grew:
+        below = {child for child, parent in parents.items() if parent in found} - found
+        found |= below
+        grew = bool(below)
+    return found - {pid}
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repository, number):
+    process = serve(small_repository, Address.free())
+    children = descendants_of(process.pid)
+    assert len(children) >= 3  # Triton and a stub for each model
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    assert not [pid for pid in children if is_running(pid)]
+
+
+def test_triton_does_not_outlive_a_killed_parent(small_repository):
+    process = serve(small_repository, Address.free())
+    triton = next(pid for pid in descendants_of(process.pid) if "tritonserver" in Path(f"/proc/{pid}/comm").read_text())
+    descriptor = os.pidfd_open(triton)
+    process.kill()
+    process.wait()
+    assert select.select([descriptor], [], [], 30)[0], "tritonserver still runs"
+    os.close(descriptor)
+
+
+def test_no_shared_memory_is_left_behind(small_repository):
+    with TritonServer(small_repository, log=small_repository.parent / "log") as server:
+        prefix = server._shm_prefix
+        assert list(Path("/dev/shm").glob(f"{prefix}*"))
+    assert not list(Path("/dev/shm").glob(f"{prefix}*"))
+
+
+def test_a_missing_repository_is_one_clear_line(tmp_path):
+    command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={tmp_path / 'absent'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no model repository at")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_repository):
+    (small_repository / "style" / "1" / "model.onnx").write_bytes(b"broken")
+    log = small_repository.parent / "triton.log"
+    with pytest.raises(ServerError, match=r"while starting; see .*triton\.log"):
+        TritonServer(small_repository, log=log).start()
+    assert "style" in log.read_text()
+
+
+def test_health_tells_ready_from_absent(small_repository):
+    with (
+        TritonServer(small_repository, log=small_repository.parent / "log") as server,
+        Client(server.address.grpc) as client,
+    ):
+        assert client.ready()
+    with Client(server.address.grpc) as client:
+        assert not client.ready(timeout=0.5)

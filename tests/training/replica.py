@@ -1,0 +1,38 @@
+"""One process of a tiny training, for the tests of strategies: `python -m tests.training.replica STRATEGY SOURCE RUN`.
+
+"mirrored" makes two devices of this machine's processor.
+"""
+
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+
+from training.distribution import Distribution
+from training.language_model.pre_norm import PreNormConfig
+from training.language_model.train import LanguageModelTraining, train
+from training.loop import Schedule
+
+
+def distribution_of(name: str) -> Distribution:
+    if name != "mirrored":
+        return Distribution.of(name)
+    processor = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+    return Distribution(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+
+
+if __name__ == "__main__":
+    strategy, source, run = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    distribution = distribution_of(strategy)
+    config = LanguageModelTraining(
+        PreNormConfig(vocabulary_size=300, positions=16, embed_dim=16, latent_dim=32, layers=1, num_heads=2),
+        architecture="pre_norm",
+        optimizer="adamw",
+        learning_rate=1e-2,
+        batch_size=4,
+        steps=6,
+        sample_words=2,
+    )
+    train(config, source, run.parent / "cache", run, Schedule(6, 2, 6, 3, 3), distribution)
+    print("replicas:", distribution.replicas)

@@ -1,0 +1,88 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.distribution import Distribution
+from training.language_model.train import load
+from training.runs import Run
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def start(strategy, source, run, **environment):
+    command = [sys.executable, "-m", "tests.training.replica", strategy, str(source), str(run)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"} | environment
+    return subprocess.Popen(
+        command, cwd=PROJECT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def two_workers():
+    """TF_CONFIG of two processes of this machine."""
+    with socket.socket() as a, socket.socket() as b:
+        a.bind(("127.0.0.1", 0))
+        b.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
+    return [
+        json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}) for index in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same tiny training without a strategy, on two mirrored devices, and by two processes."""
+    folder = tmp_path_factory.mktemp("distributed")
+    (folder / "texts").mkdir()
+    for i in range(100):
+        (folder / "texts" / f"{i:02d}.txt").write_text(f"This movie was {['good', 'bad', 'long'][i % 3]}, number {i}!")
+    processes = {"none": [start("none", folder / "texts", folder / "none")]}
+    processes["mirrored"] = [start("mirrored", folder / "texts", folder / "mirrored")]
+    processes["multiworker"] = [
+        start("multiworker", folder / "texts", folder / "multiworker", TF_CONFIG=worker) for worker in two_workers()
+    ]
+    for name, started in processes.items():
+        for process in started:
+            out, err = process.communicate(timeout=200)
+            assert process.returncode == 0, err[-3000:]
+            assert out == f"replicas: {1 if name == 'none' else 2}\n"
+    return {name: Run(folder / name) for name in processes}
+
+
+@pytest.mark.parametrize("strategy", ["mirrored", "multiworker"])
+def test_two_replicas_end_with_the_weights_of_one(runs, strategy):
+    for one, two in zip(load(runs["none"])[0].get_weights(), load(runs[strategy])[0].get_weights(), strict=True):
+        np.testing.assert_allclose(two, one, atol=1e-5)
+    assert runs[strategy].result["validation_loss"] == pytest.approx(runs["none"].result["validation_loss"], rel=1e-4)
+
+
+def test_only_the_chief_writes_the_run(runs):
+    files = {name: sorted(p.name for p in run.path.iterdir()) for name, run in runs.items()}
+    assert files["multiworker"] == files["none"]
+    assert len((runs["multiworker"].path / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_an_unknown_strategy_is_refused():
+    with pytest.raises(ValueError, match="strategy is 'tpu'; accepted: none, mirrored, multiworker"):
+        Distribution.of("tpu")
+
+
+def test_workers_need_tf_config(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="TF_CONFIG is not set; give every worker"):
+        Distribution.of("multiworker")
+
+
+def test_a_batch_that_replicas_cannot_share_evenly_is_refused():
+    class Strategy:
+        num_replicas_in_sync = 3
+
+    with pytest.raises(ValueError, match="batch_size is 32; accepted: a multiple of the 3 replicas"):
+        Distribution(Strategy()).check(32, jit_compile=False)
+    with pytest.raises(ValueError, match="jit_compile cannot be combined"):
+        Distribution(Strategy()).check(33, jit_compile=True)

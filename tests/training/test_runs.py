@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from training.loop import Schedule
+from training.runs import Run, RunError
+
+
+def test_the_newest_finished_run_is_found_and_unfinished_ones_are_not(tmp_path):
+    for name in ("a", "b"):
+        Run.create("style", {}, tmp_path / "style" / name)
+    Run(tmp_path / "style" / "a").finish({"loss": 1.0})
+    assert Run.newest_finished("style", tmp_path).path.name == "a"
+
+
+def test_without_a_finished_run_the_message_says_how_to_get_one(tmp_path):
+    with pytest.raises(RunError, match="reverie train"):
+        Run.newest_finished("style", tmp_path)
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    run = Run.create("x", {}, tmp_path / "x")
+    values = [np.arange(3.0), np.array(7, np.int64)]
+    run.save_checkpoint(5, values)
+    step, loaded = run.load_checkpoint()
+    assert step == 5
+    for a, b in zip(values, loaded, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_best_checkpoint_comes_back_with_its_step_and_loss(tmp_path):
+    run = Run.create("x", {}, tmp_path / "x")
+    assert run.load_best() is None
+    run.save_best(5, 1.25, [np.arange(3.0)])
+    step, loss, values = run.load_best()
+    assert (step, loss) == (5, 1.25)
+    np.testing.assert_array_equal(values[0], np.arange(3.0))
+
+
+def test_a_checkpoint_cut_short_leaves_the_one_before(tmp_path, monkeypatch):
+    run = Run.create("x", {}, tmp_path / "x")
+    run.save_checkpoint(1, [np.zeros(2)])
+
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="space"):
+        run.save_checkpoint(2, [np.ones(2)])
+    assert run.load_checkpoint()[0] == 1
+
+
+def test_an_unfinished_run_has_no_result(tmp_path):
+    run = Run.create("x", {}, tmp_path / "x")
+    with pytest.raises(RunError, match="not finished"):
+        _ = run.result
+
+
+def test_a_schedule_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="steps is 0; accepted: 1 or more"):
+        Schedule(0)

@@ -1,0 +1,108 @@
+import keras
+import numpy as np
+import pytest
+
+from synthesis import images
+from training.loop import Schedule
+from training.photos import Photos, PhotosError
+from training.style.network import StyleNetworkConfig, build
+from training.style.train import StyleTraining, load, train
+
+TINY = StyleNetworkConfig(("dots", "lines"), width=4, blocks=1)
+
+
+@pytest.fixture(autouse=True)
+def float32():
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def paintings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paintings")
+    rng = np.random.default_rng(1)
+    for name in TINY.styles:
+        (folder / f"{name}.png").write_bytes(images.encode(rng.integers(0, 256, (64, 80, 3), np.uint8)))
+    return {name: folder / f"{name}.png" for name in TINY.styles}
+
+
+def one_hot(index):
+    return np.eye(2, dtype=np.float32)[[index]]
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (20, 36), (64, 48)])
+def test_the_network_keeps_the_picture_s_size(height, width):
+    out = build(TINY)((np.zeros((1, height, width, 3), np.float32), one_hot(0)))
+    assert out.shape == (1, height, width, 3)
+
+
+def test_styles_differ_only_through_their_normalisation_and_blend_linearly_in_its_parameters():
+    network = build(TINY)
+    photo = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
+    same = [np.asarray(network((photo, one_hot(i)))) for i in (0, 1)]
+    np.testing.assert_allclose(same[0], same[1], atol=1e-3)
+    network.to_rgb.kernel.assign(np.full((9, 9, 4, 3), 0.01))
+    network.up[-1].norm.beta.assign(np.array([[0.0] * 4, [1.0] * 4]))
+    assert np.abs(np.asarray(network((photo, one_hot(1)))) - same[0]).max() > 0.1
+
+
+def test_one_picture_of_a_batch_does_not_move_another():
+    network = build(TINY)
+    photos = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    together = np.asarray(network((photos, np.eye(2, dtype=np.float32))))
+    alone = np.asarray(network((photos[:1], one_hot(0))))
+    np.testing.assert_allclose(together[:1], alone, atol=1e-2)
+
+
+def configuration(**changes):
+    defaults = {"steps": 4, "batch_size": 2, "size": 32, "style_size": 48, "features": "compact"}
+    return StyleTraining(TINY, **defaults | changes)
+
+
+def run_to(paintings, photos, path):
+    return train(configuration(), paintings, photos, path, Schedule(4, 2, 4, checkpoint_every=2))
+
+
+def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
+    paintings, random_photos, tmp_path, monkeypatch
+):
+    photos = Photos.of(random_photos)
+    unbroken = run_to(paintings, photos, tmp_path / "unbroken")
+    original = Photos.crops
+
+    def killed_at_step_3(self, step, *rest, **named):
+        if step == 3 and len(self.paths) > 20:
+            raise KeyboardInterrupt
+        return original(self, step, *rest, **named)
+
+    monkeypatch.setattr(Photos, "crops", killed_at_step_3)
+    with pytest.raises(KeyboardInterrupt):
+        run_to(paintings, photos, tmp_path / "broken")
+    monkeypatch.setattr(Photos, "crops", original)
+    resumed = run_to(paintings, photos, tmp_path / "broken")
+    for a, b in zip(load(unbroken).get_weights(), load(resumed).get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_training_lowers_the_loss(paintings, random_photos, tmp_path):
+    run = train(configuration(steps=40), paintings, Photos.of(random_photos), tmp_path / "run", Schedule(40, 5, 40, 40))
+    losses = [float(line.split(",")[1]) for line in (run.path / "metrics.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < 0.8 * losses[0]
+    assert StyleTraining.from_dict(run.config) == configuration(steps=40)
+
+
+def test_vgg19_measures_the_loss_where_its_weights_are(paintings, random_photos, tmp_path, data, monkeypatch):
+    monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
+    config = configuration(steps=1, features="vgg19")
+    run = train(config, paintings, Photos.of(random_photos), tmp_path / "run", Schedule(1))
+    assert np.isfinite(run.result["held_out_loss"])
+
+
+def test_held_out_photos_are_not_trained_on(random_photos):
+    kept, held_out = Photos.of(random_photos).split(8)
+    assert len(held_out.paths) == 8
+    assert not set(kept.paths) & set(held_out.paths)
+
+
+def test_a_folder_without_photographs_is_named(tmp_path):
+    with pytest.raises(PhotosError, match="holds 0 images"):
+        Photos.of(tmp_path)

@@ -1,0 +1,252 @@
+"""IMDB reviews as rows of ids, made once and memory-mapped.
+
+Reads the official archive (or its unpacked folder), or any folder of `.txt` files. The test reviews
+and the archive's non-review files (`urls_*.txt`, `imdbEr.txt`; the book trains on all of them) never
+become training rows. Reviews longer than the context are cut into chunks, not cut off: as padded rows
+of words, or as one packed stream of byte pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from language.byte_pairs import BytePairs
+from language.tokenizer import Tokenizer, load_tokenizer
+from language.vocabulary import Vocabulary
+from training.downloads import fetch
+
+ARCHIVE_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+ARCHIVE_MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
+VALIDATION_EVERY = 50
+"""One training review in so many is held out for validation."""
+
+_REVIEW = re.compile(r"(?:^|/)(train|test)/(?:pos|neg|unsup)/[^/]+\.txt$")
+
+
+class DataError(Exception):
+    """Reviews cannot be found or read; the message says what to do."""
+
+
+def download() -> Path:
+    """The official archive; see `training.downloads.fetch`."""
+    return fetch(ARCHIVE_URL, ARCHIVE_MD5, "fetch it by other means and give its path with --data (DATA=)")
+
+
+def read_reviews(source: Path, split: str) -> Iterator[str]:
+    """Yield the reviews of `split` in a fixed order, with `<br />` as a space.
+
+    Args:
+        source: a tar archive or folder in the layout of aclImdb; or a folder of `.txt` files without
+            that layout, of which every tenth file is the test split.
+        split: "train" (which includes the unlabelled reviews) or "test".
+
+    Raises:
+        DataError: `source` does not exist or holds no reviews.
+    """
+    check_exists(source)
+    texts = _from_archive(source, split) if source.is_file() else _from_folder(source, split)
+    found = False
+    for text in texts:
+        found = True
+        yield text.replace("<br />", " ")
+    if not found:
+        raise DataError(f"{source} holds no {split} reviews; expected aclImdb/{split}/*/*.txt or .txt files")
+
+
+def check_exists(source: Path) -> None:
+    """Raise DataError unless there is a file or folder at `source`."""
+    if not source.exists():
+        raise DataError(
+            f"no reviews at {source}; give the aclImdb archive, its folder or a folder of .txt files with --data (DATA=)"
+        )
+
+
+def _from_archive(source: Path, split: str) -> Iterator[str]:
+    try:
+        with tarfile.open(source) as archive:
+            for member in archive:
+                match = _REVIEW.search(member.name)
+                if match and match[1] == split:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    yield file.read().decode("utf-8", errors="replace")
+    except tarfile.TarError as error:
+        raise DataError(f"{source} is not a readable tar archive: {error}") from error
+
+
+def _from_folder(source: Path, split: str) -> Iterator[str]:
+    files = sorted(source.rglob("*.txt"))
+    reviews = [f for f in files if (m := _REVIEW.search(f.as_posix())) and m[1] == split]
+    if not any(_REVIEW.search(f.as_posix()) for f in files):
+        reviews = [f for i, f in enumerate(files) if (i % 10 == 9) == (split == "test")]
+    for file in reviews:
+        yield file.read_text(encoding="utf-8", errors="replace")
+
+
+def rows_of(ids: list[int], length: int) -> Iterator[list[int]]:
+    """Cut one review into rows of `length + 1` ids, padded with 0.
+
+    A row shares its first id with the last of the row before, so every word but the review's first is
+    predicted once; the pad after the last word is predicted too and means the end.
+    """
+    for start in range(0, len(ids), length):
+        row = ids[start : start + length + 1]
+        yield row + [0] * (length + 1 - len(row))
+
+
+def encode_rows(texts: Iterable[str], vocabulary: Vocabulary, length: int) -> np.ndarray:
+    """All rows of all texts: uint16 (rows, length + 1)."""
+    chunks = [np.array(list(rows_of(vocabulary.encode(text), length)), np.uint16) for text in texts if text.strip()]
+    return np.concatenate([c for c in chunks if len(c)])
+
+
+def encode_stream(texts: Iterable[str], tokenizer: BytePairs, batch: int = 1_000) -> np.ndarray:
+    """All texts one after the other, an end before each and after the last: uint16 (tokens,)."""
+    pieces, waiting = [], iter(texts)
+    while some := list(itertools.islice(waiting, batch)):
+        pieces += [np.array([tokenizer.end, *ids], np.uint16) for ids in tokenizer.encode_batch(some)]
+    return np.concatenate([*pieces, np.array([tokenizer.end], np.uint16)])
+
+
+def rows_of_stream(stream: np.ndarray, length: int) -> np.ndarray:
+    """A view of `stream` as rows of `length + 1` ids, each beginning with the last id of the one before.
+
+    Raises:
+        DataError: the stream is shorter than one row.
+    """
+    if len(stream) <= length:
+        raise DataError(f"the texts hold {len(stream)} tokens; a row needs {length + 1}: give more text")
+    return np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length]
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """The prepared data of one source.
+
+    Attributes:
+        tokenizer: of all rows.
+        train, validation: uint16 (rows, length + 1), views of memory-mapped files.
+        padded: rows end in id 0 that is no text (words); otherwise texts follow each other (byte pairs).
+        info: `digest` of the training ids; for each split `reviews`, their raw UTF-8 `bytes`, and `ids`.
+    """
+
+    tokenizer: Tokenizer
+    train: np.ndarray
+    validation: np.ndarray
+    padded: bool
+    info: dict[str, Any]
+
+    @classmethod
+    def prepare(cls, source: Path, tokenization: str, vocabulary_size: int, length: int, cache: Path) -> Reviews:
+        """Tokenise `source` once into `cache` and map the result.
+
+        Args:
+            source: see `read_reviews`.
+            tokenization: "words" (a row holds words of one review) or "byte_pairs" (rows of one packed stream).
+            vocabulary_size: at most 65,536 (ids are uint16).
+            length: positions the model sees.
+        """
+        check_exists(source)
+        padded = tokenization == "words"
+        folder = cache / _key(source, tokenization, vocabulary_size, length if padded else 0)
+        if not (folder / "info.json").exists():
+            Console(stderr=True).print(f"tokenising {source} into {folder} (once)")
+            _prepare_into(folder, source, vocabulary_size, length if padded else 0)
+        train, validation = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "validation"))
+        if not padded:
+            train, validation = rows_of_stream(train, length), rows_of_stream(validation, length)
+        return cls(load_tokenizer(folder), train, validation, padded, json.loads((folder / "info.json").read_text()))
+
+
+def _prepare_into(folder: Path, source: Path, vocabulary_size: int, length: int) -> None:
+    """Make the files beside `folder` and move them there, so that neither a kill nor a second process leaves half."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        info = _tokenise(list(read_reviews(source, "train")), made, vocabulary_size, length)
+        (made / "info.json").write_text(json.dumps(info, indent=2) + "\n")
+        try:
+            made.rename(folder)
+        except OSError:
+            if not (folder / "info.json").exists():  # otherwise another process was faster
+                raise
+
+
+def _tokenise(texts: list[str], folder: Path, vocabulary_size: int, length: int) -> dict[str, Any]:
+    """Write the tokenizer and both splits; `length` 0 makes streams of byte pairs, else padded rows of words."""
+    splits = {
+        "train": [t for i, t in enumerate(texts) if i % VALIDATION_EVERY],
+        "validation": [t for i, t in enumerate(texts) if i % VALIDATION_EVERY == 0],
+    }
+    # The words are counted in the held-out reviews too, as the book's are; nothing is predicted from that.
+    tokenizer = (
+        Vocabulary.from_texts(texts, vocabulary_size)
+        if length
+        else BytePairs.from_texts(splits["train"], vocabulary_size)
+    )
+    tokenizer.save(folder)
+    info: dict[str, Any] = {}
+    for name, split in splits.items():
+        ids = (
+            encode_rows(split, tokenizer, length)
+            if isinstance(tokenizer, Vocabulary)
+            else encode_stream(split, tokenizer)
+        )
+        np.save(folder / f"{name}.npy", ids)
+        info[name] = {"reviews": len(split), "bytes": sum(len(t.encode()) for t in split), "ids": int(ids.size)}
+    return {"digest": hashlib.sha256((folder / "train.npy").read_bytes()).hexdigest()} | info
+
+
+def _key(source: Path, tokenization: str, vocabulary_size: int, length: int) -> str:
+    stat = source.stat()
+    what = f"{source.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{tokenization}|{vocabulary_size}|{length}"
+    return hashlib.sha256(what.encode()).hexdigest()[:16]
+
+
+def inputs_and_targets(rows: np.ndarray, padded: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Ids seen and ids to predict: two int32 (rows, length); targets are -1 where the input is padding."""
+    ids = rows.astype(np.int32)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    return inputs, np.where(inputs == 0, -1, targets) if padded else targets
+
+
+def batch_of(
+    rows: np.ndarray, step: int, batch_size: int, seed: int, padded: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of batch `step`: every epoch visits all rows once, in an order of its own.
+
+    Returns:
+        See `inputs_and_targets`; `batch_size` rows.
+    """
+    epoch, index = divmod(step, steps_per_epoch(rows, batch_size))
+    order = _epoch_order(len(rows), seed, epoch)
+    return inputs_and_targets(rows[np.sort(order[index * batch_size : (index + 1) * batch_size])], padded)
+
+
+def steps_per_epoch(rows: np.ndarray, batch_size: int) -> int:
+    """Whole batches in one pass over `rows`, at least one."""
+    return max(1, len(rows) // batch_size)
+
+
+_orders: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    key = (count, seed, epoch)
+    if key not in _orders:
+        _orders.clear()
+        _orders[key] = np.random.default_rng((seed, epoch)).permutation(count)
+    return _orders[key]

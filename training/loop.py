@@ -1,0 +1,210 @@
+"""The training loop that every run shares: resume, log, sample, checkpoint, progress.
+
+A batch is a function of the step alone, so a run that was killed goes on exactly where its last
+checkpoint left it and ends with the weights of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from training.logs import MetricsLog
+from training.runs import Run, RunError
+
+Batch = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train and how often to look, in steps.
+
+    Attributes:
+        steps: batches in the whole run.
+        log_every: a line in metrics.csv and in the progress.
+        sample_every: a call of `on_sample`; None for once an epoch, where the training has epochs.
+        checkpoint_every: a resumable checkpoint.
+        validate_every: a call of `validate`, and the best checkpoint if its loss is the lowest.
+    """
+
+    steps: int
+    log_every: int = 20
+    sample_every: int | None = 500
+    checkpoint_every: int = 500
+    validate_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "sample_every", "checkpoint_every", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; accepted: 1 or more")
+
+
+def warmup_cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Learning rate that rises linearly to `peak` in `warmup` steps, then falls as a cosine to 0 at `steps`."""
+    warmup = min(warmup, max(1, steps // 10))
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0, decay_steps=max(1, steps - warmup), warmup_target=peak, warmup_steps=warmup
+    )
+
+
+def fit(
+    run: Run,
+    model: keras.Model,
+    batch_at: Callable[[int], Batch],
+    schedule: Schedule,
+    on_sample: Callable[[int], None] = lambda step: None,
+    validate: Callable[[], dict[str, float]] | None = None,
+    tokens_per_step: int = 0,
+    train_step: Callable[..., float] | None = None,
+) -> float:
+    """Train a compiled `model` from its last checkpoint to `schedule.steps`.
+
+    Args:
+        run: where metrics and checkpoints go.
+        model: compiled; its state is replaced by the checkpoint's where there is one.
+        batch_at: step to the arguments of `train_on_batch`; must depend on nothing else.
+        on_sample: called with the step to write texts or pictures.
+        validate: measures held-out data; its "loss" decides which checkpoint is the best.
+        tokens_per_step: where given, the progress and the logs show tokens a second.
+        train_step: takes a batch to its loss; default `model.train_on_batch`.
+
+    Returns:
+        The mean loss over the last `log_every` steps.
+
+    Raises:
+        RunError: the loss became NaN or infinite; no checkpoint is written of it.
+    """
+    step = restore(run, model)
+    train_step = train_step or (lambda *batch: _train_on_batch(model, batch))
+    logs = {name: MetricsLog(run.path, name, resumed_at=step) for name in ("metrics", "validation")}
+    losses: list[float] = []
+    last = float("nan")
+    with Reporter(run.path.name, step, schedule.steps, tokens_per_step) as reporter:
+        while step < schedule.steps:
+            losses.append(train_step(*batch_at(step)))
+            step += 1
+            if not np.isfinite(losses[-1]):
+                raise RunError(
+                    f"{run.path}: the loss became {losses[-1]} at step {step}; start a run with a lower learning rate"
+                )
+            reporter.advance(step)
+            at_end = step == schedule.steps
+            if step % schedule.log_every == 0 or at_end:
+                last = float(np.mean(losses))
+                losses.clear()
+                logs["metrics"].write(step, {"loss": last} | reporter.report(step, last))
+            if validate and (step % schedule.validate_every == 0 or at_end):
+                measured = validate()
+                logs["validation"].write(step, measured)
+                reporter.note(f"step {step}: validation " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
+                _keep_best(run, model, step, measured["loss"])
+            if step % schedule.checkpoint_every == 0 or at_end:
+                run.save_checkpoint(step, _values(_variables(model)))
+            if at_end or (schedule.sample_every and step % schedule.sample_every == 0):
+                on_sample(step)
+    for log in logs.values():
+        log.close()
+    return last
+
+
+def _train_on_batch(model: keras.Model, batch: Batch) -> float:
+    loss = float(np.asarray(model.train_on_batch(*batch)).ravel()[0])
+    model.reset_metrics()
+    return loss
+
+
+def restore(run: Run, model: keras.Model) -> int:
+    """Set `model` and its optimiser to the run's checkpoint; returns the step (0 without one)."""
+    model.optimizer.build(model.trainable_variables)
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        return 0
+    step, values = checkpoint
+    assign(_variables(model), values)
+    return step
+
+
+def assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
+    """Set every variable to its value."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _keep_best(run: Run, model: keras.Model, step: int, loss: float) -> None:
+    best = run.load_best()
+    if best is None or loss < best[1]:
+        run.save_best(step, loss, _values(model.variables))
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    """Everything a step changes: weights, random states, optimiser slots; the model's come first."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(v) for v in variables]
+
+
+class Reporter:
+    """Shows progress, loss, throughput and the time left: a bar on a terminal, lines in a log file.
+
+    Args:
+        name: of the run.
+        step, steps: where it starts and ends.
+        tokens_per_step: 0 where the batches hold no tokens.
+    """
+
+    def __init__(self, name: str, step: int, steps: int, tokens_per_step: int = 0):
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[report]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(name, total=steps, completed=step, report="")
+        self._steps, self._tokens_per_step = steps, tokens_per_step
+        self._reported, self._since = step, time.monotonic()
+
+    def __enter__(self) -> Reporter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step)
+
+    def report(self, step: int, loss: float) -> dict[str, float]:
+        """Show the loss and the pace since the last report; returns the pace for the logs."""
+        now = time.monotonic()
+        rate = (step - self._reported) / max(now - self._since, 1e-9)
+        self._reported, self._since = step, now
+        pace = {"steps_per_second": rate}
+        if self._tokens_per_step:
+            pace["tokens_per_second"] = rate * self._tokens_per_step
+        left = timedelta(seconds=round((self._steps - step) / rate))
+        shown = f"{pace['tokens_per_second']:,.0f} token/s" if self._tokens_per_step else f"{rate:.2f} step/s"
+        line = f"loss {loss:.4f}  {shown}  {left} left"
+        self._progress.update(self._task, report=line)
+        if not self._console.is_terminal:
+            self.note(f"step {step}/{self._steps}  {line}")
+        return pace
+
+    def note(self, line: str) -> None:
+        """Print a line beside the bar."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
