@@ -31,8 +31,8 @@ serve: $(VENV)/.runtime ## serve model_repository on 127.0.0.1:8001 (gRPC); ARGS
 train-lm: $(VENV)/.runtime ## train a language model; PRESET=book|reviews DATA=archive or folder (default: download IMDB) ARGS=...
 	$(REVERIE) train lm $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
-eval-lm: $(VENV)/.runtime ## measure a language model on the test reviews; RUN=folder DATA=archive or folder ARGS="--all"
-	$(REVERIE) eval lm $(if $(RUN),--run $(RUN)) $(if $(DATA),--data $(DATA)) $(ARGS)
+eval-lm: $(VENV)/.runtime ## measure the published language model, or a RUN, on the test reviews; DATA=archive or folder ARGS="--all"
+	$(REVERIE) eval $(if $(RUN),lm --run $(RUN),served) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 train-style: $(VENV)/.runtime ## train the style network; STYLES="a.jpg b.jpg" CONTENT=photos/ (default: download) WEIGHTS=folder ARGS=...
 	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make train-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }

@@ -153,6 +153,9 @@ class TextEngine:
         decoders: one for each worker; the engine alone uses them.
         tokenizer: that the model was trained with.
         max_waiting: sequences that may wait for a slot.
+
+    Attributes:
+        positions: tokens of the longest text, its prompt included.
     """
 
     def __init__(self, decoders: Iterable[Decoder], tokenizer: Tokenizer, max_waiting: int = 512):
@@ -165,7 +168,7 @@ class TextEngine:
         self.work = threading.Condition()
         """Guards requests and the queue; notified when there may be something to do."""
         self._workers = [Worker(self, decoder) for decoder in decoders]
-        self._positions = self._workers[0].decoder.positions
+        self.positions = self._workers[0].decoder.positions
         targets = [*(worker.run for worker in self._workers), self._deliver, self._watch]
         self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
         for thread in self._threads:
@@ -178,13 +181,13 @@ class TextEngine:
             InputError: the prompt is too long or empty, or a parameter does not fit this model.
             QueueFull: too many sequences are waiting.
         """
-        prompt = encode_prompt(text, parameters, self.tokenizer, self._positions)
+        prompt = encode_prompt(text, parameters, self.tokenizer, self.positions)
         request = Request(
             parameters,
             prompt,
             parameters.sampling(self.tokenizer.banned, self.tokenizer.end),
             seed=secrets.randbits(63) if parameters.seed is None else parameters.seed,
-            limit=min(parameters.max_tokens, self._positions - len(prompt) + 1),
+            limit=min(parameters.max_tokens, self.positions - len(prompt) + 1),
             echo=text if parameters.echo else "",
             sink=sink,
             waiting=deque(range(parameters.n)),
