@@ -91,6 +91,8 @@ def describe(error: Any, model: type[BaseModel]) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{name}: unknown parameter; accepted: {', '.join(sorted(model.model_fields))}"
+    if not name:  # of several parameters together
+        return error["msg"].removeprefix("Value error, ")
     value = repr(error["input"])
     return f"{name}: {value if len(value) <= 80 else value[:77] + '...'} is not accepted; {error['msg']}"
 

@@ -95,6 +95,22 @@ def test_a_continuation_is_streamed_in_pieces(client):
     assert [p.text for p in whole] == ["".join(p.text for p in pieces)]
 
 
+def test_greedy_continuations_of_one_prompt_are_refused_as_they_would_be_equal(client):
+    asked = {"max_tokens": 1, "n": 2, "temperature": 0}
+    assert_invalid(lambda: list(client.generate("This movie", **asked)), "n is 2 with temperature 0")
+
+
+def test_the_temperature_is_obeyed(client):
+    def entropy(temperature):
+        """In nats, of the first word of 128 continuations."""
+        asked = {"max_tokens": 1, "n": 128, "seed": 1, "stream": False, "temperature": temperature}
+        counts = np.array(list(Counter(p.text for p in client.generate("This movie is", **asked)).values()))
+        return float(-(counts / 128 * np.log(counts / 128)).sum())
+
+    cold, warm, hot = (entropy(t) for t in (0.2, 1.0, 2.0))
+    assert 0 < cold < warm - 0.5 < hot - 1 < np.log(128) - 1
+
+
 def test_continuations_of_one_prompt_are_told_apart_and_report_log_probabilities(client):
     pieces = list(client.generate("This movie", max_tokens=8, n=3, seed=2, logprobs=2, stream=False))
     assert [p.index for p in pieces] == [0, 1, 2]
