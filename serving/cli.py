@@ -45,9 +45,10 @@ def serve(
         Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
     ] = None,
 ) -> None:
-    """Serve the model repository until SIGINT or SIGTERM."""
+    """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
     from serving.triton.server import Address as Listen
-    from serving.triton.server import ServerError, TritonServer
+    from serving.triton.server import TritonServer
+    from serving.triton.supervisor import supervise
 
     environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
     stop = threading.Event()
@@ -55,10 +56,8 @@ def serve(
         signal.signal(number, lambda *_: stop.set())
     listen = Listen(host, grpc_port, http_port, metrics_port)
     with TritonServer(repository, listen, environment) as server:
-        typer.echo(f"ready: gRPC {listen.grpc}, HTTP {listen.http}, metrics {listen.metrics}")
-        while not stop.wait(0.5):
-            if (status := server.poll()) is not None:
-                raise ServerError(f"Triton ended by itself with status {status}")
+        ready = f"ready: gRPC {listen.grpc}, HTTP {listen.http}, metrics {listen.metrics}"
+        supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
         typer.echo("stopping")
 
 
