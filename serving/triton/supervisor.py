@@ -45,9 +45,10 @@ def supervise(server: TritonServer, stop: threading.Event, say: Say, on_watching
     on_watching()
     while not stop.wait(_LOOK_EVERY_S):
         status = server.poll()
-        if status is not None:
+        if status is not None or server.pid is None:  # it ended, or could not be started again
             pause = min(2.0**failures, _LONGEST_PAUSE_S)
-            say(f"Triton ended by itself with status {status}; starting it again in {pause:.0f} s")
+            if status is not None:
+                say(f"Triton ended by itself with status {status}; starting it again in {pause:.0f} s")
             if stop.wait(pause):
                 return
             whole.clear()
@@ -112,8 +113,8 @@ def _is_ready(server: TritonServer, model: ModelVersion) -> bool:
     try:
         with grpc.insecure_channel(server.address.grpc) as channel:
             return service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(request, timeout=5).ready
-    except grpc.RpcError:
-        return False
+    except grpc.RpcError as error:
+        return error.code() == grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
 
 
 def _reload(server: TritonServer, model: str, say: Say) -> None:
