@@ -22,6 +22,8 @@ MAX_BYTES = 256 * 2**20
 """A larger file is refused unread; 8192x8192 pixels of noise are 201 MB."""
 
 FORMATS = ("png", "jpeg", "webp")
+ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+"""Of file names, and the format that each means."""
 
 _DRAFT = 1.5
 """A JPEG is decoded at a half, a quarter or an eighth if that leaves so many times the pixels a side asked for."""

@@ -89,7 +89,7 @@ def _utf8(name: str, data: bytes) -> str:
 
 def describe(error: Any, model: type[BaseModel]) -> str:
     """One pydantic error as: the parameter, its value, what is accepted."""
-    name = ".".join(str(part) for part in error["loc"])
+    name = ".".join(str(part) for part in error["loc"]) or "parameters"
     if error["type"] == "extra_forbidden":
         return f"{name}: unknown parameter; accepted: {', '.join(sorted(model.model_fields))}"
     value = repr(error["input"])
