@@ -16,6 +16,8 @@ STILL = 4.0
 """Change of the frame's lightness, of 255, at which that share has fallen to KEEP / e. A picture that fades lags
 behind by at most about 6 of 255 then.
 """
+_EDGE = 2.0
+"""Lightness a pixel, of 255, from which a slope is an edge and not noise."""
 _RADIUS = 2
 """Pixels over which changes are averaged: single noisy pixels are no motion."""
 
@@ -38,7 +40,19 @@ class Smoother:
 
 def kept_share(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """How much of the painting stays: float32 (height, width), from `KEEP` where nothing changed to 0."""
-    return KEEP * np.exp(-np.square(motion(before, after) / STILL))
+    still = np.exp(-np.square(motion(before, after) / STILL))
+    return KEEP * _camera_stands(after, still) * still
+
+
+def _camera_stands(frame: np.ndarray, still: np.ndarray) -> float:
+    """1 if most of the frame's edges stand still, 0 if most move, given how still each pixel is.
+
+    A clear sky looks still while the camera turns, but its painted strokes move with the rest.
+    """
+    edges = np.hypot(*np.gradient(_lightness(frame)))
+    edges[edges < _EDGE] = 0
+    share = np.average(still, weights=edges) if edges.any() else 1.0
+    return float(np.clip((share - 0.2) / 0.3, 0, 1))
 
 
 def motion(before: np.ndarray, after: np.ndarray) -> np.ndarray:

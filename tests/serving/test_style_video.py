@@ -46,15 +46,25 @@ def test_a_folder_without_frames_says_what_frames_are(tmp_path):
 
 def test_a_painting_that_flickers_settles_where_nothing_moves_and_follows_at_once_where_something_does():
     rng, smoother = np.random.default_rng(0), Smoother()
-    before, after = np.full((40, 40, 3), 60, np.uint8), np.full((40, 40, 3), 60, np.uint8)
-    after[:, 20:] = 200
+    before = images.resize(rng.integers(0, 100, (6, 10, 3), np.uint8), 60, 100)
+    after = before.copy()
+    after[:, 80:] += 100
     for _ in range(30):
         settled = smoother(before, np.full_like(before, 120) + rng.integers(-20, 21, before.shape, np.int8))
     assert np.abs(settled.astype(int) - 120).mean() < 5  # Of 10 in a single frame.
     painted = np.full_like(before, 10)
     moved = smoother(after, painted)
-    np.testing.assert_array_equal(moved[:, 24:], painted[:, 24:])
-    assert moved[:, :16].mean() > 90
+    np.testing.assert_array_equal(moved[:, 84:], painted[:, 84:])
+    assert moved[:, :76].mean() > 90
+
+
+def test_while_the_camera_turns_a_clear_sky_is_not_held_either():
+    rng, smoother = np.random.default_rng(0), Smoother()
+    ground = images.resize(rng.integers(0, 256, (6, 30, 3), np.uint8), 40, 200)
+    for i in range(4):
+        frame = np.concatenate([np.full((60, 100, 3), 220, np.uint8), ground[:, 4 * i : 4 * i + 100]])
+        painted = rng.integers(0, 256, frame.shape, np.uint8)
+        np.testing.assert_array_equal(smoother(frame, painted), painted)
 
 
 def test_the_shipped_style_flickers_less_than_frame_by_frame(client):
