@@ -169,8 +169,9 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def fit_within(image: np.ndarray, longest: int) -> np.ndarray:
     """Shrink so that the longer side is at most `longest`; smaller images stay as they are."""
-    size = _within(*image.shape[:2], longest)
-    return image if size == image.shape[:2] else resize(image, *size)
+    height, width = image.shape[:2]
+    size = _within(height, width, longest)
+    return image if size == (height, width) else resize(image, *size)
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -58,7 +58,11 @@ def stylize_video(source: Path, target: Path, restyle: Restyle, on_frame: OnFram
         with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
             if not reader.streams.video:
                 raise InputError(f"{source} has no video stream")
-            _transcode(reader, writer, restyle, on_frame, smooth)
+            transcoder = _Transcoder(reader, writer)
+            for done, frame in enumerate(paint(transcoder.frames(), restyle, smooth), 1):
+                transcoder.write(frame)
+                on_frame(done, transcoder.frame_count)
+            transcoder.close()
     except av.error.FFmpegError as error:
         raise InputError(f"{source}: the video cannot be read or written ({error})") from None
 
@@ -71,40 +75,51 @@ def paint(frames: Iterable[np.ndarray], restyle: Restyle, smooth: bool = True) -
         yield smoother(own_size, painted) if smooth else painted
 
 
-def _transcode(reader: Any, writer: Any, restyle: Restyle, on_frame: OnFrame, smooth: bool) -> None:
-    video, audio = reader.streams.video[0], next(iter(reader.streams.audio), None)
-    output = writer.add_stream("libx264", rate=video.average_rate or 25, options={"crf": "18"})
-    output.pix_fmt = "yuv420p"
-    copied = writer.add_stream_from_template(audio) if audio else None
-    times: deque[tuple[int | None, Fraction]] = deque()
-    for done, frame in enumerate(paint(_frames(reader, writer, video, audio, copied, times), restyle, smooth), 1):
-        _write(writer, output, frame, *times.popleft())
-        on_frame(done, video.frames or None)
-    for packet in output.encode():
-        writer.mux(packet)
+class _Transcoder:
+    """From one open PyAV container to another: frames out of it, restyled frames in, sound straight through."""
 
+    def __init__(self, reader: Any, writer: Any):
+        self.frame_count: int | None = reader.streams.video[0].frames or None
+        self._video, self._audio = reader.streams.video[0], next(iter(reader.streams.audio), None)
+        self._reader, self._writer = reader, writer
+        self._output = writer.add_stream("libx264", rate=self._video.average_rate or 25, options={"crf": "18"})
+        self._output.pix_fmt = "yuv420p"
+        self._copied = writer.add_stream_from_template(self._audio) if self._audio else None
+        self._times: deque[tuple[int | None, Fraction]] = deque()
+        self._sound: deque[Any] = deque()
 
-def _frames(reader: Any, writer: Any, video: Any, audio: Any, copied: Any, times: deque) -> Iterator[np.ndarray]:
-    """Decoded frames; notes when each is shown, and hands audio on."""
-    for packet in reader.demux([s for s in (video, audio) if s]):
-        if packet.stream is audio:
-            if packet.dts is not None:  # A packet without data ends the stream.
-                packet.stream = copied
-                writer.mux(packet)
-            continue
-        for frame in packet.decode():
-            times.append((frame.pts, frame.time_base))
-            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0) // 90))
+    def frames(self) -> Iterator[np.ndarray]:
+        """Decoded frames, upright; notes when each is shown, and keeps the sound that lies between."""
+        for packet in self._reader.demux([stream for stream in (self._video, self._audio) if stream]):
+            if packet.stream is self._audio:
+                self._sound += [packet] if packet.dts is not None else []  # A packet without data ends the stream.
+                continue
+            for frame in packet.decode():
+                self._times.append((frame.pts, frame.time_base))
+                turns = round(getattr(frame, "rotation", 0) / 90)
+                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
+    def write(self, frame: np.ndarray) -> None:
+        """The next restyled frame; the first one decides the size."""
+        height, width = (side // 2 * 2 for side in frame.shape[:2])  # H.264 halves the colours' resolution.
+        picture = _pyav().VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+        picture.pts, picture.time_base = self._times.popleft()
+        if not self._output.codec_context.is_open:
+            self._output.height, self._output.width = height, width
+            self._output.codec_context.time_base = picture.time_base
+        self._mux(self._output.encode(picture))
 
-def _write(writer: Any, output: Any, frame: np.ndarray, pts: int | None, time_base: Fraction) -> None:
-    height, width = (side // 2 * 2 for side in frame.shape[:2])  # H.264 halves the colours' resolution.
-    if output.width == 0 or not output.codec_context.is_open:
-        output.height, output.width, output.codec_context.time_base = height, width, time_base
-    picture = _pyav().VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
-    picture.pts, picture.time_base = pts, time_base
-    for packet in output.encode(picture):
-        writer.mux(packet)
+    def close(self) -> None:
+        """What the encoder still holds, and the rest of the sound."""
+        self._mux(self._output.encode(None))
+
+    def _mux(self, packets: list[Any]) -> None:
+        """Pictures, then sound: the first packet writes the file's header, which needs the pictures' size."""
+        self._writer.mux(packets)
+        while self._sound:
+            packet = self._sound.popleft()
+            packet.stream = self._copied
+            self._writer.mux(packet)
 
 
 def _in_parallel(items: Iterable[np.ndarray], function: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
@@ -130,6 +145,6 @@ def _pyav() -> Any:
         import av
     except ModuleNotFoundError:
         raise InputError(
-            "video files need PyAV; install it with 'pip install av', or give a folder of frames"
+            "video files need PyAV 14 or newer; install it with 'pip install av', or give a folder of frames"
         ) from None
     return av

@@ -1,17 +1,27 @@
-"""A style network small enough to write down, with three styles, for tests that need more than the shipped one."""
+"""Style networks for tests: one small enough to write down, with three styles, and the shipped one without a server."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 PROJECT = Path(__file__).resolve().parents[2]
+SHIPPED = max((PROJECT / "model_repository" / "style").glob("*/model.onnx"), key=lambda p: int(p.parent.name))
 COLORS = {"red": (90.0, 0.0, 0.0), "green": (0.0, 90.0, 0.0), "blue": (0.0, 0.0, 90.0)}
+
+
+def shipped_network() -> Callable[[np.ndarray], np.ndarray]:
+    """The shipped network in its first style, uint8 (height, width, 3) to the same."""
+    session = ort.InferenceSession(str(SHIPPED), providers=["CPUExecutionProvider"])
+    weights = np.eye(1, len(json.loads((SHIPPED.parent / "styles.json").read_text())), dtype=np.float32)
+    return lambda photo: session.run(["stylized"], {"image": photo[None], "style_weights": weights})[0][0]
 
 
 def tinting_network() -> onnx.ModelProto:
