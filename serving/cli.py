@@ -95,7 +95,7 @@ def stylize(
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
-    with Client(address) as client:
+    with Client(address, timeout=3600) as client:  # A picture of 8192 pixels takes minutes on a small machine.
         if source.is_dir() or source.suffix.lower() in VIDEOS:
             _stylize_frames(client, source, output, options, smooth)
         else:

@@ -82,7 +82,7 @@ def decode_picture(data: bytes, name: str = "image", longest: int | None = None)
             `MAX_SIDE`, before or after shrinking.
     """
     height, width = measure(data, name)
-    small = _within(height, width, longest or MAX_SIDE)
+    small = size_within(height, width, longest or MAX_SIDE)
     if min(small) < MIN_SIDE:
         raise ImageError(
             f"{name}: {width}x{height} pixels become {small[1]}x{small[0]} at size {longest}; accepted: a size that "
@@ -170,18 +170,19 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def fit_within(image: np.ndarray, longest: int) -> np.ndarray:
     """Shrink so that the longer side is at most `longest`; smaller images stay as they are."""
     height, width = image.shape[:2]
-    size = _within(height, width, longest)
+    size = size_within(height, width, longest)
     return image if size == (height, width) else resize(image, *size)
+
+
+def size_within(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Height and width shrunk so that the longer is at most `longest`."""
+    scale = min(1.0, longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
     """Round and clip float pixels in [0, 255] to uint8."""
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-
-
-def _within(height: int, width: int, longest: int) -> tuple[int, int]:
-    scale = min(1.0, longest / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _open(data: bytes) -> Image.Image:

@@ -17,6 +17,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from pydantic import BaseModel, ValidationError
 
+from serving.errors import Unavailable
 from synthesis.errors import InputError
 from synthesis.progress import Cancelled
 
@@ -29,10 +30,6 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _RESERVED = {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
 """Request parameters that belong to Triton's protocol, not to a model."""
-
-
-class Unavailable(RuntimeError):
-    """The request cannot be served now; it may be sent again later."""
 
 
 class Request:
@@ -111,9 +108,8 @@ class PooledModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.args = args
         self.config = json.loads(args["model_config"])
-        settings = {key: int(p["string_value"]) for key, p in self.config.get("parameters", {}).items()}
-        self.workers = settings.get("workers", self.workers)
-        self.max_waiting = settings.get("max_waiting", self.max_waiting)
+        self.workers = self._setting("workers", self.workers)
+        self.max_waiting = self._setting("max_waiting", self.max_waiting)
         self._pool = ThreadPoolExecutor(self.workers)
         self._pending = 0
         self._lock = threading.Lock()
@@ -142,6 +138,9 @@ class PooledModel:
         """End a request with an error."""
         raise NotImplementedError
 
+    def _setting(self, name: str, default: int) -> int:
+        return int(self.config.get("parameters", {}).get(name, {}).get("string_value", default))
+
     def _enter(self) -> bool:
         with self._lock:
             has_room = self._pending < self.workers + self.max_waiting
@@ -151,6 +150,8 @@ class PooledModel:
     def _serve(self, raw: Any, sender: Any) -> None:
         try:
             self.serve(raw, sender)
+        except BaseException:
+            log.exception("a response could not be sent")
         finally:
             with self._lock:
                 self._pending -= 1

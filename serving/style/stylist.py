@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from serving.errors import Unavailable
 from serving.style.colors import mix
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import TILE, restyle_in_tiles
@@ -25,6 +26,8 @@ Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 UNTILED_PIXELS = TILE * TILE
 """Larger pictures are restyled in tiles."""
+LARGE_AT_ONCE = 2
+"""Larger pictures that are read, restyled or waiting for each other; they take minutes, and others should not wait."""
 PIXELS_AT_ONCE = 80_000_000
 """Of all pictures being worked on; one of the largest, and small ones beside it. Each takes up to about 12 bytes."""
 
@@ -42,6 +45,7 @@ class Stylist:
         self._model = folder / "model.onnx"
         self._network = network
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
+        self._large = threading.Semaphore(LARGE_AT_ONCE)
         self._tiling = threading.Lock()
 
     def stylize(self, data: bytes, parameters: StylizeParameters) -> bytes:
@@ -49,26 +53,42 @@ class Stylist:
 
         Raises:
             InputError: the picture or the name of a style is not accepted.
+            Unavailable: too many large pictures are in work.
         """
         weights = parameters.weights(self.styles)
         height, width = images.measure(data)
-        with self._pixels.take(height * width):
+        is_large = _is_large(*images.size_within(height, width, parameters.size))
+        with self._place_among_large(is_large), self._pixels.take(height * width):
             picture = images.decode_picture(data, longest=parameters.size)
-            stylized = mix(
-                picture.pixels,
-                self._restyle(picture.pixels, weights),
-                parameters.strength,
-                parameters.preserve_colors,
-            )
-            format = picture.format if parameters.format == "same" else parameters.format
-            return images.encode(stylized, format, parameters.quality, picture.alpha, picture.icc_profile)
+            return self._finish(picture, self._restyle(picture.pixels, weights), parameters)
 
     def _restyle(self, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        if photo.shape[0] * photo.shape[1] <= UNTILED_PIXELS:
+        if not _is_large(*photo.shape[:2]):
             return self._network(photo, weights)
         # One at a time: tiles use all cores, and each picture's take memory.
         with self._tiling:
             return restyle_in_tiles(self._model, photo, weights)
+
+    def _finish(self, picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters) -> bytes:
+        mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)
+        format = picture.format if parameters.format == "same" else parameters.format
+        return images.encode(mixed, format, parameters.quality, picture.alpha, picture.icc_profile)
+
+    @contextlib.contextmanager
+    def _place_among_large(self, is_large: bool) -> Iterator[None]:
+        if not is_large:
+            yield
+            return
+        if not self._large.acquire(blocking=False):
+            raise Unavailable(f"{LARGE_AT_ONCE} pictures of more than {UNTILED_PIXELS} pixels are in work; try later")
+        try:
+            yield
+        finally:
+            self._large.release()
+
+
+def _is_large(height: int, width: int) -> bool:
+    return height * width > UNTILED_PIXELS
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from serving.errors import Unavailable
 from serving.parameters import markdown_table
 from serving.style.colors import mix
 from serving.style.parameters import StylizeParameters
@@ -160,6 +161,28 @@ def test_pictures_wait_until_there_is_room_for_their_pixels():
     assert entered.wait(10)
     waiting.join()
     assert budget.taken == 0
+
+
+def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_is_not(tmp_path, picture, monkeypatch):
+    tiling, may_end = threading.Semaphore(0), threading.Event()
+
+    def slow(model, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        tiling.release()
+        assert may_end.wait(10)
+        return photo
+
+    monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", slow)
+    monkeypatch.setattr("serving.style.stylist.UNTILED_PIXELS", 10_000)
+    stylist, large = Stylist(write_version(tmp_path / "1"), tint), images.encode(np.zeros((200, 100, 3), np.uint8))
+    first = threading.Thread(target=restyled, args=(stylist, large))
+    first.start()
+    assert tiling.acquire(timeout=10)
+    with stylist._place_among_large(True), pytest.raises(Unavailable, match="2 pictures of more than 10000 pixels"):
+        restyled(stylist, large)
+    assert restyled(stylist, images.encode(picture)).size == (80, 60)
+    may_end.set()
+    first.join()
+    assert restyled(stylist, large).size == (100, 200)
 
 
 def test_one_picture_is_decoded_and_encoded_while_another_is_in_the_network(tmp_path, picture):
