@@ -23,7 +23,7 @@ TILE = 1024
 OVERLAP = 160
 """Pixels that neighbouring tiles share; the inner part is cross-faded."""
 BORDER = 56
-"""Pixels from its border that a tile feels the border; those of the overlap are not used."""
+"""Pixels from a border that are not used: the shipped network feels one for 47."""
 GRID = 16
 """Tiles begin at multiples of it: the network's halvings and doublings then fall as they do in the whole picture."""
 
