@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from serving.client import Client, PictureStep, Stream
+from serving.style.video import VIDEOS, stylize_folder, stylize_video
+from synthesis.images import ENDINGS
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of the server.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
@@ -24,7 +26,6 @@ SaveEvery = Annotated[int, typer.Option(help="Also write the picture every so ma
 Repository = Annotated[Path, typer.Option(help="Model repository to serve.")]
 
 LOCAL = "127.0.0.1:8001"
-_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 def add_commands(cli: typer.Typer) -> None:
@@ -72,15 +73,32 @@ def demo(
 
 
 def stylize(
-    picture: Picture,
-    output: Output,
+    source: Annotated[
+        Path, typer.Argument(help="A picture (PNG, JPEG, WebP), a video (MP4, MOV, MKV) or a folder of frames.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="File to write; its ending chooses the format. For a folder, a folder.")
+    ],
     style: Annotated[str, typer.Option(help="Name of the style; empty takes the model's first.")] = "",
+    styles: Annotated[str, typer.Option(help="A blend instead: name=weight, separated by commas.")] = "",
+    strength: Annotated[float, typer.Option(help="From the photograph, 0, to the whole style, 1.")] = 1.0,
+    preserve_colors: Annotated[bool, typer.Option(help="Keep the photograph's colours.")] = False,
+    quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1 to 100.")] = 92,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 1024,
+    smooth: Annotated[bool, typer.Option(help="Of videos and frames: less flicker where nothing moves.")] = True,
     address: Address = LOCAL,
 ) -> None:
-    """Turn a photograph into a painting with the fast network."""
-    with Client(address) as client:
-        output.write_bytes(client.stylize(_read(picture), style=style, size=size, format=_format(output)))
+    """Turn a photograph, a video or a folder of frames into paintings with the fast network."""
+    options: dict[str, Any] = {
+        "style": style, "strength": strength, "preserve_colors": preserve_colors, "quality": quality, "size": size,
+    }  # fmt: skip
+    if styles:
+        options["styles"] = _blend(styles)
+    with Client(address, timeout=3600) as client:  # A picture of 8192 pixels takes minutes on a small machine.
+        if source.is_dir() or source.suffix.lower() in VIDEOS:
+            _stylize_frames(client, source, output, options, smooth)
+        else:
+            output.write_bytes(client.stylize(_read(source), format=_format(output), **options))
     typer.echo(f"wrote {output}")
 
 
@@ -190,6 +208,32 @@ def _follow(stream: Stream[PictureStep], output: Path) -> None:
     typer.echo(f"wrote {output}")
 
 
+def _stylize_frames(client: Client, source: Path, output: Path, options: dict[str, Any], smooth: bool) -> None:
+    """Restyle a folder or a video under a progress bar; frames travel without loss."""
+    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    stylize_all = stylize_folder if source.is_dir() else stylize_video
+    if not source.is_dir() and output.suffix.lower() not in VIDEOS:
+        raise typer.BadParameter(f"{output.name} ends in {output.suffix!r}; accepted: {', '.join(VIDEOS)}")
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=None)
+        stylize_all(
+            source,
+            output,
+            lambda frame: client.stylize(frame, format="png", **options),
+            lambda done, total: progress.update(task, completed=done, total=total),
+            smooth,
+        )
+
+
+def _blend(text: str) -> dict[str, float]:
+    """Weights by name out of "name=weight,name=weight"."""
+    try:
+        pairs = [part.rsplit("=", 1) for part in text.split(",")]
+        return {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}; accepted: name=weight, separated by commas") from None
+
+
 def _read(path: Path) -> bytes:
     if not path.is_file():
         raise typer.BadParameter(f"{path} is not a file", param_hint="PICTURE")
@@ -197,8 +241,8 @@ def _read(path: Path) -> bytes:
 
 
 def _format(path: Path) -> str:
-    if path.suffix.lower() not in _FORMATS:
+    if path.suffix.lower() not in ENDINGS:
         raise typer.BadParameter(
-            f"{path.name} ends in {path.suffix!r}; accepted: {', '.join(_FORMATS)}", param_hint="OUTPUT"
+            f"{path.name} ends in {path.suffix!r}; accepted: {', '.join(ENDINGS)}", param_hint="OUTPUT"
         )
-    return _FORMATS[path.suffix.lower()]
+    return ENDINGS[path.suffix.lower()]

@@ -230,16 +230,25 @@ class Client:
         response = self._call(self._stub.ModelInfer, request, timeout)
         return Inference(to_arrays(response), response.model_version)
 
-    def stylize(self, image: bytes, timeout: float | None = None, **parameters: Parameter) -> bytes:
+    def stylize(
+        self,
+        image: bytes,
+        timeout: float | None = None,
+        styles: Mapping[str, float] | None = None,
+        **parameters: Parameter,
+    ) -> bytes:
         """Restyle a picture file with the fast network.
 
         Args:
             image: PNG, JPEG or WebP bytes.
-            parameters: see `serving.models.stylize.StylizeParameters`.
+            styles: a blend, weights by name of the style.
+            parameters: `style`, `strength`, `preserve_colors`, `format`, `quality` and `size`; see `docs/stylize.md`.
 
         Returns:
             The encoded result.
         """
+        if styles is not None:
+            parameters["styles"] = json.dumps(dict(styles))
         answer = self.infer("stylize", {"image": bytes_tensor(image)}, parameters, timeout=timeout)
         return answer.outputs["stylized"].item()
 
