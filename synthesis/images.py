@@ -6,6 +6,7 @@ An image is a uint8 array (height, width, 3), RGB.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ MAX_PIXELS = 40_000_000
 """Above these an image is refused before its pixels are decoded."""
 
 FORMATS = ("png", "jpeg", "webp")
+FILMS = (".webp", ".gif", ".png")
+"""Endings of a film; .png is an animated PNG."""
 
 # `check_size` is stricter than Pillow's own limit, runs as early, and can name the size in its message.
 Image.MAX_IMAGE_PIXELS = None
@@ -83,6 +86,33 @@ def encode(image: np.ndarray, format: str = "png", quality: int = 92) -> bytes:
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resample with Lanczos filtering."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: float = 10.0) -> None:
+    """Write uint8 frames of one size as an endless animation.
+
+    Raises:
+        ImageError: no frames, or an ending that is not one of `FILMS`.
+    """
+    if not frames or path.suffix.lower() not in FILMS:
+        raise ImageError(f"{path.name}: a film of {len(frames)} frames; accepted: 1 or more, as {', '.join(FILMS)}")
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    milliseconds = round(1000 / frames_per_second)
+    options = {"quality": 85} if path.suffix.lower() == ".webp" else {}
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0, **options)
+
+
+def resize_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resample float or uint8 pixels without rounding or clipping them; float64 (height, width, channels)."""
+    if pixels.shape[:2] == (height, width):
+        return pixels.astype(np.float64)
+    channels = [
+        Image.fromarray(np.ascontiguousarray(pixels[..., i], np.float32)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        for i in range(pixels.shape[2])
+    ]
+    return np.stack([np.asarray(channel, np.float64) for channel in channels], axis=-1)
 
 
 def fit_within(image: np.ndarray, longest: int) -> np.ndarray:

@@ -51,6 +51,11 @@ class Request:
         value = array.reshape(-1)[0]
         return value if isinstance(value, bytes) else bytes(str(value), "utf-8")
 
+    def all_bytes(self, name: str) -> list[bytes]:
+        """All elements of a BYTES input; none if an optional input was not sent."""
+        tensor = pb_utils.get_input_tensor_by_name(self._raw, name)
+        return [] if tensor is None else [bytes(value) for value in tensor.as_numpy().reshape(-1)]
+
     def text(self, name: str) -> str:
         """The single element of a BYTES input as UTF-8."""
         return _utf8(name, self.bytes(name))
