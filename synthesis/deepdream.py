@@ -100,6 +100,7 @@ def dream(
         ImageError: the smallest octave, a tile or the guide is too small for the extractor.
         NotANumberError: the loss became NaN or infinite.
     """
+    images.check_pixels(image)
     image = images.fit_within(image, parameters.size)
     job = _Job(image.shape[:2], parameters, on_progress, guide)
     frame = image

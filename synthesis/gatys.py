@@ -123,6 +123,8 @@ def transfer(
         NotANumberError: the loss became NaN or infinite.
     """
     given = [style] if isinstance(style, np.ndarray) else list(style)
+    for picture, name in [(content, "image"), *((s, "style_image") for s in given)]:
+        images.check_pixels(picture, name)
     styles = _styles(content, given, parameters, masks)
     content = images.fit_within(content, parameters.size)
     if parameters.preserve_colors:

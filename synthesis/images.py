@@ -68,6 +68,12 @@ def check_size(height: int, width: int, name: str = "image") -> None:
         )
 
 
+def check_pixels(image: np.ndarray, name: str = "image") -> None:
+    """Raise ImageError unless it is uint8 (height, width, 3): no other type, no NaN, can be in a picture."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"{name}: {image.dtype} {image.shape}; accepted: uint8 (height, width, 3), RGB")
+
+
 def read(path: Path) -> np.ndarray:
     """Decode a file; see `decode`."""
     if not path.is_file():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from serving.models.pictures import PictureFormat, PictureModel
+from serving.models.pictures import PictureModel, StreamFormat
 from serving.models.requests import Request, Send
 from synthesis import images
 from synthesis.deepdream import DeepDreamParameters, dream
 
 
-class DeepDreamRequest(DeepDreamParameters, PictureFormat):
+class DeepDreamRequest(DeepDreamParameters, StreamFormat):
     """Parameters of a request."""
 
 

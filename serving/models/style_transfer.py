@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from serving.models.pictures import PictureFormat, PictureModel
+from serving.models.pictures import PictureModel, StreamFormat
 from serving.models.requests import Request, Send
 from synthesis import images
 from synthesis.gatys import GatysParameters, transfer
 
 
-class StyleTransferRequest(GatysParameters, PictureFormat):
+class StyleTransferRequest(GatysParameters, StreamFormat):
     """Parameters of a request."""
 
 
