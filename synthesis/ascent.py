@@ -19,6 +19,9 @@ BORDER = 2
 MARGIN = 64
 """Pixels that a tile sees beyond its own: more than the border that its loss leaves out (2 cells of 16 or 32)."""
 
+STRIDE = 32
+"""Largest distance in pixels between neighbouring cells of a layer."""
+
 Guide = tuple[tf.Tensor, ...]
 """Activations of a guide picture, float32 (places, channels), one a layer; empty without a guide."""
 
@@ -65,7 +68,7 @@ class Ascent:
 
         Every pixel belongs to exactly one tile, which sees `MARGIN` pixels more on each side, so neither
         the picture's edge nor the tiles' are left out. `offset` moves the seams; another one in every step
-        leaves none. All tiles are computed at one size, for which the kernels are prepared once.
+        leaves none.
         """
         rows, columns = (_windows(size, tile, shift) for size, shift in zip(image.shape[1:3], offset, strict=True))
         total, parts = np.zeros(image.shape[1:], np.float32), np.zeros(len(coefficients))
@@ -144,9 +147,14 @@ def _parse(name: str, layer: str) -> tuple[str, int | None]:
 
 
 def _windows(size: int, tile: int, shift: int) -> list[tuple[range, range]]:
-    """Along one side: (what a tile sees, what is its own), the latter a partition of the side."""
-    width = min(size, tile + 2 * MARGIN)
+    """Along one side: (what a tile sees, what is its own), the latter a partition of the side.
+
+    What tiles see begins at multiples of the networks' stride, so that pooling groups the same pixels as in
+    the whole picture, and has at most two lengths.
+    """
+    width = -(-(tile + 2 * MARGIN) // STRIDE) * STRIDE + STRIDE
+    last = max(0, (size - width) // STRIDE * STRIDE)
     cuts = sorted({0, size, *range(shift % tile or tile, size, tile)})
     own = [range(a, b) for a, b in itertools.pairwise(cuts)]
-    starts = [min(max(0, o.start - MARGIN), size - width) for o in own]
-    return [(range(s, s + width), o) for s, o in zip(starts, own, strict=True)]
+    starts = [min(max(0, (o.start - MARGIN) // STRIDE * STRIDE), last) for o in own]
+    return [(range(s, size if s == last else s + width), o) for s, o in zip(starts, own, strict=True)]

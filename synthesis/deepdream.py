@@ -7,6 +7,7 @@ beyond it is off unless asked for: jitter, tiles, single channels, a guide, smoo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -102,7 +103,7 @@ def dream(
     """
     images.check_pixels(image)
     image = images.fit_within(image, parameters.size)
-    job = _Job(image.shape[:2], parameters, on_progress, guide)
+    job = _Job(image.shape[0], image.shape[1], parameters, on_progress, guide)
     frame = image
     for number in range(1, parameters.frames + 1):
         frame = job.dream(frame if number == 1 else zoomed(frame, parameters.zoom))
@@ -121,7 +122,7 @@ def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
     return images.resize(image[top : top + inner[0], left : left + inner[1]], height, width)
 
 
-def reinject_detail(dreamt, original, shrunk, shape: tuple[int, int]):
+def reinject_detail(dreamt, original, shrunk, shape: Sequence[int]):
     """Add what the original lost by having been smaller; returns the picture and the original at this size."""
     same_size = tf.image.resize(original, shape)
     return dreamt + same_size - tf.image.resize(shrunk, shape), same_size
@@ -131,15 +132,21 @@ class _Job:
     """One request: its compiled ascent, its steps so far and its time."""
 
     def __init__(
-        self, shape: tuple[int, int], parameters: DeepDreamParameters, on_progress: OnProgress, guide: np.ndarray | None
+        self,
+        height: int,
+        width: int,
+        parameters: DeepDreamParameters,
+        on_progress: OnProgress,
+        guide: np.ndarray | None,
     ):
         p = self._parameters = parameters
         name = p.features if p.features != "auto" else features.first_available("inception_v3")
         weights = p.layers or dict(features.defaults(name).dream_layers)
         self._names = tuple(weights)
         self._ascent = ascent(name, self._names, features.dtype_of(p.precision), guide is not None)
+        self._is_exact = features.dtype_of(p.precision) == "float32"
         self._coefficients = tf.constant(list(weights.values()), tf.float32)
-        self._shapes = octave_shapes(*shape, p.num_octave, p.octave_scale)
+        self._shapes = octave_shapes(height, width, p.num_octave, p.octave_scale)
         _check_sides(self._shapes[0], name, p.tile)
         self._guide = self._ascent.guide(guide)
         self._random = np.random.default_rng(p.seed)
@@ -225,6 +232,7 @@ class _Job:
                 loss=self._loss,
                 seconds=self._clock.seconds(),
                 image=images.to_uint8(dreamt.numpy()[0]) if every and self._step % every == 0 else None,
+                exact=self._is_exact,
                 parts=dict(zip(self._names, parts.numpy().tolist(), strict=True)),
                 stopped=self.stopped,
             )

@@ -6,13 +6,14 @@ variation to the 1.25, and its three weights. It departs from the book in its wo
 - the targets are computed once instead of in every step (a third of the arithmetic);
 - the default optimiser is Gatys' L-BFGS (SciPy's) instead of SGD;
 - it starts from the photograph in the painting's colours, at half the size, where a step costs a quarter;
-- at full size the convolutions run in bfloat16 where the processor has it, and the last steps in float32.
+- until the last steps the convolutions run in bfloat16 where the processor has it, and the network ends before
+  the layers that hold next to nothing of the loss; the last steps have all layers in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,7 +22,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from synthesis import colours, features, images
 from synthesis.errors import InputError
 from synthesis.named import LayerWeights, parse_numbers
-from synthesis.objective import Evaluation, Layers, Objective, Style, Targets, compiled, make_targets
+from synthesis.objective import (
+    Evaluation,
+    Objective,
+    Style,
+    Targets,
+    compiled,
+    layers_of,
+    make_targets,
+    restricted,
+    without_negligible,
+)
 from synthesis.optimisers import OPTIMISERS
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress, TimeUpError
 
@@ -29,7 +40,10 @@ MAX_STYLES = 8
 COARSE_MIN_SIDE = 64
 """The shorter side of the smallest size that "automatic" scales begin with; block5 has 4 cells there."""
 COARSE_SHARE, EXACT_SHARE = 0.4, 0.1
-"""Of all steps: those at the smaller sizes, and those in float32 at the end."""
+"""Of all steps: those at the smaller sizes, and those with all layers in float32 at the end."""
+NEGLIGIBLE = 0.01
+"""The deepest layers that together held less of the loss at the size before are left out until the exact steps.
+VGG19 then often ends at block4_conv1, for a third less work."""
 
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
@@ -89,7 +103,7 @@ class GatysParameters(BaseModel):
 
 def objective(name: str) -> Objective:
     """The book's objective on an extractor, in float32."""
-    return compiled(Layers(name))
+    return compiled(layers_of(name))
 
 
 def book_targets(goal: Objective, content: np.ndarray, style: np.ndarray, parameters: GatysParameters) -> Targets:
@@ -137,7 +151,7 @@ def transfer(
 
 @dataclass(frozen=True)
 class Stage:
-    """So many steps at one size, all but the last `exact` of them in `dtype`, those in float32."""
+    """So many steps at one size; the last `exact` of them with all layers in float32, those before in `dtype`."""
 
     height: int
     width: int
@@ -188,7 +202,8 @@ def _styles(
         raise InputError(
             f"style_mask: {len(masks)} masks for {len(given)} style images; accepted: none, or one for each"
         )
-    regions = [_region(mask, content) for mask in masks] or [None] * len(given)
+    regions: list[np.ndarray | None] = [_region(mask, content) for mask in masks]
+    regions = regions or [None] * len(given)
     return [Style(s, float(w), r) for s, w, r in zip(given, weights / weights.sum(), regions, strict=True)]
 
 
@@ -227,12 +242,13 @@ class _Job:
     def __init__(self, content: np.ndarray, styles: list[Style], parameters: GatysParameters, on_progress: OnProgress):
         p = parameters
         name = p.features if p.features != "auto" else features.first_available("vgg19")
-        self._layers = Layers(name, tuple(p.style_layers), tuple(p.content_layers), p.pooling)
+        self._layers = layers_of(name, tuple(p.style_layers), tuple(p.content_layers), p.pooling)
         self._content, self._styles, self._parameters = content, styles, p
         self._on_progress, self._clock = on_progress, Clock(p.max_seconds)
         self._stages = plan(content.shape[0], content.shape[1], p)
         self._step = self._stage = 0
         self._best_loss = np.inf
+        self._before: Evaluation | None = None
 
     def run(self) -> np.ndarray:
         """The painted picture: float (height, width, 3), not clipped."""
@@ -281,19 +297,24 @@ class _Job:
             exact = self._evaluator(Stage(stage.height, stage.width, left, left, "float32"), self._step)
             pixels = minimise(exact, pixels, left, self._parameters.learning_rate, self._report)
         self._step = first + stage.steps
+        self._before = self._latest
         return pixels
 
     def _evaluator(self, stage: Stage, first: int) -> Callable[[np.ndarray], Evaluation]:
         has_regions = self._styles[0].mask is not None
         exact = compiled(self._layers, "float32", has_regions)
-        fast = compiled(self._layers, stage.dtype, has_regions)
+        kept = without_negligible(self._layers, self._before.layers, NEGLIGIBLE) if self._before else self._layers
+        fast = compiled(kept, stage.dtype, has_regions)
         content = images.resize(self._content, stage.height, stage.width)
         share = stage.height * stage.width / (self._content.shape[0] * self._content.shape[1])
         targets = _targets(exact, content, self._styles, self._parameters, share)
+        fewer = restricted(targets, self._layers, kept)
         exact_from = first + stage.steps - stage.exact
 
         def evaluate(pixels: np.ndarray) -> Evaluation:
-            return (exact if self._step >= exact_from else fast).measure(pixels, targets)
+            if self._step >= exact_from:
+                return exact.measure(pixels, targets)
+            return replace(fast.measure(pixels, fewer), exact=fast is exact)
 
         return evaluate
 
@@ -301,6 +322,7 @@ class _Job:
         if not (np.isfinite(here.loss) and np.isfinite(here.gradient).all()):
             raise NotANumberError(self._step + 1, images.to_uint8(self._best))
         self._step += 1
+        self._latest = here
         if here.loss < self._best_loss:
             self._best_loss, self._best = here.loss, pixels
         every, stopped = self._parameters.preview_every, self._clock.stopped()
@@ -313,6 +335,7 @@ class _Job:
                 seconds=self._clock.seconds(),
                 image=images.to_uint8(pixels) if every and self._step % every == 0 else None,
                 parts=here.parts,
+                exact=here.exact,
                 stopped=stopped,
             )
         )

@@ -104,8 +104,7 @@ def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: floa
         raise ImageError(f"{path.name}: a film of {len(frames)} frames; accepted: 1 or more, as {', '.join(FILMS)}")
     first, *others = [Image.fromarray(frame) for frame in frames]
     milliseconds = round(1000 / frames_per_second)
-    options = {"quality": 85} if path.suffix.lower() == ".webp" else {}
-    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0, **options)
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0, quality=85)
 
 
 def resize_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

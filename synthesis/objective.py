@@ -8,7 +8,7 @@ pooling, a style taken at another scale, and convolutions in bfloat16.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -54,11 +54,20 @@ class Targets:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The loss at a picture: float, its weighted parts by name, and float32 (height, width, 3)."""
+    """The loss at a picture.
+
+    Attributes:
+        loss, parts: the sum, and its weighted parts by name.
+        layers: the weighted loss of each style and each content layer, by `style name` or `content name`.
+        gradient: float32 (height, width, 3).
+        exact: all layers, in float32; where not, `loss` is an estimate.
+    """
 
     loss: float
     parts: Mapping[str, float]
+    layers: Mapping[str, float]
     gradient: np.ndarray
+    exact: bool = True
 
 
 PARTS = ("content", "style", "total_variation")
@@ -66,23 +75,57 @@ PARTS = ("content", "style", "total_variation")
 
 @dataclass(frozen=True)
 class Layers:
-    """Which layers of which network; hashable, so that compiled objectives can be kept.
-
-    Raises:
-        FeaturesError: the network has no style layers, or not these.
-    """
+    """Which layers of which network; hashable, so that compiled objectives can be kept."""
 
     name: str
-    style: tuple[str, ...] = ()
-    content: tuple[str, ...] = ()
+    style: tuple[str, ...]
+    content: tuple[str, ...]
     pooling: str = "max"
 
-    def __post_init__(self) -> None:
-        network = features.defaults(self.name)
-        if not network.style_layers:
-            raise features.FeaturesError(f"features: {self.name} has no style layers; accepted: vgg19, compact")
-        object.__setattr__(self, "style", self.style or network.style_layers)
-        object.__setattr__(self, "content", self.content or (network.content_layer,))
+
+def layers_of(name: str, style: Sequence[str] = (), content: Sequence[str] = (), pooling: str = "max") -> Layers:
+    """These layers of a network, or the book's where none are given.
+
+    Raises:
+        FeaturesError: the network has no style layers.
+    """
+    network = features.defaults(name)
+    if not network.style_layers:
+        raise features.FeaturesError(f"features: {name} has no style layers; accepted: vgg19, compact")
+    return Layers(name, tuple(style) or network.style_layers, tuple(content) or (network.content_layer,), pooling)
+
+
+def without_negligible(layers: Layers, losses: Mapping[str, float], share: float) -> Layers:
+    """The layers but the deepest ones that together hold less than `share` of the loss.
+
+    The network can then end earlier. At least one style layer stays.
+
+    Args:
+        losses: weighted, as in `Evaluation.layers`.
+    """
+    depth = features.layer_names(layers.name)
+    total, left_out = sum(losses.values()), 0.0
+    style, content = list(layers.style), list(layers.content)
+    for name in sorted({*style, *content}, key=depth.index, reverse=True):
+        left_out += losses.get(f"style {name}", 0.0) + losses.get(f"content {name}", 0.0)
+        if left_out >= share * total or style == [name]:
+            break
+        style, content = [s for s in style if s != name], [c for c in content if c != name]
+    return replace(layers, style=tuple(style), content=tuple(content))
+
+
+def restricted(targets: Targets, layers: Layers, kept: Layers) -> Targets:
+    """The targets of `layers` for the layers that are `kept`."""
+    styles = [layers.style.index(name) for name in kept.style]
+    contents = [layers.content.index(name) for name in kept.content]
+    return Targets(
+        tuple(targets.contents[i] for i in contents),
+        tuple(targets.grams[i] for i in styles),
+        tuple(targets.masks[i] for i in styles),
+        targets.weights,
+        tf.gather(targets.content_weights, tf.constant(contents, tf.int32)),
+        tf.gather(targets.style_weights, styles),
+    )
 
 
 class Objective:
@@ -93,7 +136,7 @@ class Objective:
 
     def __init__(self, layers: Layers, dtype: str = "float32", has_regions: bool = False):
         self.layers = layers
-        self._has_regions = has_regions
+        self._has_regions, self._is_exact = has_regions, dtype == "float32"
         self._extract = features.load(layers.name, [*layers.style, *layers.content], dtype, layers.pooling)
         styles, contents = len(layers.style), len(layers.content)
         self.loss_and_gradient = tf.function(
@@ -114,11 +157,13 @@ class Objective:
         """Loss, parts and gradient at float pixels (height, width, 3) in [0, 255]."""
         t = targets
         image = tf.constant(pixels[None], tf.float32)
-        loss, parts, gradient = self.loss_and_gradient(
+        loss, parts, by_layer, gradient = self.loss_and_gradient(
             image, t.contents, t.grams, t.masks, t.weights, t.content_weights, t.style_weights
         )
         named = dict(zip(PARTS, parts.numpy().tolist(), strict=True))
-        return Evaluation(float(loss), named, gradient.numpy()[0])
+        names = [f"content {n}" for n in self.layers.content] + [f"style {n}" for n in self.layers.style]
+        layers = dict(zip(names, by_layer.numpy().tolist(), strict=True))
+        return Evaluation(float(loss), named, layers, gradient.numpy()[0], self._is_exact)
 
     def activations(self, pixels: np.ndarray) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Style and content activations, float32, of pixels (height, width, 3) in [0, 255]."""
@@ -134,15 +179,11 @@ class Objective:
             pixels = tf.cast(tf.shape(image)[1] * tf.shape(image)[2], tf.float32)
             style = [style_loss(self._grams(s, m), g, pixels) for s, m, g in zip(styles, masks, grams, strict=True)]
             content = [content_loss(a, wanted) for a, wanted in zip(shown, contents, strict=True)]
-            parts = weights * tf.stack(
-                [
-                    tf.reduce_sum(content_weights * tf.stack(content)),
-                    tf.reduce_sum(style_weights * tf.stack(style)),
-                    total_variation(image),
-                ]
-            )
+            content = weights[0] * content_weights * tf.reshape(tf.convert_to_tensor(content, tf.float32), (-1,))
+            style = weights[1] * style_weights * tf.stack(style)
+            parts = tf.stack([tf.reduce_sum(content), tf.reduce_sum(style), weights[2] * total_variation(image)])
             loss = tf.reduce_sum(parts)
-        return loss, parts, tape.gradient(loss, image)
+        return loss, parts, tf.concat([content, style], axis=0), tape.gradient(loss, image)
 
     def _grams(self, activation, masks):
         """Gram matrices (regions, channels, channels); without regions the mask is all ones and left out."""
@@ -192,10 +233,11 @@ def _region_targets(activations: list[tf.Tensor], styles: Sequence[Style], cells
     without masks share one region, which wants the weighted mean of their matrices.
     """
     means = [gram_matrix(a) / float(a.shape[1] * a.shape[2]) for a in activations]
-    if styles[0].mask is None:
+    given = [s.mask[..., None] for s in styles if s.mask is not None]
+    if not given:
         mean = tf.add_n([s.weight * m for s, m in zip(styles, means, strict=True)])
         return mean * float(cells[0] * cells[1]), tf.ones((1, *cells, 1))
-    masks = tf.stack([tf.image.resize(s.mask[..., None], cells, method="area") for s in styles])
+    masks = tf.stack([tf.image.resize(mask, cells, method="area") for mask in given])
     return tf.concat(means, axis=0) * tf.reduce_sum(masks**2, axis=(1, 2, 3))[:, None, None], masks
 
 

@@ -25,6 +25,7 @@ class Progress:
         image: uint8 (height, width, 3) where a preview was asked for, else None.
         parts: what the loss is the sum of, by name, already weighted.
         frame: above 0 where `image` is this finished frame of a zoom sequence.
+        exact: `loss` is the whole objective in float32; where not, an estimate in faster arithmetic.
         stopped: "" or "max_seconds": this step used up the time, and the picture is the best so far.
     """
 
@@ -37,6 +38,7 @@ class Progress:
     parts: Mapping[str, float] = field(default_factory=dict)
     frame: int = 0
     stopped: str = ""
+    exact: bool = True
 
 
 class Cancelled(Exception):

@@ -93,6 +93,7 @@ class PictureStep:
         loss_parts: what the loss is the sum of, by name.
         shape: height, width and 3 of the result, for `format="raw"`: uint8 pixels, row by row.
         frame: above 0 where `image` is this finished frame of a zoom sequence.
+        exact: the loss is the whole objective in float32; where not, an estimate in faster arithmetic.
         stopped: "max_seconds" where the time was up and the picture is the best so far, else "".
     """
 
@@ -107,6 +108,7 @@ class PictureStep:
     shape: tuple[int, ...] = ()
     frame: int = 0
     stopped: str = ""
+    exact: bool = True
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def to_outputs(progress: Progress, image: bytes, done: bool, shape: tuple[int, .
         "image": byte_array(image),
         "shape": np.array(shape, np.int32),
         "frame": np.array([progress.frame], np.int32),
+        "exact": np.array([progress.exact]),
         "stopped": byte_array(progress.stopped.encode()),
         "done": np.array([done]),
     }

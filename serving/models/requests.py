@@ -23,6 +23,7 @@ from synthesis.progress import Cancelled
 log = logging.getLogger("reverie")
 
 Outputs = dict[str, np.ndarray]
+Files = list[bytes]
 Send = Callable[[Outputs], None]
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
@@ -51,11 +52,6 @@ class Request:
         value = array.reshape(-1)[0]
         return value if isinstance(value, bytes) else bytes(str(value), "utf-8")
 
-    def all_bytes(self, name: str) -> list[bytes]:
-        """All elements of a BYTES input; none if an optional input was not sent."""
-        tensor = pb_utils.get_input_tensor_by_name(self._raw, name)
-        return [] if tensor is None else [bytes(value) for value in tensor.as_numpy().reshape(-1)]
-
     def text(self, name: str) -> str:
         """The single element of a BYTES input as UTF-8."""
         return _utf8(name, self.bytes(name))
@@ -66,6 +62,11 @@ class Request:
         if tensor is None:
             return []
         return [_utf8(name, value) for value in tensor.as_numpy().reshape(-1)]
+
+    def files(self, name: str) -> Files:
+        """All elements of a BYTES input; none if an optional input was not sent."""
+        tensor = pb_utils.get_input_tensor_by_name(self._raw, name)
+        return [] if tensor is None else list(tensor.as_numpy().reshape(-1))
 
     def parameters(self, model: type[Parameters], **more: Any) -> Parameters:
         """The request's parameters, checked by `model`.

@@ -21,6 +21,6 @@ class TritonPythonModel(PictureModel):
     def respond(self, request: Request, send: Send) -> None:
         parameters = request.parameters(StyleTransferRequest)
         content = images.decode(request.bytes("image"))
-        styles = [images.decode(data, "style_image") for data in request.all_bytes("style_image")]
-        masks = [images.decode(data, "style_mask") for data in request.all_bytes("style_mask")]
+        styles = [images.decode(data, "style_image") for data in request.files("style_image")]
+        masks = [images.decode(data, "style_mask") for data in request.files("style_mask")]
         self.stream(lambda on_progress: transfer(content, styles, parameters, on_progress, masks), parameters, send)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from synthesis import compact, deepdream, features, images
-from synthesis.ascent import MARGIN, _windows, ascent
+from synthesis.ascent import MARGIN, STRIDE, _windows, ascent
 from synthesis.deepdream import DeepDreamParameters, dream
 from synthesis.errors import InputError
 from synthesis.progress import Cancelled, Progress
@@ -58,33 +58,36 @@ def test_the_default_picture_through_inception_v3_is_the_book_s(data, monkeypatc
 
 
 def test_bfloat16_dreams_nearly_the_same_picture(image):
-    exact, fast = (dream(image, PARAMETERS.model_copy(update={"precision": p})) for p in ("float32", "bfloat16"))
+    gentle = PARAMETERS.model_copy(update={"step": 4.0})
+    exact, fast = (dream(image, gentle.model_copy(update={"precision": p})) for p in ("float32", "bfloat16"))
     change = np.abs(exact.astype(int) - image).mean()
-    assert 0 < np.abs(exact.astype(int) - fast).mean() < 0.3 * change
+    difference = np.abs(exact.astype(int) - fast).mean()
+    assert 0 < difference < 0.5 * change
 
 
 @pytest.mark.parametrize("tile", [80, 100])
 def test_tiles_give_the_gradient_of_the_whole_picture(image, tile):
-    wide = images.resize(image, 320, 400)
+    wide = images.resize(image, 350, 430)
     pixels = tf.constant(wide[None], tf.float32)
     climb = ascent("compact", ("block3_conv1",))
     weights = tf.constant([1.0])
     _, _, whole = climb.gradient(pixels, weights, ())
     _, _, tiled = climb.tiled_gradient(pixels, weights, (), tile, (33, 61))
     whole, tiled = whole.numpy()[0], tiled.numpy()[0]
-    inner = np.s_[40:-40, 40:-40]
-    assert (whole * tiled)[inner].sum() / np.linalg.norm(whole[inner]) / np.linalg.norm(tiled[inner]) > 0.99
-    # No neglected edge: the outermost pixels change as much as those of the whole picture's gradient.
-    for edge in (np.s_[:20], np.s_[-20:], np.s_[:, :20], np.s_[:, -20:]):
-        assert np.linalg.norm(tiled[edge]) == pytest.approx(np.linalg.norm(whole[edge]), rel=0.1)
+    # Edges too: not one pixel is left out, and no seam runs between the tiles.
+    assert np.abs(whole - tiled).max() < 0.2 * np.abs(whole).max()
+    assert np.linalg.norm(whole - tiled) < 0.05 * np.linalg.norm(whole)
 
 
 @given(st.integers(1, 900), st.integers(16, 300), st.integers(0, 299))
-def test_tiles_cover_every_pixel_once_and_see_windows_of_one_size(size, tile, shift):
+def test_tiles_cover_every_pixel_once_and_see_enough_on_the_network_s_grid(size, tile, shift):
     windows = _windows(size, tile, shift)
     assert [i for _, own in windows for i in own] == list(range(size))
-    assert {len(seen) for seen, _ in windows} == {min(size, tile + 2 * MARGIN)}
-    assert all(seen.start <= own.start and own.stop <= seen.stop <= size and seen.start >= 0 for seen, own in windows)
+    for seen, own in windows:
+        assert seen.start % STRIDE == 0
+        assert seen.start == 0 or seen.start <= own.start - MARGIN
+        assert seen.stop == size or seen.stop >= own.stop + MARGIN
+    assert len({len(seen) for seen, _ in windows}) <= 2  # kernels are prepared for each size
 
 
 def test_jitter_changes_the_dream_and_its_seed_decides_how(image):
