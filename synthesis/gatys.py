@@ -249,6 +249,7 @@ class _Job:
         self._step = self._stage = 0
         self._best_loss = np.inf
         self._before: Evaluation | None = None
+        self._latest: Evaluation | None = None
 
     def run(self) -> np.ndarray:
         """The painted picture: float (height, width, 3), not clipped."""
@@ -270,11 +271,8 @@ class _Job:
         if self._parameters.initial != "content":
             return start
         content = images.resize_float(self._content, stage.height, stage.width)
-        return (
-            start
-            + content
-            - images.resize_float(images.resize_float(self._content, *before.shape[:2]), *start.shape[:2])
-        )
+        small = images.resize_float(self._content, *before.shape[:2])
+        return start + content - images.resize_float(small, stage.height, stage.width)
 
     def _initial(self) -> np.ndarray:
         if self._parameters.initial == "noise":
