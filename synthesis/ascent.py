@@ -19,6 +19,9 @@ BORDER = 2
 MARGIN = 64
 """Pixels that a tile sees beyond its own: more than the border that its loss leaves out (2 cells of 16 or 32)."""
 
+GUIDE_SIDE, GUIDE_PLACES = 384, 1024
+"""A guide is shrunk to this longer side, and at most so many of its places are compared with: the comparison's
+cost is the product of the places of picture and guide."""
 STRIDE = 32
 """Largest distance in pixels between neighbouring cells of a layer."""
 
@@ -57,11 +60,14 @@ class Ascent:
         """
         if image is None:
             return ()
+        image = images.fit_within(image, GUIDE_SIDE)
         if min(image.shape[:2]) < self._min_side:
             raise images.ImageError(
-                f"guide_image: {image.shape[1]}x{image.shape[0]} pixels; accepted: sides of at least {self._min_side}"
+                f"guide_image: {image.shape[1]}x{image.shape[0]} pixels; accepted: sides of at least "
+                f"{self._min_side} once the longer one is at most {GUIDE_SIDE}"
             )
-        return tuple(tf.reshape(a, (-1, a.shape[-1])) for a in self._activations(tf.constant(image[None], tf.float32)))
+        maps = self._activations(tf.constant(image[None], tf.float32))
+        return tuple(_thinned(tf.reshape(a, (-1, a.shape[-1]))) for a in maps)
 
     def tiled_gradient(self, image, coefficients, guide: Guide, tile: int, offset: tuple[int, int]):
         """Loss, its parts and its gradient, tile by tile.
@@ -103,9 +109,18 @@ def _score(activation, guide):
     """The mean square; with a guide the mean product with the guide's most similar place at each place."""
     if guide is None:
         return tf.reduce_mean(tf.square(activation))
-    places = tf.reshape(activation, (-1, tf.shape(activation)[-1]))
-    nearest = tf.argmax(tf.matmul(places, guide, transpose_b=True), axis=1)
-    return tf.reduce_mean(places * tf.stop_gradient(tf.gather(guide, nearest)))
+    # Row by row: all places of a large picture against all of the guide would not fit into memory.
+    nearest = tf.map_fn(
+        lambda row: tf.argmax(tf.matmul(row, guide, transpose_b=True), axis=1),
+        tf.stop_gradient(activation[0]),
+        fn_output_signature=tf.int64,
+    )
+    return tf.reduce_mean(activation[0] * tf.gather(guide, nearest))
+
+
+def _thinned(places):
+    """At most `GUIDE_PLACES` rows, evenly spaced."""
+    return places[:: -(-places.shape[0] // GUIDE_PLACES)]
 
 
 def climb(image, gradient, step_length):

@@ -20,6 +20,8 @@ from synthesis.errors import InputError
 from synthesis.named import LayerWeights
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress
 
+UNTILED_PIXELS, LARGE_TILE = 2**21, 1024
+"""Above so many pixels tiles are used unasked: a whole gradient would take gigabytes."""
 PIXELS_PER_UNIT = 127.5
 """The book's step is for pixels in [-1, 1]."""
 
@@ -38,7 +40,8 @@ class DeepDreamParameters(BaseModel):
         size: the picture is shrunk until its longer side is at most this, in pixels.
         preview_every: steps between preview pictures; 0 for none.
         jitter: the picture is rolled by up to so many pixels before each gradient, and back after it.
-        tile: side of the tiles in which the gradient of a large picture is computed, in pixels; 0 for none.
+        tile: side of the tiles in which the gradient of a large picture is computed, in pixels; 0 for
+            none up to 2 million pixels, and 1024 above.
         smooth: standard deviation of the blur that is mixed into the gradient, in pixels; 0 for none.
         strength: of the change: 0 is the photograph, 1 the dream, above it exaggerates.
         preserve_colors: dream in luminance only, and keep the photograph's colours.
@@ -203,10 +206,11 @@ class _Job:
         p = self._parameters
         shift = self._shift(p.jitter)
         rolled = roll(dreamt, shift)
-        if 0 < p.tile < max(dreamt.shape[1:3]):
-            offset = self._random.integers(0, p.tile, 2)
+        tile = p.tile or (LARGE_TILE if dreamt.shape[1] * dreamt.shape[2] > UNTILED_PIXELS else 0)
+        if 0 < tile < max(dreamt.shape[1:3]):
+            offset = self._random.integers(0, tile, 2)
             loss, parts, gradient = self._ascent.tiled_gradient(
-                rolled, self._coefficients, self._guide, p.tile, (int(offset[0]), int(offset[1]))
+                rolled, self._coefficients, self._guide, tile, (int(offset[0]), int(offset[1]))
             )
         else:
             loss, parts, gradient = self._ascent.gradient(rolled, self._coefficients, self._guide)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import tensorflow as tf
 from pydantic import BaseModel, Field
 
 from serving.models.outbox import Outbox, encode_preview
@@ -44,6 +45,9 @@ class PictureModel(StreamingModel):
     workers = 8
 
     def setup(self) -> None:
+        # Several instances may share a GPU: each takes memory as it needs it instead of all at once.
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
         self._turnstile = Turnstile()
 
     def stream(self, optimise: Callable[[OnProgress], np.ndarray], pictures: StreamFormat, send: Send) -> None:
