@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REVERIE := $(BIN)/reverie
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export loadtest bench-features bench-text lock clean
+.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export loadtest bench-features bench-gatys bench-dream bench-text lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -49,6 +49,12 @@ loadtest: $(VENV)/.runtime ## headless locust against a server of its own; ADDRE
 
 bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
 	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features
+
+bench-gatys: $(VENV)/.dev ## style transfer beside the book's loop; DATA=folder with chicago.jpg, styles/starry_night.jpg and VGG19's weights
+	@$(BIN)/python -m benchmarks.gatys --data $(DATA) $(ARGS)
+
+bench-dream: $(VENV)/.dev ## DeepDream beside the book's loop; DATA=folder with chicago.jpg and InceptionV3's weights
+	@$(BIN)/python -m benchmarks.dream --data $(DATA) $(ARGS)
 
 bench-text: $(VENV)/.bench ## tokens per second beside CTranslate2 and the book's loop; RUN=folder of a book run (default: random weights)
 	@$(BIN)/python -m benchmarks.text $(if $(RUN),--run $(RUN))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ _DRAFT = 1.5
 """A JPEG is decoded at a half, a quarter or an eighth if that leaves so many times the pixels a side asked for."""
 _STRIP = 256
 """Rows that are copied at once."""
+FILMS = (".webp", ".gif", ".png")
+"""Endings of a film; .png is an animated PNG."""
 
 # `check_size` is stricter than Pillow's own limit, runs as early, and can name the size in its message.
 Image.MAX_IMAGE_PIXELS = None
@@ -111,6 +114,12 @@ def check_size(height: int, width: int, name: str = "image") -> None:
         raise ImageError(f"{name}: {width}x{height} pixels; accepted: sides of {MIN_SIDE} to {MAX_SIDE}")
 
 
+def check_pixels(image: np.ndarray, name: str = "image") -> None:
+    """Raise ImageError unless it is uint8 (height, width, 3): no other type, no NaN, can be in a picture."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"{name}: {image.dtype} {image.shape}; accepted: uint8 (height, width, 3), RGB")
+
+
 def read(path: Path) -> np.ndarray:
     """Decode a file; see `decode`."""
     if not path.is_file():
@@ -165,6 +174,32 @@ def on_white(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resample with Lanczos filtering."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: float = 10.0) -> None:
+    """Write uint8 frames of one size as an endless animation.
+
+    Raises:
+        ImageError: no frames, or an ending that is not one of `FILMS`.
+    """
+    if not frames or path.suffix.lower() not in FILMS:
+        raise ImageError(f"{path.name}: a film of {len(frames)} frames; accepted: 1 or more, as {', '.join(FILMS)}")
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    milliseconds = round(1000 / frames_per_second)
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0, quality=85)
+
+
+def resize_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resample float or uint8 pixels without rounding or clipping them; float64 (height, width, channels)."""
+    if pixels.shape[:2] == (height, width):
+        return pixels.astype(np.float64)
+    channels = [
+        Image.fromarray(np.ascontiguousarray(pixels[..., i], np.float32)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        for i in range(pixels.shape[2])
+    ]
+    return np.stack([np.asarray(channel, np.float64) for channel in channels], axis=-1)
 
 
 def fit_within(image: np.ndarray, longest: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from synthesis.progress import Cancelled
 log = logging.getLogger("reverie")
 
 Outputs = dict[str, np.ndarray]
+Files = list[bytes]
 Send = Callable[[Outputs], None]
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
@@ -59,6 +60,11 @@ class Request:
         if tensor is None:
             return []
         return [_utf8(name, value) for value in tensor.as_numpy().reshape(-1)]
+
+    def files(self, name: str) -> Files:
+        """All elements of a BYTES input; none if an optional input was not sent."""
+        tensor = pb_utils.get_input_tensor_by_name(self._raw, name)
+        return [] if tensor is None else list(tensor.as_numpy().reshape(-1))
 
     def parameters(self, model: type[Parameters], **more: Any) -> Parameters:
         """The request's parameters, checked by `model`.

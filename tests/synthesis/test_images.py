@@ -137,3 +137,24 @@ def test_shrinking_keeps_the_aspect_and_never_enlarges():
     image = np.zeros((100, 200, 3), np.uint8)
     assert images.fit_within(image, 50).shape == (25, 50, 3)
     assert images.fit_within(image, 500).shape == image.shape
+
+
+@pytest.mark.parametrize("ending", images.FILMS)
+def test_a_film_has_its_frames(tmp_path, ending):
+    frames = [np.full((20, 30, 3), 40 * i, np.uint8) for i in range(4)]
+    images.write_film(frames, tmp_path / f"film{ending}")
+    with Image.open(tmp_path / f"film{ending}") as film:
+        assert (film.n_frames, film.size) == (4, (30, 20))
+
+
+def test_a_film_of_an_unknown_kind_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(images.ImageError, match=r"film\.mp4: .* accepted: 1 or more, as \.webp, \.gif, \.png"):
+        images.write_film([np.zeros((20, 30, 3), np.uint8)], tmp_path / "film.mp4")
+
+
+def test_resampling_floats_neither_rounds_nor_clips():
+    pixels = np.linspace(-50.0, 300.0, 20 * 30 * 3).reshape(20, 30, 3)
+    np.testing.assert_array_equal(images.resize_float(pixels, 20, 30), pixels)
+    larger = images.resize_float(pixels, 40, 60)
+    assert larger.min() < 0
+    assert larger.max() > 255
