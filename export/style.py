@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from keras import ops
 from PIL import Image
 
 from export import configuration, parity
 from export.style_graph import StyleGraph
 from export.version import Exported
-from synthesis import images
 from training.runs import Run
 from training.style import train
-from training.style.network import StyleNetwork
+from training.style.network import StyleNetwork, restyle
 
 NAME = "style"
 DEPENDENTS = ("stylize",)
@@ -42,22 +40,6 @@ def export(run: Run, folder: Path) -> Exported:
 def graph_of(network: StyleNetwork, merges: bool = True) -> onnx.ModelProto:
     """The served graph of a network; see `export.style_graph.StyleGraph` for `merges`."""
     return StyleGraph(network, NAME, merges).model()
-
-
-def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray) -> np.ndarray:
-    """The served function in Keras: pad to what the network needs, restyle, crop back, round.
-
-    Args:
-        image: uint8 (batch, height, width, 3), sides of at least 16.
-        style_weights: float32 (batch, styles).
-
-    Returns:
-        uint8, as `image`.
-    """
-    height, width = image.shape[1:3]
-    missing = [(0, -side % network.config.multiple) for side in (height, width)]
-    padded = np.pad(image.astype(np.float32), [(0, 0), *missing, (0, 0)], mode="reflect")
-    return images.to_uint8(ops.convert_to_numpy(network((padded, style_weights)))[:, :height, :width])
 
 
 def _compare(graph: onnx.ModelProto, network: StyleNetwork, image: np.ndarray) -> parity.Parity:

@@ -19,7 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from keras import layers, ops
+
+from synthesis import images
 
 EPSILON = 1e-5
 """Added to the variance by the normalisation."""
@@ -188,10 +191,10 @@ class StyleNetwork(keras.Model):
             x = layer(x, style_weights)
         return ops.cast(image, "float32") + 127.5 * ops.cast(self.to_rgb(x), "float32")
 
-    def norms(self) -> list[ConditionalInstanceNormalization]:
-        """All normalisations: what a style is made of."""
+    def convolutions(self) -> list[layers.Conv2D]:
+        """All convolutions: what the styles share; the normalisations hold the rest."""
         blocks = [conv for block in self.residuals for conv in (block.first, block.second)]
-        return [layer.norm for layer in [*self.down, *blocks, *self.up]]
+        return [layer.conv for layer in [*self.down, *blocks, *self.up, self.to_rgb]]
 
 
 Layers = tuple[Sequence[ConvNorm], Sequence[ConvNorm], ToRGB]
@@ -218,3 +221,19 @@ def build(config: StyleNetworkConfig) -> StyleNetwork:
     network = StyleNetwork(config)
     network((ops.zeros((1, 16, 16, 3)), ops.ones((1, len(config.styles))) / len(config.styles)))
     return network
+
+
+def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray) -> np.ndarray:
+    """What is served: pad to what the network takes, restyle, crop back, round.
+
+    Args:
+        image: uint8 (batch, height, width, 3), sides of at least 16.
+        style_weights: float32 (batch, styles).
+
+    Returns:
+        uint8, as `image`.
+    """
+    height, width = image.shape[1:3]
+    missing = [(0, -side % network.config.multiple) for side in (height, width)]
+    padded = np.pad(image.astype(np.float32), [(0, 0), *missing, (0, 0)], mode="reflect")
+    return images.to_uint8(ops.convert_to_numpy(network((padded, style_weights)))[:, :height, :width])

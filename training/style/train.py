@@ -9,7 +9,7 @@ book's fifth style layer has under a thousandth of its objective and a third of 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,15 +19,16 @@ from keras import ops
 from PIL import Image
 
 from synthesis import features, images
+from synthesis.gatys import GatysParameters
 from synthesis.losses import gram_matrix
 from training import loop
 from training.photos import Photos
-from training.runs import Run
+from training.runs import Run, RunError
 from training.style.network import StyleNetwork, StyleNetworkConfig, build
-from training.style.teachers import Teacher
+from training.style.teachers import Batch, NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
-STYLE_LAYERS = {"block1_conv1": 1.0, "block2_conv1": 1.0, "block3_conv1": 1.0, "block4_conv1": 1.0}
+STYLE_LAYERS = {"block1_conv1": 1.0, "block2_conv1": 1.0, "block3_conv1": 1.0, "block4_conv1": 3.0}
 """Layers of the style loss and their shares."""
 CONTENT_LAYER = list(STYLE_LAYERS).index("block4_conv1")
 """Which of `STYLE_LAYERS` also compares content."""
@@ -57,8 +58,8 @@ class StyleTraining:
     distilled_steps: int = 0
     learning_rate: float = 2e-3
     content_weight: float = 1.0
-    style_weight: float = 16.0
-    total_variation_weight: float = 2.0
+    style_weight: float = 30.0
+    total_variation_weight: float = 10.0
     features: str = "vgg19"
     precision: str = "float32"
     seed: int = 1
@@ -152,7 +153,7 @@ class StyleTrainer(keras.Model):
     learn the extractor's blind spots as a pattern.
     """
 
-    def __init__(self, network: StyleNetwork, loss: PerceptualLoss):
+    def __init__(self, network: StyleNetwork, loss: Callable):
         super().__init__()
         self.network = network
         # A closure: the extractor's variables are neither trained nor checkpointed.
@@ -190,27 +191,71 @@ def train(
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     kept, held_out = split(photos)
-    model = StyleTrainer(build(config.network), PerceptualLoss(config, read_paintings(paintings, config)))
+    loss = PerceptualLoss(config, read_paintings(paintings.values(), config))
     run = Run.create(KIND, asdict(config), path)
-    return run if run.finished else _fit(run, model, config, kept, held_out, schedule, teacher)
+
+    def batch_at(step: int) -> Batch:
+        return teacher.batch(step) if teacher and step < config.distilled_steps else batch_of(kept, config, step)
+
+    fit(run, StyleTrainer(build(config.network), loss), config, batch_at, held_out, schedule, config.network.styles)
+    return run
 
 
-def _fit(run, model: StyleTrainer, config, kept: Photos, held_out: Photos, schedule, teacher) -> Run:
+def fit(
+    run: Run,
+    model: StyleTrainer,
+    config: StyleTraining,
+    batch_at: Callable[[int], Batch],
+    held_out: Photos,
+    schedule: loop.Schedule,
+    taught: Sequence[str],
+) -> None:
+    """Train the trainable weights of `model` and finish the run; nothing if it is finished.
+
+    Args:
+        taught: the styles whose loss on `held_out` is the run's result.
+    """
+    if run.finished:
+        return
     rate = loop.warmup_cosine(config.learning_rate, config.steps, warmup=50)
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=keras.backend.backend() == "jax")
-    model(batch_of(kept, config, 0))
+    model(batch_at(0))
     final = loop.fit(
         run,
         model,
-        lambda step: (
-            teacher.batch(step) if teacher and step < config.distilled_steps else batch_of(kept, config, step),
-        ),
+        lambda step: (batch_at(step),),
         schedule,
         on_sample=lambda step: write_samples(run, model.network, held_out, step),
     )
     model.network.save_weights(run.weights)
-    run.finish({"loss": final, **held_out_losses(model, held_out, config), "steps": schedule.steps})
-    return run
+    run.finish({"loss": final, **held_out_losses(model, held_out, config, taught), "steps": schedule.steps})
+
+
+def teacher_of(
+    config: StyleTraining,
+    paintings: Mapping[str, Path],
+    photos: Photos,
+    run: Path | None,
+    pairs: int,
+    cache: Path,
+    on_pair: Callable[[int], None] = lambda made: None,
+) -> Teacher | None:
+    """A trained network, `pairs` transfers by Gatys' optimisation (made now, kept in `cache`), or none.
+
+    Raises:
+        RunError: `run` is not finished or has other styles.
+    """
+    kept, _ = split(photos)
+    if run is not None:
+        network = load(Run(run))
+        if network.config.styles != config.network.styles:
+            raise RunError(f"{run} has the styles {network.config.styles}; accepted: {config.network.styles}")
+        return NetworkTeacher(network, lambda step: batch_of(kept, config, step))
+    if pairs:
+        made = Pairs(cache, config.network.styles, pairs, config.batch_size, config.seed)
+        made.make(kept, paintings, 2 * config.size, GatysParameters(size=2 * config.size), on_pair)
+        return made
+    return None
 
 
 def split(photos: Photos) -> tuple[Photos, Photos]:
@@ -218,12 +263,12 @@ def split(photos: Photos) -> tuple[Photos, Photos]:
     return photos.split(min(20, len(photos.paths) // 2))
 
 
-def read_paintings(paintings: Mapping[str, Path], config: StyleTraining) -> list[np.ndarray]:
+def read_paintings(paintings: Iterable[Path], config: StyleTraining) -> list[np.ndarray]:
     """The paintings at the scale of the run's strokes."""
-    return [images.fit_within(images.read(path), config.style_size) for path in paintings.values()]
+    return [images.fit_within(images.read(path), config.style_size) for path in paintings]
 
 
-def batch_of(photos: Photos, config: StyleTraining, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batch_of(photos: Photos, config: StyleTraining, step: int) -> Batch:
     """Crops, for each one style, all styles in turn, and where the loss begins to look.
 
     Returns:
@@ -240,14 +285,16 @@ def styles_in_turn(step: int, count: int, styles: int) -> np.ndarray:
     return np.eye(styles, dtype=np.float32)[(step * count + np.arange(count)) % styles]
 
 
-def held_out_losses(model: StyleTrainer, photos: Photos, config: StyleTraining) -> dict[str, float]:
+def held_out_losses(
+    model: StyleTrainer, photos: Photos, config: StyleTraining, taught: Sequence[str]
+) -> dict[str, float]:
     """Mean loss over one fixed crop of each held-out photo in every style, and each style's own."""
     losses = {}
-    for name, style in zip(config.network.styles, np.eye(len(config.network.styles), dtype=np.float32), strict=True):
+    for name in taught:
+        style = np.eye(len(config.network.styles), dtype=np.float32)[[config.network.styles.index(name)]]
         crops = photos.one_crop_each(2 * config.size)
-        measured = [float(model.measure(model.network((crop, style[None])), crop, style[None])) for crop in crops]
-        losses[f"held_out_loss_{name}"] = float(np.mean(measured))
-    return {"held_out_loss": float(np.mean(list(losses.values()))), **losses}
+        losses[f"held_out_loss_{name}"] = np.mean([model.measure(model.network((c, style)), c, style) for c in crops])
+    return {name: float(loss) for name, loss in ({"held_out_loss": np.mean(list(losses.values()))} | losses).items()}
 
 
 def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) -> None:
@@ -261,7 +308,12 @@ def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) ->
 
 
 def load(run: Run) -> StyleNetwork:
-    """The finished network of `run`, in float32."""
+    """The finished network of `run`, in float32.
+
+    Raises:
+        RunError: the run is not finished.
+    """
+    assert run.result is not None  # raises where it is not finished
     keras.config.set_dtype_policy("float32")
     network = build(StyleTraining.from_dict(run.config).network)
     network.load_weights(run.weights)
