@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -185,8 +186,7 @@ def openvino_paint(network: Style) -> Paint | None:
     if find_spec("openvino") is None:
         say("openvino is not installed; its figures are null")
         return None
-    import openvino
-
+    openvino = import_module("openvino")
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(str(network.file), "CPU", settings).create_infer_request()
     return lambda image, weights: request.infer({"image": image, "style_weights": weights})[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from keras import ops
+from numpy.typing import ArrayLike
 from onnx import TensorProto
 
 from export import onnx_graph
@@ -165,7 +166,7 @@ class StyleGraph:
     def _op(self, kind: str, *inputs: str, **attributes) -> str:
         return self._graph.op(kind, *inputs, name=self._new(kind), **attributes)
 
-    def _constant(self, array: np.ndarray) -> str:
+    def _constant(self, array: ArrayLike) -> str:
         return self._graph.constant(self._new("constant"), np.asarray(array))
 
     def _new(self, kind: str) -> str:

@@ -221,7 +221,7 @@ def eval_style(
     _, held_out = split(Photos.of(content or download(), minimum=2))
     evaluation = evaluate.Evaluation(size, passes, cache)
     figures = evaluate.evaluate_runs(
-        measured, against and Run(against), {path.stem: path for path in styles}, held_out.paths[:photos], evaluation,
+        measured, Run(against) if against else None, {path.stem: path for path in styles}, held_out.paths[:photos], evaluation,
         on_photo=lambda line: typer.echo(line, err=True),
     )  # fmt: skip
     typer.echo(json.dumps(figures))

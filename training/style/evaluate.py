@@ -100,9 +100,7 @@ def evaluate(
     for path, name in zip(photos, _in_turn(paintings), strict=False):
         weights = np.eye(len(styles), dtype=np.float32)[[styles.index(name)]]
         photo = images.fit_within(images.read(path), evaluation.size)
-        one = measure(
-            lambda image, w=weights: paint(image[None], w)[0], photo, images.read(paintings[name]), evaluation
-        )
+        one = measure(partial(_paint_one, paint, weights), photo, images.read(paintings[name]), evaluation)
         by_style.setdefault(name, []).append(one)
         on_photo(f"{path.name} as {name}: {one.lbfgs_passes_equal:.1f} L-BFGS passes, ssim {one.ssim:.2f}")
     every = [one for measured in by_style.values() for one in measured]
@@ -142,17 +140,23 @@ def measure(
     painted = paint(photo)
     goal, asked = gatys.objective("vgg19"), evaluation.gatys
     targets = goal.targets(photo, images.resize(painting, *photo.shape[:2]), asked)
-    each = [
-        goal.at(painted.astype(np.float64), replace(targets, weights=targets.weights * one))[0]
-        for one in np.eye(3, dtype=np.float32)
-    ]
+    content, style, variation = (
+        goal.at(painted.astype(np.float64), replace(targets, weights=targets.weights * part))[0]
+        for part in np.eye(3, dtype=np.float32)
+    )
+    objective = content + style + variation
     curve = lbfgs_curve(photo, painting, evaluation)
     return Measured(
-        passes_equal(sum(each), curve), sum(each), curve[0], *each,
+        lbfgs_passes_equal=passes_equal(objective, curve),
+        objective=objective,
+        objective_photo=curve[0],
+        content_loss=content,
+        style_loss=style,
+        total_variation=variation,
         ssim=float(tf.image.ssim(tf.constant(photo), tf.constant(painted), 255)),
         feature_distance=feature_distance(photo, painted),
         one_pixel_shift=one_pixel_shift(paint, photo),
-    )  # fmt: skip
+    )
 
 
 def means(measured: Sequence[Measured]) -> dict[str, float]:
@@ -224,6 +228,10 @@ def _square(image: np.ndarray) -> np.ndarray:
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return images.resize(image[top : top + side, left : left + side], _SHEET_SIDE, _SHEET_SIDE)
+
+
+def _paint_one(paint: Restyle, weights: np.ndarray, image: np.ndarray) -> np.ndarray:
+    return paint(image[None], weights)[0]
 
 
 def _in_turn(names: Iterable[str]) -> Iterator[str]:

@@ -183,8 +183,10 @@ class StyleNetwork(keras.Model):
         """
         image, style_weights = inputs
         x = first = self.down[0](image / 127.5 - 1.0, style_weights)
-        for layer in self.down[1:] + self.residuals:
+        for layer in self.down[1:]:
             x = layer(x, style_weights)
+        for block in self.residuals:
+            x = block(x, style_weights)
         x = self.up[0](x, style_weights)
         x = x + first if self.skip else x
         for layer in self.up[1:]:
@@ -194,7 +196,7 @@ class StyleNetwork(keras.Model):
     def convolutions(self) -> list[layers.Conv2D]:
         """All convolutions: what the styles share; the normalisations hold the rest."""
         blocks = [conv for block in self.residuals for conv in (block.first, block.second)]
-        return [layer.conv for layer in [*self.down, *blocks, *self.up, self.to_rgb]]
+        return [*(layer.conv for layer in [*self.down, *blocks, *self.up]), self.to_rgb.conv]
 
 
 Layers = tuple[Sequence[ConvNorm], Sequence[ConvNorm], ToRGB]
