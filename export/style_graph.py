@@ -43,10 +43,13 @@ class StyleGraph:
 
     def model(self) -> onnx.ModelProto:
         """The whole graph: `image` and `style_weights` to `stylized`."""
-        photo = self._op("Transpose", self._op("Cast", "image", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
-        change = self._change(self._padded(photo))
-        scaled = self._op("Mul", change, self._constant(np.float32(127.5)))
-        painted = self._op("Add", photo, self._cropped(scaled, photo))
+        pixels = self._op("Transpose", self._op("Cast", "image", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+        scaled = self._op("Mul", pixels, self._constant(np.float32(1 / 127.5)))
+        photo = self._op("Sub", scaled, self._constant(np.float32(1)))
+        added = self._cropped(self._added(self._padded(photo)), photo)
+        painted = self._op("Add", self._op("Mul", photo, self._of_style(self._network.to_rgb.share)), added)
+        shifted = self._op("Add", painted, self._constant(np.float32(1)))
+        painted = self._op("Mul", shifted, self._constant(np.float32(127.5)))
         limits = [self._constant(np.float32(limit)) for limit in (0, 255)]
         clipped = self._op("Clip", self._op("Round", painted), *limits)
         self._graph.op("Cast", self._op("Transpose", clipped, perm=[0, 2, 3, 1]), name="stylized", to=TensorProto.UINT8)
@@ -63,11 +66,10 @@ class StyleGraph:
         model.graph.name = f"{self._name}_{onnx_graph.weights_hash(model)}"
         return model
 
-    def _change(self, photo: str) -> str:
-        """What the network adds to a photograph in [0, 255], over 127.5."""
+    def _added(self, photo: str) -> str:
+        """What the network adds to its share of a photograph, both in [-1, 1]."""
         network = self._network
-        scaled = self._op("Mul", photo, self._constant(np.float32(1 / 127.5)))
-        x = first = self._conv_norm(self._op("Sub", scaled, self._constant(np.float32(1))), network.down[0])
+        x = first = self._conv_norm(photo, network.down[0])
         for layer in network.down[1:]:
             x = self._conv_norm(x, layer)
         for block in network.residuals:
