@@ -33,6 +33,7 @@ STYLE_LAYERS = {"block1_conv1": 1.0, "block2_conv1": 1.0, "block3_conv1": 1.0, "
 CONTENT_LAYER = list(STYLE_LAYERS).index("block4_conv1")
 """Which of `STYLE_LAYERS` also compares content."""
 _SHIFTS = 8
+"""Corners that the loss looks from, each way: the network's grid."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,8 @@ def train(
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
+    # Before the extractor, whose building draws random numbers only once in a process.
+    network = build(config.network)
     kept, held_out = split(photos)
     loss = PerceptualLoss(config, read_paintings(paintings.values(), config))
     run = Run.create(KIND, asdict(config), path)
@@ -197,7 +200,7 @@ def train(
     def batch_at(step: int) -> Batch:
         return teacher.batch(step) if teacher and step < config.distilled_steps else batch_of(kept, config, step)
 
-    fit(run, StyleTrainer(build(config.network), loss), config, batch_at, held_out, schedule, config.network.styles)
+    fit(run, StyleTrainer(network, loss), config, batch_at, held_out, schedule, config.network.styles)
     return run
 
 
@@ -313,7 +316,7 @@ def load(run: Run) -> StyleNetwork:
     Raises:
         RunError: the run is not finished.
     """
-    assert run.result is not None  # raises where it is not finished
+    _ = run.result  # raises where the run is not finished
     keras.config.set_dtype_policy("float32")
     network = build(StyleTraining.from_dict(run.config).network)
     network.load_weights(run.weights)
