@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from serving.client import Client, PictureStep, Stream
 
@@ -29,7 +28,7 @@ _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 def add_commands(cli: typer.Typer) -> None:
     """Register every command of this file."""
-    for command in (serve, demo, stylize, generate, dream, transfer, models, health, weights):
+    for command in (serve, demo, stylize, generate, dream, transfer, health, weights):
         cli.command()(command)
 
 
@@ -150,15 +149,6 @@ def transfer(
     }  # fmt: skip
     with Client(address, timeout=3600) as client:
         _follow(client.transfer(_read(picture), _read(style_picture), **options), output)
-
-
-def models(address: Address = LOCAL) -> None:
-    """List the models a server knows."""
-    table = Table("model", "version", "state", "reason")
-    with Client(address) as client:
-        for status in client.models():
-            table.add_row(status.name, status.version, status.state, status.reason)
-    Console().print(table)
 
 
 def health(address: Address = LOCAL) -> None:
