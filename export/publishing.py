@@ -92,6 +92,8 @@ def publish(
                 repository.withdraw(name, version)
             if not isinstance(error, Exception):
                 raise
+            if isinstance(error, OSError):
+                raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
             raise PublishError(f"{name} version {version} was withdrawn: {error}") from error
         repository.record(event="published", model=name, version=version, label=label, was=before.versions.get(label))
         return Published(staged.exported, version, client is not None, tuple(prune(model, keep)))
@@ -139,7 +141,8 @@ def prune(model: Model, keep: int = KEEP) -> list[int]:
     labelled = set(model.labels.versions.values())
     old = [v for v in versions[: max(0, len(versions) - keep)] if v not in labelled]
     for version in old:
-        model.repository.withdraw(model.name, version)
+        with suppress(OSError):  # What stays takes space and nothing else; the next export tries again.
+            model.repository.withdraw(model.name, version)
     return old
 
 

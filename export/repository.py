@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+_log = logging.getLogger(__name__)
 _HISTORY = "history.jsonl"
 """A plain file: Triton takes folders for models, and a file in a model's folder for a change of that model."""
 _held: dict[Path, int] = {}
@@ -66,14 +69,18 @@ class Repository:
                 if version in self.versions(model):
                     continue
                 raise
-            _sync(target)
+            try:
+                _sync(target)
+            except BaseException:
+                self.withdraw(model, version)
+                raise
             return version
 
     def withdraw(self, model: str, version: int) -> None:
-        """Remove a version; renamed away first, so that it disappears at once."""
-        with self.staged() as bin_:
-            self.folder(model, version).rename(bin_ / str(version))
-            _sync(self.path / model)
+        """Remove a version; renamed away first, so that it disappears at once, and without taking space."""
+        gone = self.path.resolve().parent / f"{self._prefix}{model}-{version}-{secrets.token_hex(4)}"
+        self.folder(model, version).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def write(self, model: str, name: str, text: str) -> bool:
         """Replace the file `name` of `model` atomically; an unchanged one is not touched.
@@ -92,6 +99,24 @@ class Repository:
             staged.rename(path)
         _sync(path.parent)
         return True
+
+    @contextlib.contextmanager
+    def restoring(self, model: str, names: Sequence[str]) -> Iterator[Callable[[], None]]:
+        """Gives a function that puts the files `names` of `model` back as they are now, also on a full disk."""
+        paths = [self.path / model / name for name in names]
+        with self.staged() as kept:
+            links = {path: kept / str(i) for i, path in enumerate(paths) if path.exists()}
+            for path, link in links.items():
+                os.link(path, link)
+
+            def restore() -> None:
+                for path in paths:
+                    if path not in links:
+                        path.unlink(missing_ok=True)
+                    elif not path.exists() or not path.samefile(links[path]):
+                        links[path].rename(path)
+
+            yield restore
 
     def touch(self, model: str) -> None:
         """Make the files of `model`'s versions look changed, so that Triton reloads it when asked to.
@@ -156,12 +181,15 @@ class Repository:
             os.close(descriptor)
 
     def record(self, **event: Any) -> None:
-        """Append one line to the history, with the time."""
+        """Append one line to the history, with the time; what it is about has happened, so failing here only warns."""
         line = json.dumps({"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event}) + "\n"
-        with (self.path / _HISTORY).open("a") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with (self.path / _HISTORY).open("a") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            _log.warning("%s is not in the history: %s", line.strip(), error.strerror)
 
     def history(self, model: str | None = None) -> list[dict[str, Any]]:
         """What was published, promoted and rolled back, oldest first."""

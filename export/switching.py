@@ -10,7 +10,7 @@ Reaches a server only through the client; without one it changes the files.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf import text_format
@@ -73,12 +73,13 @@ class Model:
             ManifestError: a version was altered since its export.
         """
         self._check(labels)
-        before = self._files()
-        try:
-            self._go(labels)
-        except BaseException as error:
-            self._undo(before, error)
-            raise
+        first = not (self.repository.path / self.name / Flavour.portable.value).exists()
+        with self.repository.restoring(self.name, [flavour.value for flavour in Flavour]) as restore:
+            try:
+                self._go(labels)
+            except BaseException as error:
+                self._undo(restore, first, error)
+                raise
 
     def texts(self, labels: Labels | None = None, versions: Sequence[int] = ()) -> dict[Flavour, str]:
         """The model's configuration files: as they should be now, or under other labels."""
@@ -174,18 +175,11 @@ class Model:
     def _fits(self, version: int, labels: Labels) -> bool:
         return labels.stable is None or self.description(version).signature == self.description(labels.stable).signature
 
-    def _files(self) -> dict[Flavour, str | None]:
-        paths = {flavour: self.repository.path / self.name / flavour.value for flavour in Flavour}
-        return {flavour: path.read_text() if path.exists() else None for flavour, path in paths.items()}
-
-    def _undo(self, files: dict[Flavour, str | None], cause: BaseException) -> None:
+    def _undo(self, restore: Callable[[], None], first: bool, cause: BaseException) -> None:
+        """Put the configuration back and load it; before the first one there was nothing to load."""
         try:
-            for flavour, text in files.items():
-                if text is not None:
-                    self.repository.write(self.name, flavour.value, text)
-                else:
-                    (self.repository.path / self.name / flavour.value).unlink(missing_ok=True)
-            if self.client is not None and files[Flavour.portable] is not None:
+            restore()
+            if self.client is not None and not first:
                 self.client.load(self.name)
                 self._reload_dependents()
         except (ReverieError, OSError) as error:

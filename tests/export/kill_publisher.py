@@ -1,6 +1,6 @@
 """Kill a process that publishes, at random instants, and look at the repository after each; see test_publishing.py.
 
-    python -m tests.export.kill_publisher FOLDER KILLS
+python -m tests.export.kill_publisher FOLDER KILLS
 """
 
 import os
