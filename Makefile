@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REVERIE := $(BIN)/reverie
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export loadtest bench-features bench-text lock clean
+.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export export-check configs gpu-check loadtest bench-features bench-text lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -41,8 +41,17 @@ train-style: $(VENV)/.runtime ## train the style network; STYLES="a.jpg b.jpg" C
 train-features: $(VENV)/.runtime ## train the compact feature extractor; CONTENT=photos/ WEIGHTS=folder ARGS=...
 	$(REVERIE) train features $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
-export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder
+export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder ARGS="--label canary"
 	$(REVERIE) export $(if $(MODEL),--model $(MODEL)) $(if $(RUN),--run $(RUN)) $(ARGS)
+
+export-check: $(VENV)/.runtime ## retrain tiny models and take them into service, canary and back under load; JSON on the last line
+	@$(BIN)/python -m benchmarks.export_check $(ARGS)
+
+configs: $(VENV)/.runtime ## write every config.pbtxt from its description; ARGS=--check
+	$(REVERIE) configs $(ARGS)
+
+gpu-check: $(VENV)/.runtime ## every ONNX model on an NVIDIA GPU beside the CPU; says so where there is none
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 loadtest: $(VENV)/.runtime ## headless locust against a server of its own; ADDRESS=host:port for a running one
 	$(BIN)/python -m loadtests.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)

@@ -196,7 +196,8 @@ def _traffic(labels: Labels) -> tuple[int | None, int | None, float]:
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'the repository'} cannot be written: {error.strerror}"
-    return error.message if isinstance(error, ReverieError) else str(error)
+    # What a server adds after the first line is a trace of its own code.
+    return error.message.splitlines()[0] if isinstance(error, ReverieError) and error.message else str(error)
 
 
 def _parse(text: str, model: str, flavour: Flavour) -> None:

@@ -256,7 +256,7 @@ class Client:
         self._channel.close()
 
     def ready(self, timeout: float = 2.0) -> bool:
-        """Whether the server answers and all its models are ready."""
+        """Whether the server answers and has loaded its models; of one version see `models`."""
         try:
             return self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout).ready
         except grpc.RpcError:
