@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import time
 from collections import deque
@@ -26,6 +27,7 @@ _AFTERMATH_S = 10.0
 _LABELS_S = 1.0
 """How long a model's labels are remembered."""
 _LABELS_TIMEOUT_S = 5.0
+_CONTROL_HEADER = "triton-grpc-protocol-reverie-control"
 
 Message = TypeVar("Message")
 
@@ -231,11 +233,15 @@ class Client:
     Args:
         address: host and port of the gRPC endpoint.
         timeout: default deadline of every call, in seconds; a stream's covers the whole stream.
+        control_key: what a server that restricts model control asks for (deploy/README.md); default:
+            $REVERIE_CONTROL_KEY. Sent with `models` and `load` only.
     """
 
-    def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0):
+    def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0, control_key: str | None = None):
         options = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", _MAX_MESSAGE)]
         self.timeout = timeout
+        key = os.environ.get("REVERIE_CONTROL_KEY") if control_key is None else control_key
+        self._control = ((_CONTROL_HEADER, key),) if key else ()
         self._channel = grpc.insecure_channel(address, options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._given_up: set[Any] = set()
@@ -271,12 +277,13 @@ class Client:
 
     def models(self) -> list[ModelStatus]:
         """Every version the server knows."""
-        index = self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
+        index = self._control_call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index]
 
     def load(self, model: str) -> None:
         """Load or reload `model`; requests in flight are finished by the version they began on."""
-        self._call(self._stub.RepositoryModelLoad, service_pb2.RepositoryModelLoadRequest(model_name=model))
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        self._control_call(self._stub.RepositoryModelLoad, request)
 
     def labels(self, model: str) -> Labels:
         """The labels of `model`'s versions as the server has them now; none for a model without versions."""
@@ -368,14 +375,23 @@ class Client:
         call = self._stub.ModelStreamInfer(requests, timeout=timeout or self.timeout)
         return Stream(call, parse)
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Any, timeout: float | None = None) -> Any:
+    def _control_call(self, method: grpc.UnaryUnaryMultiCallable, request: Any) -> Any:
+        return self._call(method, request, metadata=self._control)
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable,
+        request: Any,
+        timeout: float | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Any:
         """Call and wait; when `timeout` has passed, the caller gives up and the server's answer is thrown away.
 
         Cancelling instead, as gRPC does at a deadline, crashes Triton 2.51 if it is answering at that moment
         (https://github.com/triton-inference-server/server/issues/7368); streams are not affected.
         """
         timeout = timeout or self.timeout
-        call = method.future(request, timeout=timeout + _AFTERMATH_S)
+        call = method.future(request, timeout=timeout + _AFTERMATH_S, metadata=metadata)
         try:
             return call.result(timeout)
         except grpc.FutureTimeoutError:
