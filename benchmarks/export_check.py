@@ -78,7 +78,7 @@ def endpoints(text: bool) -> dict[str, Callable[[Client], Any]]:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
     photo = images.encode(pixels[0], "png")
-    raw = {"image": pixels, "style_weights": np.ones((1, 1), np.float32)}
+    raw: dict[str, np.ndarray] = {"image": pixels, "style_weights": np.ones((1, 1), np.float32)}
     calls: dict[str, Callable[[Client], Any]] = {
         "stylize": lambda c: c.stylize(photo),
         "style": lambda c: c.infer("style", raw),

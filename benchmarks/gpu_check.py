@@ -68,7 +68,7 @@ def session(path: Path, kind: str, cache: Path, describe: configuration.ModelCon
 
 def measure(model: ort.InferenceSession, inputs: dict[str, np.ndarray], seconds: float) -> dict[str, float]:
     """Median and 95th percentile in ms, and rows a second, after two calls that do not count."""
-    took = []
+    took: list[float] = []
     for _ in range(2):
         model.run(None, inputs)
     end = time.perf_counter() + seconds

@@ -32,7 +32,7 @@ def record(folder: Path, configuration: ModelConfiguration, inputs: Mapping[str,
     inputs = inputs or _draw(configuration)
     outputs = run(folder / "model.onnx", inputs)
     arrays = {_IN + n: a for n, a in inputs.items()} | {_OUT + n: a for n, a in outputs.items()}
-    np.savez_compressed(folder / FILE, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(folder / FILE, **arrays)
 
 
 def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
