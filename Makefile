@@ -49,8 +49,17 @@ eval-style: $(VENV)/.runtime ## measure a style network on held-out photos; STYL
 train-features: $(VENV)/.runtime ## train the compact feature extractor; CONTENT=photos/ WEIGHTS=folder ARGS=...
 	$(REVERIE) train features $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
-export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder
+export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder ARGS="--label canary"
 	$(REVERIE) export $(if $(MODEL),--model $(MODEL)) $(if $(RUN),--run $(RUN)) $(ARGS)
+
+export-check: $(VENV)/.runtime ## retrain tiny models and take them into service, canary and back under load; JSON on the last line
+	@$(BIN)/python -m benchmarks.export_check $(ARGS)
+
+configs: $(VENV)/.runtime ## write every config.pbtxt from its description; ARGS=--check
+	$(REVERIE) configs $(ARGS)
+
+gpu-check: $(VENV)/.runtime ## every ONNX model on an NVIDIA GPU beside the CPU; says so where there is none
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 loadtest: $(VENV)/.runtime ## headless locust against a server of its own; ADDRESS=host:port for a running one
 	$(BIN)/python -m loadtests.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)

@@ -13,7 +13,6 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from serving.client import Client, PictureStep, Stream
 from serving.style.video import VIDEOS, stylize_folder, stylize_video
@@ -35,7 +34,7 @@ LOCAL = "127.0.0.1:8001"
 
 def add_commands(cli: typer.Typer) -> None:
     """Register every command of this file."""
-    for command in (serve, demo, stylize, generate, dream, transfer, models, health, weights):
+    for command in (serve, demo, stylize, generate, dream, transfer, health, weights):
         cli.command()(command)
 
 
@@ -210,15 +209,6 @@ def transfer(
     with Client(address, timeout=3600) as client:
         styles, masks = [_read(path) for path in style_pictures], [_read(path) for path in mask or []]
         _follow(client.transfer(_read(picture), styles, style_mask=masks, **options), output, video)
-
-
-def models(address: Address = LOCAL) -> None:
-    """List the models a server knows."""
-    table = Table("model", "version", "state", "reason")
-    with Client(address) as client:
-        for status in client.models():
-            table.add_row(status.name, status.version, status.state, status.reason)
-    Console().print(table)
 
 
 def health(address: Address = LOCAL) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +18,16 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
+from serving.labels import Labels
 
 _MAX_MESSAGE = 2**31 - 1
 _AFTERMATH_S = 10.0
 """How long a call whose caller has given up may go on; see `Client._call`."""
+
+_LABELS_S = 1.0
+"""How long a model's labels are remembered."""
+_LABELS_TIMEOUT_S = 5.0
+_CONTROL_HEADER = "triton-grpc-protocol-reverie-control"
 
 Message = TypeVar("Message")
 
@@ -129,6 +138,52 @@ class Inference:
     version: str
 
 
+class Versions:
+    """Which version a call goes to: asks for a model's labels, and remembers them for a second.
+
+    Args:
+        labels: gives the labels of a model.
+    """
+
+    def __init__(self, labels: Callable[[str], Labels]):
+        self._labels = labels
+        self._known: dict[str, tuple[float, Labels]] = {}
+
+    def choose(self, model: str, label: str = "") -> str:
+        """The version to ask for; "", any, where the model has no labels and none was asked for.
+
+        Raises:
+            ReverieError: NOT_FOUND, the model has no such label.
+        """
+        labels = self._of(model)
+        version = labels.versions.get(label) if label else labels.draw(random.random())
+        if label and version is None:
+            there = ", ".join(f"{n} ({v})" for n, v in sorted(labels.versions.items())) or "none"
+            raise ReverieError(grpc.StatusCode.NOT_FOUND, f"{model} has no label {label!r}; it has: {there}")
+        return "" if version is None else str(version)
+
+    def after(self, error: ReverieError, model: str, label: str, tried: str) -> str:
+        """Another version to try, if `tried` has gone since its label was looked up; else ""."""
+        if error.code is not grpc.StatusCode.UNAVAILABLE and error.code is not grpc.StatusCode.NOT_FOUND:
+            return ""
+        if "unknown model" not in error.message:
+            return ""
+        self._known.pop(model, None)
+        version = self.choose(model, label)
+        return "" if version == tried else version
+
+    def _of(self, model: str) -> Labels:
+        looked_up, labels = self._known.get(model, (-_LABELS_S, Labels()))
+        if time.monotonic() - looked_up < _LABELS_S:
+            return labels
+        try:
+            labels = self._labels(model)
+        except ReverieError:
+            labels = Labels()  # The call itself will say what is wrong.
+        self._known[model] = (time.monotonic(), labels)
+        return labels
+
+
 class Stream(Generic[Message]):
     """Messages of one request, in order; iterate it, or use it as a context manager to stop it early."""
 
@@ -191,14 +246,19 @@ class Client:
     Args:
         address: host and port of the gRPC endpoint.
         timeout: default deadline of every call, in seconds; a stream's covers the whole stream.
+        control_key: what a server that restricts model control asks for (deploy/README.md); default:
+            $REVERIE_CONTROL_KEY. Sent with `models` and `load` only.
     """
 
-    def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0):
+    def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0, control_key: str | None = None):
         options = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", _MAX_MESSAGE)]
         self.timeout = timeout
+        key = os.environ.get("REVERIE_CONTROL_KEY") if control_key is None else control_key
+        self._control = ((_CONTROL_HEADER, key),) if key else ()
         self._channel = grpc.insecure_channel(address, options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._given_up: set[Any] = set()
+        self._versions = Versions(self.labels)
 
     def __enter__(self) -> Client:
         return self
@@ -215,20 +275,34 @@ class Client:
         self._channel.close()
 
     def ready(self, timeout: float = 2.0) -> bool:
-        """Whether the server answers and all its models are ready."""
+        """Whether the server answers and has loaded its models; of one version see `models`."""
         try:
             return self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout).ready
         except grpc.RpcError:
             return False
 
+    def live(self, timeout: float = 5.0) -> bool:
+        """Whether the server answers, its models ready or not."""
+        try:
+            return self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout).live
+        except grpc.RpcError:
+            return False
+
     def models(self) -> list[ModelStatus]:
         """Every version the server knows."""
-        index = self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
+        index = self._control_call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index]
 
     def load(self, model: str) -> None:
         """Load or reload `model`; requests in flight are finished by the version they began on."""
-        self._call(self._stub.RepositoryModelLoad, service_pb2.RepositoryModelLoadRequest(model_name=model))
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        self._control_call(self._stub.RepositoryModelLoad, request)
+
+    def labels(self, model: str) -> Labels:
+        """The labels of `model`'s versions as the server has them now; none for a model without versions."""
+        request = service_pb2.ModelConfigRequest(name=model)
+        answer = self._call(self._stub.ModelConfig, request, min(self.timeout, _LABELS_TIMEOUT_S))
+        return Labels.of_configuration(answer.config)
 
     def infer(
         self,
@@ -237,10 +311,23 @@ class Client:
         parameters: Mapping[str, Parameter] | None = None,
         version: str = "",
         timeout: float | None = None,
+        label: str = "",
     ) -> Inference:
-        """Call any model that answers once, with arrays; `version` "" is the newest."""
-        request = to_request(model, inputs, parameters or {}, version)
-        response = self._call(self._stub.ModelInfer, request, timeout)
+        """Call any model that answers once, with arrays.
+
+        Args:
+            version: a number; or
+            label: a name for one ("stable", "canary", ...). With neither, the stable version answers, or for
+                the share of the calls that a canary is given, that one; of a model without labels the newest.
+        """
+        chosen = version or self._versions.choose(model, label)
+        try:
+            response = self._call(self._stub.ModelInfer, to_request(model, inputs, parameters or {}, chosen), timeout)
+        except ReverieError as error:
+            again = "" if version else self._versions.after(error, model, label, chosen)
+            if not again:
+                raise
+            response = self._call(self._stub.ModelInfer, to_request(model, inputs, parameters or {}, again), timeout)
         return Inference(to_arrays(response), response.model_version)
 
     def stylize(
@@ -328,14 +415,23 @@ class Client:
         call = self._stub.ModelStreamInfer(requests, timeout=timeout or self.timeout)
         return Stream(call, parse)
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Any, timeout: float | None = None) -> Any:
+    def _control_call(self, method: grpc.UnaryUnaryMultiCallable, request: Any) -> Any:
+        return self._call(method, request, metadata=self._control)
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable,
+        request: Any,
+        timeout: float | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Any:
         """Call and wait; when `timeout` has passed, the caller gives up and the server's answer is thrown away.
 
         Cancelling instead, as gRPC does at a deadline, crashes Triton 2.51 if it is answering at that moment
         (https://github.com/triton-inference-server/server/issues/7368); streams are not affected.
         """
         timeout = timeout or self.timeout
-        call = method.future(request, timeout=timeout + _AFTERMATH_S)
+        call = method.future(request, timeout=timeout + _AFTERMATH_S, metadata=metadata)
         try:
             return call.result(timeout)
         except grpc.FutureTimeoutError:
