@@ -3,6 +3,7 @@
 The files name packages, versions and hashes only; where packages come from is each machine's setting.
 """
 
+import shutil
 import subprocess
 
 FILES = {
@@ -16,6 +17,9 @@ OPTIONS = ["--universal", "--python-version", "3.10", "--generate-hashes", "--no
 
 if __name__ == "__main__":
     for name, extras in FILES.items():
+        # What another file already pins is kept, so that going from one to another changes nothing else.
+        if name != "runtime":
+            shutil.copy("requirements/runtime.txt", f"requirements/{name}.txt")
         command = [
             "uv",
             "pip",
