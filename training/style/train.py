@@ -88,7 +88,8 @@ class PerceptualLoss:
 
     def __init__(self, config: StyleTraining, paintings: Sequence[np.ndarray]):
         self.config = config
-        self.extract = features.load(config.features, list(STYLE_LAYERS))
+        dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
+        self.extract = features.load(config.features, list(STYLE_LAYERS), dtype)
         self.targets = _style_targets(self.extract, paintings)
 
     def __call__(self, stylized, image, style_weights):
