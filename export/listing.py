@@ -20,7 +20,9 @@ _COLUMNS = ("model", "version", "labels", "state", "exported", "run", "parity", 
 
 def table(repository: Path, address: str | None) -> Table:
     """Every version of every exported model in `repository`, and every other model that a server at `address` has."""
-    found = Table(*_COLUMNS)
+    found = Table()
+    for i, name in enumerate(_COLUMNS):
+        found.add_column(name, no_wrap=i < 4, overflow="fold")
     states = _states(address)
     for model, version in _versions(repository):
         found.add_row(model.name, str(version), *_row(model, version, states.pop((model.name, str(version)), "")))
