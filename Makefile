@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REVERIE := $(BIN)/reverie
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export export-check configs gpu-check loadtest bench-features bench-text lock clean
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -31,12 +31,20 @@ serve: $(VENV)/.runtime ## serve model_repository on 127.0.0.1:8001 (gRPC); ARGS
 train-lm: $(VENV)/.runtime ## train a language model; PRESET=book|reviews DATA=archive or folder (default: download IMDB) ARGS=...
 	$(REVERIE) train lm $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
-eval-lm: $(VENV)/.runtime ## measure a language model on the test reviews; RUN=folder DATA=archive or folder ARGS="--all"
-	$(REVERIE) eval lm $(if $(RUN),--run $(RUN)) $(if $(DATA),--data $(DATA)) $(ARGS)
+eval-lm: $(VENV)/.runtime ## measure the published language model, or a RUN, on the test reviews; DATA=archive or folder ARGS="--all"
+	$(REVERIE) eval $(if $(RUN),lm --run $(RUN),served) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 train-style: $(VENV)/.runtime ## train the style network; STYLES="a.jpg b.jpg" CONTENT=photos/ (default: download) WEIGHTS=folder ARGS=...
 	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make train-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
 	$(REVERIE) train style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+
+add-style: $(VENV)/.runtime ## teach a trained style network one more style; STYLE=painting.jpg [NAME=...] [RUN=folder] CONTENT=photos/ WEIGHTS=folder ARGS=...
+	@[ -n "$(STYLE)" ] || { echo 'say which painting: make add-style STYLE=painting.jpg [NAME=...]'; exit 2; }
+	$(REVERIE) train add-style --style $(STYLE) $(if $(NAME),--name $(NAME)) $(if $(RUN),--from $(RUN)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+
+eval-style: $(VENV)/.runtime ## measure a style network on held-out photos; STYLES="a.jpg b.jpg" [RUN=folder] [AGAINST=folder] CONTENT=photos/ WEIGHTS=folder ARGS=...
+	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make eval-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
+	$(REVERIE) eval style $(foreach s,$(STYLES),--style $(s)) $(if $(RUN),--run $(RUN)) $(if $(AGAINST),--against $(AGAINST)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
 train-features: $(VENV)/.runtime ## train the compact feature extractor; CONTENT=photos/ WEIGHTS=folder ARGS=...
 	$(REVERIE) train features $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
@@ -58,6 +66,14 @@ loadtest: $(VENV)/.runtime ## headless locust against a server of its own; ADDRE
 
 bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
 	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features
+
+bench-gatys: $(VENV)/.dev ## style transfer beside the book's loop; DATA=folder with chicago.jpg, styles/starry_night.jpg and VGG19's weights
+	@$(BIN)/python -m benchmarks.gatys --data $(DATA) $(ARGS)
+
+bench-dream: $(VENV)/.dev ## DeepDream beside the book's loop; DATA=folder with chicago.jpg and InceptionV3's weights
+	@$(BIN)/python -m benchmarks.dream --data $(DATA) $(ARGS)
+bench-style: $(VENV)/.bench ## milliseconds a picture beside Johnson's network; STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder for the quality too
+	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(ARGS)
 
 bench-text: $(VENV)/.bench ## tokens per second beside CTranslate2 and the book's loop; RUN=folder of a book run (default: random weights)
 	@$(BIN)/python -m benchmarks.text $(if $(RUN),--run $(RUN))

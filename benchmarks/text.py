@@ -9,8 +9,8 @@ The end of a text is ignored by all, so all produce as many tokens.
 - *The book* is listing 12-7 on Keras: the text is tokenised again for each word, the model run over 100
   positions, and one word drawn in NumPy (over all words: it has no top-k).
 - *CTranslate2* gets a decoder without the book's second attention, which it cannot express: 9 % less work than
-  the others. Of its compute types and of one or two workers the fastest counts.
-- *Reverie* is measured in its own process (`single`, `streams32`) and through Triton over gRPC, with the
+  the others. Of its compute types and of one or two workers the fastest counts; `*_one_worker` is its default.
+- *Reverie*'s engine is measured as a library (`single`, `streams32`) and through Triton over gRPC, with the
   clients on the same cores. `*_context` is the engine's model and sampler at fixed context lengths.
 
 Each side runs several times; the best counts, for all alike. Takes about four minutes.
@@ -45,8 +45,9 @@ from language.tokenizer import load_tokenizer
 from language.vocabulary import Vocabulary
 from serving.client import Client
 from serving.text.decoder import Decoder
-from serving.text.engine import Piece, engine_of
+from serving.text.engine import Piece
 from serving.text.parameters import GenerateParameters
+from serving.text.pool import EnginePool
 from serving.triton.server import TritonServer
 from training.language_model import train
 from training.language_model.model import LanguageModel
@@ -240,6 +241,7 @@ def ctranslate2_rates(generators: list[ctranslate2.Generator]) -> dict[str, floa
     return {
         "ctranslate2_single_tokens_per_s": max(rate(g, 1) for g in singles),
         "ctranslate2_32_tokens_per_s": max(rate(g, STREAMS) for g in generators),
+        "ctranslate2_32_one_worker_tokens_per_s": max(rate(g, STREAMS) for g in singles),
     }
 
 
@@ -270,7 +272,7 @@ class Waiter:
 
 def engine_rates(files: Path) -> dict[str, float]:
     """Tokens per second of one stream, and of 32 that are replaced as they end."""
-    engine = engine_of(files)
+    engine = EnginePool(files)
 
     def generate(requests: int) -> None:
         waiters = [Waiter() for _ in range(requests)]

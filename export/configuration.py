@@ -279,11 +279,19 @@ def stylize() -> ModelConfiguration:
     return ModelConfiguration(
         name="stylize",
         backend="python",
-        about="A picture file in, the picture in a named style out; calls style.",
+        about="A picture file in, the picture in a style or a blend of styles out; calls style.\n"
+        "Parameters of a request: docs/stylize.md.",
         inputs=(Tensor("image", "TYPE_STRING", (1,)),),
         outputs=(Tensor("stylized", "TYPE_STRING", (1,)),),
-        instances=2,
-        instances_about="Two, so that one picture is decoded and encoded while another is in the network.",
+        parameters=(
+            Parameter(
+                "workers",
+                "4",
+                "Pictures worked on at once, so that some are decoded and encoded while others are in the network; "
+                "style batches those of equal size. With a GPU, more keep it busy.",
+            ),
+            Parameter("max_waiting", "64", "How many more may wait; one more is refused as unavailable."),
+        ),
     )
 
 
@@ -306,7 +314,7 @@ def generate() -> ModelConfiguration:
             Parameter("precision", "int8", "int8, float16 or float32."),
             Parameter("slots", "32", "Sequences that share a step, and how many more may wait."),
             Parameter("max_waiting", "512"),
-            Parameter("workers", "0", "Threads that step sequences; 0 for one a core."),
+            Parameter("workers", "0", "Processes that step sequences; 0 for one a core."),
         ),
     )
 
@@ -331,8 +339,13 @@ _PROGRESS = (
     Tensor("steps", "TYPE_INT32", (1,)),
     Tensor("stage", "TYPE_INT32", (1,)),
     Tensor("loss", "TYPE_FP32", (1,)),
+    Tensor("loss_parts", "TYPE_STRING", (1,)),
     Tensor("seconds", "TYPE_FP32", (1,)),
     Tensor("image", "TYPE_STRING", (1,)),
+    Tensor("shape", "TYPE_INT32", (3,)),
+    Tensor("frame", "TYPE_INT32", (1,)),
+    Tensor("exact", "TYPE_BOOL", (1,)),
+    Tensor("stopped", "TYPE_STRING", (1,)),
     Tensor("done", "TYPE_BOOL", (1,)),
 )
 _PLACED = "TensorFlow places its work on a GPU where one is visible; the instance itself needs none."
@@ -345,7 +358,7 @@ def deepdream() -> ModelConfiguration:
         backend="python",
         about="Dreams on a picture, octave by octave; one request, a response for every step.",
         decoupled=True,
-        inputs=(Tensor("image", "TYPE_STRING", (1,)),),
+        inputs=(Tensor("image", "TYPE_STRING", (1,)), Tensor("guide_image", "TYPE_STRING", (1,), optional=True)),
         outputs=_PROGRESS,
         instances_about=_PLACED,
     )
@@ -358,7 +371,11 @@ def style_transfer() -> ModelConfiguration:
         backend="python",
         about="Paints a picture in the style of another; one request, a response for every step.",
         decoupled=True,
-        inputs=(Tensor("image", "TYPE_STRING", (1,)), Tensor("style_image", "TYPE_STRING", (1,))),
+        inputs=(
+            Tensor("image", "TYPE_STRING", (1,)),
+            Tensor("style_image", "TYPE_STRING", (-1,)),
+            Tensor("style_mask", "TYPE_STRING", (-1,), optional=True),
+        ),
         outputs=_PROGRESS,
         instances_about=_PLACED,
     )

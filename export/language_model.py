@@ -83,14 +83,14 @@ def check_decoding(model: train.Model, graph: onnx.ModelProto, tokens: np.ndarra
 
 
 def scoring_graph(model: train.Model) -> onnx.ModelProto:
-    """token_ids int32 (batch, tokens) to token_logprobs float32 (batch, tokens - 1), stored as float16."""
+    """token_ids int32 (batch, tokens) to token_logprobs float32 (batch, tokens - 1); weights stored as float16."""
     graph = onnx_graph.convert(
         lambda token_ids: next_token_logprobs(model, token_ids),
         [tf.TensorSpec((None, None), tf.int32, name="token_ids")],
         output="token_logprobs",
         name=NAME,
     )
-    return onnx_graph.store_weights_as_float16(graph)
+    return onnx_graph.store_weights_as_float16(graph, only_exact=True)
 
 
 def next_token_logprobs(model: train.Model, token_ids):

@@ -46,10 +46,13 @@ def weights_hash(model: onnx.ModelProto) -> str:
     return digest.hexdigest()[:16]
 
 
-def store_weights_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+def store_weights_as_float16(model: onnx.ModelProto, only_exact: bool = False) -> onnx.ModelProto:
     """Halve the file: large float32 weights become float16 and are cast back when the graph is loaded.
 
     Arithmetic stays float32. Weights outside the range of float16 are refused.
+
+    Args:
+        only_exact: leave constants that float16 would round (weights that were rounded before are exact).
 
     Raises:
         OverflowError: a weight is larger than float16 holds.
@@ -61,8 +64,11 @@ def store_weights_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         if np.abs(weights).max() > np.finfo(np.float16).max:
             raise OverflowError(f"weight {tensor.name} has values up to {np.abs(weights).max():g}; float16 holds 65504")
+        halved = weights.astype(np.float16)
+        if only_exact and not np.array_equal(halved, weights):
+            continue
         full = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(weights.astype(np.float16), f"{full}/float16"))
+        tensor.CopyFrom(numpy_helper.from_array(halved, f"{full}/float16"))
         casts.append(helper.make_node("Cast", [tensor.name], [full], name=f"{full}/cast", to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]

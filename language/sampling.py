@@ -21,8 +21,11 @@ GROUP = 128
 FINE_GROUP = 16
 """Neighbouring columns whose largest logit a model may hand over with the logits."""
 
-_SMALL_WEIGHT = np.float32(2.0**-14)
-"""The nucleus is first looked for among tokens of at least this weight, relative to the likeliest."""
+_NUCLEUS_FLOORS = (2.0**-7, 2.0**-14, 0.0)
+"""The nucleus is looked for among tokens of at least these weights, relative to the likeliest, one after the other."""
+
+_FEW = 128
+"""So many weights are sorted rather than halved again."""
 
 
 def padded_width(vocabulary_size: int) -> int:
@@ -84,7 +87,8 @@ class _Plan:
 
     Attributes:
         groups: in how many groups the largest logits are looked for.
-        narrow, wide: rows of which few tokens, or most, can be chosen.
+        narrow: rows that top-k or min-p leave few tokens of.
+        free: rows that at most top-p limits; `wide`: rows with a large top-k.
         limited, kth_group: rows with a top-k that groups can find, and where in their ascending order.
         only_top_k: all rows are such, and none has a min-p.
         reporting: rows that report log-probabilities.
@@ -93,6 +97,7 @@ class _Plan:
     row: np.ndarray
     groups: int
     narrow: np.ndarray
+    free: np.ndarray
     wide: np.ndarray
     kth_group: np.ndarray
     limited: np.ndarray
@@ -202,11 +207,14 @@ class BatchSampler:
         fine, coarse = self.width // FINE_GROUP, self.width // GROUP
         groups = fine if np.any((top_k > coarse) & (top_k <= fine)) else coarse
         limited = top_k <= groups
+        is_narrow = limited | (min_p > -np.inf)
+        is_free = ~is_narrow & (top_k == self._vocabulary_size)
         return _Plan(
             row=np.arange(rows),
             groups=groups,
-            narrow=np.flatnonzero(limited | (min_p > -np.inf)),
-            wide=np.flatnonzero(~limited & (min_p == -np.inf)),
+            narrow=np.flatnonzero(is_narrow),
+            free=np.flatnonzero(is_free),
+            wide=np.flatnonzero(~is_narrow & ~is_free),
             kth_group=np.where(limited, groups - top_k, 0),
             limited=limited,
             only_top_k=bool(limited.all() and np.all(min_p == -np.inf)),
@@ -218,14 +226,18 @@ class BatchSampler:
         coarse = maxima.reshape(rows, -1, plan.groups).max(axis=1) if plan.groups < maxima.shape[1] else maxima
         ordered = np.sort(coarse, axis=1)
         largest, floors = ordered[:, -1], self._floors(ordered, plan)
-        if not len(plan.wide):
+        if len(plan.narrow) == rows:
             return self._draw_narrow(logits, maxima, largest, floors, draws, plan.narrow)
         tokens = np.empty(rows, np.int64)
         if len(plan.narrow):
             some = plan.narrow
             tokens[some] = self._draw_narrow(logits[some], maxima[some], largest[some], floors[some], draws[some], some)
+        if len(plan.free):
+            weights = self._weights(logits[plan.free], largest[plan.free], plan.free)
+            _keep_nuclei(weights, self._top_p[plan.free])
+            tokens[plan.free] = _draw_by_groups(weights, draws[plan.free])
         for row in plan.wide:
-            tokens[row] = self._draw_wide(logits[row], largest[row], draws[row], row)
+            tokens[row] = self._draw_wide(logits[row : row + 1], largest[row : row + 1], draws[row : row + 1], row)
         return tokens
 
     def _floors(self, maxima: np.ndarray, plan: _Plan) -> np.ndarray:
@@ -261,23 +273,20 @@ class BatchSampler:
         top_p = self._top_p[slots]
         if top_p.min() < 1.0:
             _keep_nucleus(weights, top_p)
-        cumulative = np.cumsum(weights, axis=1)
-        total = cumulative[:, -1]
-        # A draw just below 1 can round to the total, where no token is left.
-        target = np.minimum(draws * total, np.nextafter(total, 0.0))
-        return tokens[row, (cumulative <= target[:, None]).sum(axis=1)]
+        return _draw_among(tokens, weights, draws)
 
-    def _draw_wide(self, logits: np.ndarray, largest: float, draw: float, slot: int) -> int:
-        """A row of which most of the vocabulary is left."""
-        weights = np.exp((logits - largest) / self._temperature[slot])
-        k = self._top_k[slot]
-        if k < self._vocabulary_size:
-            weights[weights < np.partition(weights, -k)[-k]] = 0.0
-        groups = weights.reshape(-1, GROUP).sum(axis=1, dtype=np.float64)
-        if self._top_p[slot] < 1.0:
-            weights[weights < _nucleus_floor(weights, self._top_p[slot] * groups.sum())] = 0.0
-            groups = weights.reshape(-1, GROUP).sum(axis=1, dtype=np.float64)
-        return _draw_by_groups(weights, groups, draw)
+    def _draw_wide(self, logits: np.ndarray, largest: np.ndarray, draws: np.ndarray, slot: int) -> int:
+        """One row, (1, width), of which a top-k leaves many tokens."""
+        weights = self._weights(logits, largest, np.array([slot]))
+        weights[weights < np.partition(weights[0], -self._top_k[slot])[-self._top_k[slot]]] = 0.0
+        _keep_nuclei(weights, self._top_p[[slot]])
+        return int(_draw_by_groups(weights, draws)[0])
+
+    def _weights(self, logits: np.ndarray, largest: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """exp of the logits over the temperature, the largest being 1: float32 (rows, width)."""
+        weights = logits - largest[:, None]
+        weights /= self._temperature[slots, None]
+        return np.exp(weights, out=weights)
 
 
 def sample(
@@ -466,22 +475,61 @@ def _keep_nucleus(weights: np.ndarray, top_p: np.ndarray) -> None:
     weights[(weights < floor[:, None]) & (top_p < 1.0)[:, None]] = 0.0
 
 
-def _nucleus_floor(weights: np.ndarray, mass: float) -> float:
-    """The weight of the least likely token among the likeliest that together have `mass`; the largest is 1."""
-    for floor in (_SMALL_WEIGHT, np.float32(0)):
-        ordered = -np.sort(-weights[weights >= floor])
-        cumulative = np.cumsum(ordered, dtype=np.float64)
-        if cumulative[-1] >= mass:
+def _keep_nuclei(weights: np.ndarray, top_p: np.ndarray) -> None:
+    """Zero the float32 weights (rows, width) outside each row's nucleus, where most of the vocabulary is left."""
+    masses = top_p * _group_sums(weights)[:, -1]
+    for row in np.flatnonzero(top_p < 1.0):
+        weights[row] *= weights[row] >= _nucleus_floor(weights[row], masses[row])
+
+
+def _nucleus_floor(weights: np.ndarray, mass: float) -> np.float32:
+    """The weight of the least likely token among the likeliest that together have `mass`; the largest is 1.
+
+    Halves the candidates, as quickselect does, until few are left to sort: sorting all takes ten times as long.
+    """
+    for floor in _NUCLEUS_FLOORS:
+        candidates = weights[np.flatnonzero(weights >= floor)]
+        if candidates.sum(dtype=np.float64) >= mass:
             break
+    above = 0.0
+    while len(candidates) > _FEW:
+        is_upper = candidates >= candidates.mean()
+        upper = candidates[np.flatnonzero(is_upper)]
+        if len(upper) in (0, len(candidates)):
+            break
+        with_upper = above + upper.sum(dtype=np.float64)
+        if with_upper >= mass:
+            candidates = upper
+        else:
+            candidates, above = candidates[np.flatnonzero(~is_upper)], with_upper
+    ordered = np.sort(candidates)[::-1]
+    cumulative = above + np.cumsum(ordered, dtype=np.float64)
     return ordered[min(int(np.searchsorted(cumulative, mass)), len(ordered) - 1)]
 
 
-def _draw_by_groups(weights: np.ndarray, groups: np.ndarray, draw: float) -> int:
-    """Inverse of the cumulative distribution at `draw`, found group by group."""
-    cumulative = np.cumsum(groups)
-    target = draw * cumulative[-1]
-    group = int(min(np.searchsorted(cumulative, target, side="right"), np.flatnonzero(groups)[-1]))
-    before = cumulative[group - 1] if group else 0.0
-    inside = weights[group * GROUP : (group + 1) * GROUP]
-    place = np.searchsorted(before + np.cumsum(inside, dtype=np.float64), target, side="right")
-    return group * GROUP + int(min(place, np.flatnonzero(inside)[-1]))
+def _draw_among(tokens: np.ndarray, weights: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Inverse of each row's cumulative distribution: `tokens` and float64 `weights` are (rows, n)."""
+    cumulative = np.cumsum(weights, axis=1)
+    total = cumulative[:, -1]
+    # A draw just below 1 can round to the total, where no token is left.
+    target = np.minimum(draws * total, np.nextafter(total, 0.0))
+    return tokens[np.arange(len(tokens)), (cumulative <= target[:, None]).sum(axis=1)]
+
+
+def _group_sums(weights: np.ndarray) -> np.ndarray:
+    """Cumulative sums over the groups of `GROUP` columns: float64 (rows, groups)."""
+    return np.cumsum(weights.reshape(len(weights), -1, GROUP).sum(axis=2), axis=1, dtype=np.float64)
+
+
+def _draw_by_groups(weights: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Inverse of the cumulative distribution of float32 (rows, width), found group by group."""
+    cumulative = _group_sums(weights)
+    total, row = cumulative[:, -1], np.arange(len(weights))
+    target = np.minimum(draws * total, np.nextafter(total, 0.0))
+    group = (cumulative <= target[:, None]).sum(axis=1)
+    before = np.where(group > 0, cumulative[row, group - 1], 0.0)
+    inside = weights.reshape(len(weights), -1, GROUP)[row, group]
+    place = (before[:, None] + np.cumsum(inside, axis=1, dtype=np.float64) <= target[:, None]).sum(axis=1)
+    # The sums of a group in float32 and in float64 can differ by a rounding.
+    last = GROUP - 1 - np.argmax(inside[:, ::-1] > 0, axis=1)
+    return group * GROUP + np.minimum(place, last)

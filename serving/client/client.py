@@ -8,8 +8,8 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -95,7 +95,15 @@ class Score:
 class PictureStep:
     """A step of a dream or a transfer; see `synthesis.progress.Progress`.
 
-    `image` is an encoded preview, or with `done` the result; empty where none was due.
+    Attributes:
+        step, steps, stage, loss, seconds: where the optimisation is.
+        image: an encoded preview or frame, or with `done` the result; empty where none was due.
+        done: this is the result.
+        loss_parts: what the loss is the sum of, by name.
+        shape: height, width and 3 of the result, for `format="raw"`: uint8 pixels, row by row.
+        frame: above 0 where `image` is this finished frame of a zoom sequence.
+        exact: the loss is the whole objective in float32; where not, an estimate in faster arithmetic.
+        stopped: "max_seconds" where the time was up and the picture is the best so far, else "".
     """
 
     step: int
@@ -105,6 +113,11 @@ class PictureStep:
     seconds: float
     image: bytes
     done: bool
+    loss_parts: dict[str, float] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    frame: int = 0
+    stopped: str = ""
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -317,16 +330,25 @@ class Client:
             response = self._call(self._stub.ModelInfer, to_request(model, inputs, parameters or {}, again), timeout)
         return Inference(to_arrays(response), response.model_version)
 
-    def stylize(self, image: bytes, timeout: float | None = None, **parameters: Parameter) -> bytes:
+    def stylize(
+        self,
+        image: bytes,
+        timeout: float | None = None,
+        styles: Mapping[str, float] | None = None,
+        **parameters: Parameter,
+    ) -> bytes:
         """Restyle a picture file with the fast network.
 
         Args:
             image: PNG, JPEG or WebP bytes.
-            parameters: see `serving.models.stylize.StylizeParameters`.
+            styles: a blend, weights by name of the style.
+            parameters: `style`, `strength`, `preserve_colors`, `format`, `quality` and `size`; see `docs/stylize.md`.
 
         Returns:
             The encoded result.
         """
+        if styles is not None:
+            parameters["styles"] = json.dumps(dict(styles))
         answer = self.infer("stylize", {"image": bytes_tensor(image)}, parameters, timeout=timeout)
         return answer.outputs["stylized"].item()
 
@@ -350,15 +372,33 @@ class Client:
         outputs = self.infer("score", {"text_input": bytes_tensor(text.encode())}, timeout=timeout).outputs
         return Score(outputs["logprob"].item(), outputs["tokens"].tolist(), outputs["token_logprobs"].tolist())
 
-    def dream(self, image: bytes, timeout: float | None = None, **parameters: Parameter) -> Stream[PictureStep]:
+    def dream(
+        self, image: bytes, timeout: float | None = None, guide_image: bytes = b"", **parameters: Parameter
+    ) -> Stream[PictureStep]:
         """DeepDream on a picture file; parameters: see `synthesis.deepdream.DeepDreamParameters`."""
-        return self.stream("deepdream", {"image": bytes_tensor(image)}, parameters, _to_picture_step, timeout)
+        inputs = {"image": bytes_tensor(image)}
+        if guide_image:
+            inputs["guide_image"] = bytes_tensor(guide_image)
+        return self.stream("deepdream", inputs, parameters, _to_picture_step, timeout)
 
     def transfer(
-        self, image: bytes, style_image: bytes, timeout: float | None = None, **parameters: Parameter
+        self,
+        image: bytes,
+        style_image: bytes | Sequence[bytes],
+        timeout: float | None = None,
+        style_mask: Sequence[bytes] = (),
+        **parameters: Parameter,
     ) -> Stream[PictureStep]:
-        """Gatys' style transfer; parameters: see `synthesis.gatys.GatysParameters`."""
-        inputs = {"image": bytes_tensor(image), "style_image": bytes_tensor(style_image)}
+        """Gatys' style transfer; parameters: see `synthesis.gatys.GatysParameters`.
+
+        Args:
+            style_image: one picture file, or several.
+            style_mask: none, or a picture file for each style image: white is where it belongs.
+        """
+        styles = [style_image] if isinstance(style_image, bytes) else list(style_image)
+        inputs = {"image": bytes_tensor(image), "style_image": np.array(styles, np.object_)}
+        if style_mask:
+            inputs["style_mask"] = np.array(list(style_mask), np.object_)
         return self.stream("style_transfer", inputs, parameters, _to_picture_step, timeout)
 
     def stream(
@@ -412,4 +452,7 @@ def _to_text_pieces(arrays: dict[str, np.ndarray]) -> list[TextPiece]:
 
 
 def _to_picture_step(arrays: dict[str, np.ndarray]) -> list[PictureStep]:
-    return [PictureStep(**{name: array.item() for name, array in arrays.items()})]
+    shape, parts = arrays.pop("shape"), arrays.pop("loss_parts").item()
+    values: dict[str, Any] = {name: array.item() for name, array in arrays.items()}
+    values |= {"shape": tuple(shape.tolist()), "loss_parts": json.loads(parts), "stopped": values["stopped"].decode()}
+    return [PictureStep(**values)]

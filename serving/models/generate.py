@@ -14,8 +14,9 @@ import triton_python_backend_utils as pb_utils
 from language.tokenizer import Tokenizer, load_tokenizer
 from serving.models.requests import Request, Unavailable, to_stream_error
 from serving.models.siblings import Sibling
-from serving.text.engine import Piece, QueueFull, TokenLogprobs, engine_of
+from serving.text.engine import Piece, QueueFull, TokenLogprobs
 from serving.text.parameters import GenerateParameters
+from serving.text.pool import EngineLost, EnginePool
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -31,7 +32,7 @@ class TritonPythonModel:
         folder = Sibling(args, "language_model").folder
         self._tokenizer = load_tokenizer(folder)
         numbers = {name: int(settings[name]) for name in ("slots", "workers", "max_waiting")}
-        self._engine = engine_of(folder, settings["precision"], **numbers)
+        self._engine = EnginePool(folder, settings["precision"], **numbers)
         # Reading a request can mean tokenising a long prompt; another request should not wait for that.
         self._readers = ThreadPoolExecutor(2)
 
@@ -50,8 +51,6 @@ class TritonPythonModel:
             stops = request.texts("stop")
             parameters = request.parameters(GenerateParameters, **({"stop": stops} if stops else {}))
             self._engine.submit(request.text("text_input"), parameters, sink)
-        except QueueFull as full:
-            sink.fail(Unavailable(str(full)))
         except BaseException as failure:
             sink.fail(failure)
 
@@ -75,6 +74,8 @@ class _TritonSink:
             self._send(last=last)
 
     def fail(self, error: BaseException) -> None:
+        if isinstance(error, (QueueFull, EngineLost)):
+            error = Unavailable(str(error))
         self._send(pb_utils.InferenceResponse(error=to_stream_error(error)), last=True)
 
     def cancelled(self) -> bool:

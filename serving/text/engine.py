@@ -2,8 +2,7 @@
 
 Each worker is a thread with a decoder of its own: it frees the slots of requests that ended or were cancelled,
 fills free slots from one bounded queue, takes in a bounded part of new prompts, and then steps all its running
-sequences at once. On a CPU one worker a core, each on one thread, is faster than one worker on all cores: what
-one does in Python, the other covers with its model, and nobody spins. A lone sequence is stepped on all cores.
+sequences at once. A lone sequence is stepped on all cores. `pool` runs one such engine a core, each in a process.
 
 Two more threads hand out the text and ask whether callers are still there; neither ever delays a step.
 """
@@ -17,7 +16,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -83,6 +82,23 @@ class Sink(Protocol):
 
     def cancelled(self) -> bool:
         """Whether nobody wants the text any more."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A checked request, as an engine in any process can take it.
+
+    Attributes:
+        prompt: token ids.
+        echo: text to put in front.
+        indices: of the continuations that are wanted.
+    """
+
+    parameters: GenerateParameters
+    prompt: list[int]
+    seed: int
+    echo: str
+    indices: tuple[int, ...]
 
 
 @dataclass(eq=False)
@@ -153,10 +169,21 @@ class TextEngine:
         decoders: one for each worker; the engine alone uses them.
         tokenizer: that the model was trained with.
         max_waiting: sequences that may wait for a slot.
+        total_load: sequences in the slots of all engines of this machine that share its cores; default: of this.
+
+    Attributes:
+        positions: tokens of the longest text, its prompt included.
     """
 
-    def __init__(self, decoders: Iterable[Decoder], tokenizer: Tokenizer, max_waiting: int = 512):
+    def __init__(
+        self,
+        decoders: Iterable[Decoder],
+        tokenizer: Tokenizer,
+        max_waiting: int = 512,
+        total_load: Callable[[], int] | None = None,
+    ):
         self.tokenizer = tokenizer
+        self._total_load = total_load or (lambda: sum(worker.load for worker in self._workers))
         self._max_waiting = max_waiting
         self._waiting: deque[Request] = deque()
         self._live: set[Request] = set()
@@ -165,7 +192,7 @@ class TextEngine:
         self.work = threading.Condition()
         """Guards requests and the queue; notified when there may be something to do."""
         self._workers = [Worker(self, decoder) for decoder in decoders]
-        self._positions = self._workers[0].decoder.positions
+        self.positions = self._workers[0].decoder.positions
         targets = [*(worker.run for worker in self._workers), self._deliver, self._watch]
         self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
         for thread in self._threads:
@@ -178,24 +205,34 @@ class TextEngine:
             InputError: the prompt is too long or empty, or a parameter does not fit this model.
             QueueFull: too many sequences are waiting.
         """
-        prompt = encode_prompt(text, parameters, self.tokenizer, self._positions)
+        self.enqueue(task_of(text, parameters, self.tokenizer, self.positions), sink)
+
+    def enqueue(self, task: Task, sink: Sink) -> Request:
+        """Queue a checked request; see `submit`."""
         request = Request(
-            parameters,
-            prompt,
-            parameters.sampling(self.tokenizer.banned, self.tokenizer.end),
-            seed=secrets.randbits(63) if parameters.seed is None else parameters.seed,
-            limit=min(parameters.max_tokens, self._positions - len(prompt) + 1),
-            echo=text if parameters.echo else "",
+            task.parameters,
+            task.prompt,
+            task.parameters.sampling(self.tokenizer.banned, self.tokenizer.end),
+            task.seed,
+            limit=min(task.parameters.max_tokens, self.positions - len(task.prompt) + 1),
+            echo=task.echo,
             sink=sink,
-            waiting=deque(range(parameters.n)),
+            waiting=deque(task.indices),
         )
         with self.work:
             queued = sum(len(r.waiting) for r in self._waiting)
             free = sum(worker.free_slots for worker in self._workers)
-            if self._closed or queued + parameters.n > self._max_waiting + free:
+            if self._closed or queued + len(task.indices) > self._max_waiting + free:
                 raise QueueFull(f"{queued} continuations are waiting; at most {self._max_waiting} may; try again later")
             self._waiting.append(request)
             self._live.add(request)
+            self.work.notify_all()
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """End a request at the next step, as if its caller had gone."""
+        with self.work:
+            request.cancelled = True
             self.work.notify_all()
 
     def close(self) -> None:
@@ -235,7 +272,7 @@ class TextEngine:
 
     def is_alone(self, sequences: int) -> bool:
         """Whether a worker's `sequences` are the only one anywhere."""
-        return sequences == 1 and not self._waiting and sum(worker.load for worker in self._workers) == 1
+        return sequences == 1 and not self._waiting and self._total_load() <= 1
 
     @property
     def has_waiting(self) -> bool:
@@ -244,7 +281,7 @@ class TextEngine:
     @property
     def message_interval(self) -> float:
         """Seconds between the messages of a stream, so that all streams together make a bounded number."""
-        return max(_MIN_INTERVAL, sum(worker.load for worker in self._workers) / _MESSAGES_A_SECOND)
+        return max(_MIN_INTERVAL, self._total_load() / _MESSAGES_A_SECOND)
 
     def send(self, request: Request, piece: Piece) -> None:
         """Hand out a piece of a continuation that goes on."""
@@ -502,6 +539,21 @@ class Worker:
         self._active[source] = False
         self._sequences[source], self._sequences[target] = None, sequence
         sequence.slot = target
+
+
+def task_of(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, positions: int) -> Task:
+    """A request as a task for all its continuations.
+
+    Raises:
+        InputError: the prompt is too long or empty, or a parameter does not fit this model.
+    """
+    return Task(
+        parameters,
+        encode_prompt(text, parameters, tokenizer, positions),
+        seed=secrets.randbits(63) if parameters.seed is None else parameters.seed,
+        echo=text if parameters.echo else "",
+        indices=tuple(range(parameters.n)),
+    )
 
 
 def encode_prompt(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, positions: int) -> list[int]:

@@ -18,7 +18,8 @@ from serving.text.decoder import Decoder
 from training.language_model.model import LanguageModel, LanguageModelConfig
 from training.language_model.model import build as build_language_model
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
-from training.language_model.train import HELD_OUT_FILE, LanguageModelTraining
+from training.language_model.train import HELD_OUT_FILE, LanguageModelTraining, train
+from training.loop import Schedule
 from training.runs import Run, RunError
 from training.style.network import StyleNetworkConfig
 from training.style.network import build as build_style
@@ -111,6 +112,26 @@ def test_a_precision_that_costs_perplexity_is_not_published(runs, repository, mo
     assert repository.versions("language_model") == []
 
 
+TRAININGS = {
+    "book": LanguageModelTraining(LanguageModelConfig(60, 12, 16, 32, 2), steps=2, batch_size=4),
+    "reviews": LanguageModelTraining(
+        PreNormConfig(300, 32, 32, 64, 2, 2), architecture="pre_norm", optimizer="muon", steps=2, batch_size=4
+    ),
+}
+
+
+@pytest.mark.parametrize("preset", TRAININGS)
+def test_what_training_leaves_behind_is_all_that_export_needs(preset, repository, tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for i in range(120):
+        (texts / f"{i:03d}.txt").write_text(f"This movie, number {i}, was {'good' if i % 3 else 'bad'}: what a plot!")
+    run = train(TRAININGS[preset], texts, tmp_path / "cache", tmp_path / "run", Schedule(2))
+    exported, version = publish(run, language_model.export, repository)
+    assert version == 1
+    assert set(exported.measured["perplexity"]) == set(variants.VARIANTS)
+
+
 MODELS = {
     "book": lambda: LanguageModel(LanguageModelConfig(301, 20, 32, 64, 2)),
     "reviews": lambda: PreNormLanguageModel(PreNormConfig(301, 20, 64, 96, 2, 2)),
@@ -196,6 +217,14 @@ def test_large_weights_are_stored_in_half_and_small_ones_whole():
     np.testing.assert_allclose(
         parity.run_graph(halved, {"x": x}), x @ large.astype(np.float16).astype(np.float32) + small, rtol=1e-4
     )
+
+
+def test_what_float16_would_round_is_left_where_only_exact_weights_may_be_halved():
+    exact, rounded = np.ones((64, 64), np.float32), np.full((64, 64), 1 / 3, np.float32)
+    tensors = [onnx.numpy_helper.from_array(exact, "exact"), onnx.numpy_helper.from_array(rounded, "rounded")]
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], tensors))
+    halved = onnx_graph.store_weights_as_float16(model, only_exact=True)
+    assert [t.data_type for t in halved.graph.initializer] == [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT]
 
 
 def test_a_weight_beyond_float16_is_refused():

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +21,7 @@ from export.text import variants
 from language.vocabulary import Vocabulary
 from serving.text.engine import Piece, QueueFull, TextEngine, engine_of, joined
 from serving.text.parameters import GenerateParameters
+from serving.text.pool import EngineLost, EnginePool
 from synthesis.errors import InputError
 from training.language_model.model import LanguageModel, LanguageModelConfig
 
@@ -68,14 +75,27 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def pool(folder) -> Iterator[EnginePool]:
+    running = EnginePool(folder, slots=8, workers=2, max_waiting=4000)
+    yield running
+    running.close()
+
+
 @pytest.fixture
-def engine(folder) -> Iterator[TextEngine]:
+def threads(folder) -> Iterator[TextEngine]:
     running = engine_of(folder, slots=8, workers=2, max_waiting=4000)
     yield running
     running.close()
 
 
-def ask(engine: TextEngine, text: str = "w1 w2", **parameters) -> Listener:
+@pytest.fixture(params=["threads", "pool"])
+def engine(request) -> TextEngine | EnginePool:
+    """Both ways to run an engine; they are used alike."""
+    return request.getfixturevalue(request.param)
+
+
+def ask(engine: TextEngine | EnginePool, text: str = "w1 w2", **parameters) -> Listener:
     listener = Listener()
     engine.submit(text, GenerateParameters(**parameters), listener)
     return listener
@@ -181,8 +201,52 @@ def test_a_caller_who_leaves_frees_the_slots_for_those_who_wait(folder):
     engine.close()
 
 
-def test_a_full_queue_refuses_and_everything_accepted_is_answered(folder):
-    engine = engine_of(folder, slots=2, workers=1, max_waiting=3)
+def test_a_caller_who_leaves_the_pool_frees_its_slots(folder):
+    pool = EnginePool(folder, slots=1, workers=1)
+    leavers = [Listener(give_up_after=1) for _ in range(4)]
+    for leaver in leavers:
+        pool.submit("w1", GenerateParameters(max_tokens=1000, ignore_eos=True, stream=True), leaver)
+    assert ask(pool, max_tokens=2, seed=1).text()
+    assert all(leaver.ended.wait(60) for leaver in leavers)
+    pool.close()
+
+
+def test_a_process_that_dies_fails_what_it_had_and_is_replaced(folder):
+    pool = EnginePool(folder, slots=200, workers=1)
+    text = ask(pool, max_tokens=5, seed=1).text()
+    lost = pool._processes[0].process
+    os.kill(lost.pid, signal.SIGSTOP)
+    listeners = [ask(pool, max_tokens=1000, ignore_eos=True, seed=seed, stream=True) for seed in range(3)]
+    lost.kill()
+    assert all(listener.ended.wait(60) for listener in listeners)
+    assert {type(listener.error) for listener in listeners} == {EngineLost}
+    assert ask(pool, max_tokens=5, seed=1).text() == text
+    pool.close()
+    with pytest.raises(EngineLost):
+        ask(pool)
+
+
+def test_a_process_ends_with_its_pool(folder):
+    script = f"from serving.text.pool import EnginePool; from pathlib import Path; p = EnginePool(Path({str(folder)!r}), workers=1); print(p._processes[0].process.pid, flush=True); input()"
+    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = os.pidfd_open(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    assert select.select([child], [], [], 60)[0], "the process outlives its pool"
+    os.close(child)
+
+
+def test_a_model_that_cannot_be_loaded_says_why(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "broken")
+    (tmp_path / "broken" / "decode_int8.onnx").write_bytes(b"no graph")
+    with pytest.raises(RuntimeError, match=r"could not load the model: .*decode_int8"):
+        EnginePool(tmp_path / "broken", workers=1)
+
+
+@pytest.mark.parametrize("make", [engine_of, EnginePool])
+def test_a_full_queue_refuses_and_everything_accepted_is_answered(folder, make):
+    engine = make(folder, slots=2, workers=1, max_waiting=3)
     accepted, refused = [], 0
     for seed in range(60):
         try:
@@ -194,7 +258,8 @@ def test_a_full_queue_refuses_and_everything_accepted_is_answered(folder):
     engine.close()
 
 
-def test_a_failing_step_fails_only_those_it_was_for(engine):
+def test_a_failing_step_fails_only_those_it_was_for(threads):
+    engine = threads
 
     def fail(*arguments):
         for other in engine._workers:
@@ -209,8 +274,9 @@ def test_a_failing_step_fails_only_those_it_was_for(engine):
     assert ask(engine, max_tokens=5, seed=1).text()
 
 
-def test_closing_ends_streams_as_cancelled(folder):
-    engine = engine_of(folder, slots=1, workers=1)
+@pytest.mark.parametrize("make", [engine_of, EnginePool])
+def test_closing_ends_streams_as_cancelled(folder, make):
+    engine = make(folder, slots=1, workers=1)
     listeners = [ask(engine, max_tokens=1000, ignore_eos=True, seed=i) for i in range(3)]
     engine.close()
     assert all(listener.ended.is_set() for listener in listeners)

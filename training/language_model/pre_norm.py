@@ -88,19 +88,18 @@ class CausalSelfAttention(layers.Layer):
     def call(self, x):
         """float (batch, time, embed_dim) to the same."""
         time = ops.shape(x)[1]
-        query, key, value = self._heads(self.query_key_value(x))
+        query, key, value = self._heads(self.query_key_value(x), time)
         cosine, sine = (ops.convert_to_tensor(table, x.dtype)[:time] for table in (self.cosine, self.sine))
         query = rotate(query, cosine, sine) * self.config.head_dim**-0.5
         scores = ops.cast(ops.matmul(query, ops.swapaxes(rotate(key, cosine, sine), -1, -2)), "float32")
         steps = ops.arange(time)
         scores = scores + ops.where(steps[:, None] >= steps[None, :], 0.0, -1e9)
         mixed = ops.matmul(ops.cast(ops.softmax(scores), x.dtype), value)
-        return self.projection(ops.reshape(ops.swapaxes(mixed, 1, 2), ops.shape(x)))
+        return self.projection(ops.reshape(ops.swapaxes(mixed, 1, 2), (-1, time, self.config.embed_dim)))
 
-    def _heads(self, projected):
+    def _heads(self, projected, time):
         """(batch, time, 3 * embed_dim) to three (batch, heads, time, head_dim)."""
-        batch, time, _ = ops.shape(projected)
-        split = ops.reshape(projected, (batch, time, 3, self.config.num_heads, self.config.head_dim))
+        split = ops.reshape(projected, (-1, time, 3, self.config.num_heads, self.config.head_dim))
         return ops.unstack(ops.transpose(split, (2, 0, 3, 1, 4)), 3)
 
 

@@ -142,6 +142,7 @@ def train(
     with distribution.open_run(KIND, asdict(config) | {"data_sha256": data.info["digest"]}, path) as run:
         if not run.finished:
             data.tokenizer.save(run.path)
+            np.save(run.path / HELD_OUT_FILE, evenly_spaced(data.validation, VALIDATION_ROWS))
             _train(config, data, run, schedule, distribution, jit_compile)
     return run
 
