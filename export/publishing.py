@@ -175,7 +175,7 @@ def _exporter(kind: str) -> Callable[[Run, Path], Exported]:
 
 
 def _reason(error: OSError) -> str:
-    return f"{error.filename or 'the repository'} cannot be written: {error.strerror}"
+    return f"{error.filename or 'the repository'}: {error.strerror}"
 
 
 def _newest(kind: str | None, runs: Path) -> dict[str, Run]:
