@@ -113,6 +113,8 @@ def run(
     stable = model.labels.stable
     if stable is None or stable == version:
         raise SwitchError(f"{model.name} version {version} is the stable version already")
+    if not 0 < percent <= 100:
+        raise SwitchError(f"percent: {percent:g}; accepted: above 0, at most 100")
     with model.repository.lock():
         model.switch(model.labels.splitting(version, percent))
     try:

@@ -15,12 +15,14 @@ from export.publishing import connected
 from export.repository import Repository
 from export.switching import Model
 
-_COLUMNS = ("model", "version", "labels", "state", "exported", "run", "parity", "measured", "revision")
+_COLUMNS = ("model", "version", "labels", "state", "from and measured")
 
 
 def table(repository: Path, address: str | None) -> Table:
     """Every version of every exported model in `repository`, and every other model that a server at `address` has."""
-    found = Table(*_COLUMNS)
+    found = Table()
+    for i, name in enumerate(_COLUMNS):
+        found.add_column(name, no_wrap=i < 4, overflow="fold")
     states = _states(address)
     for model, version in _versions(repository):
         found.add_row(model.name, str(version), *_row(model, version, states.pop((model.name, str(version)), "")))
@@ -88,21 +90,23 @@ def _versions(repository: Path) -> Iterator[tuple[Model, int]]:
             yield Model(name, files), version
 
 
-def _row(model: Model, version: int, state: str) -> tuple[str, ...]:
+def _row(model: Model, version: int, state: str) -> tuple[str, str, str]:
     labels = model.labels
     names = [f"{n} {labels.percent:g} %" if n == "canary" and labels.percent else n for n in labels.of(version)]
     try:
-        return ", ".join(names), state, *_facts(manifest.read(model.repository.folder(model.name, version)))
+        about = _about(manifest.read(model.repository.folder(model.name, version)))
     except ManifestError as error:
-        return ", ".join(names), state, str(error)
+        about = str(error)
+    return ", ".join(names), state, about
 
 
-def _facts(found: Manifest) -> tuple[str, ...]:
+def _about(found: Manifest) -> str:
+    revision = found.git_revision[:8] if found.git_revision else "not known"
     parity = f"{found.parity['largest']:.2g} {found.parity['unit']}" if found.parity else "not known"
-    measured = {**found.result, **_flat(found.measured)}
-    numbers = ", ".join(f"{k} {v:.5g}" for k, v in measured.items() if isinstance(v, int | float))
-    revision = (found.git_revision or "not known")[:8]
-    return found.exported[:16].replace("T", " "), found.run, parity, numbers, revision
+    numbers = {**found.result, **_flat(found.measured)}
+    measured = ", ".join(f"{k} {v:.5g}" for k, v in numbers.items() if isinstance(v, int | float))
+    origin = f"run {found.run}, {found.exported[:16].replace('T', ' ')}, revision {revision}"
+    return f"{origin}\nlargest difference to Keras {parity}; {measured}"
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Manifest:
     Attributes:
         run: name of the training run.
         exported: time, UTC; of a version adopted later, the time of that.
-        data_sha256: of what the run keeps of its data; None where it keeps nothing.
+        data_sha256: as the run recorded it, else of what it keeps of its data; None where it keeps nothing.
         git_revision: of this project; with "+changes" where files differed from it, None outside a checkout.
         tools: versions of the packages that made the files.
         opset: of `model.onnx`.
@@ -174,6 +174,9 @@ def _installed(name: str) -> bool:
 
 
 def _data_hash(run: Path) -> str | None:
+    config = run / "config.json"
+    if config.is_file() and (recorded := json.loads(config.read_text()).get("data_sha256")):
+        return recorded
     files = [run / name for name in _DATA_FILES if (run / name).is_file()]
     return hashlib.sha256("".join(_sha256(p) for p in files).encode()).hexdigest() if files else None
 

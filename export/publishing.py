@@ -11,7 +11,7 @@ from export.repository import Repository
 from export.switching import Model, SwitchError
 from export.version import Exported, Staged
 from serving.client import Client
-from serving.labels import CANDIDATE, PREVIOUS, STABLE
+from serving.labels import CANDIDATE, PREVIOUS, STABLE, Labels
 from training.runs import Run, RunError
 
 KEEP = 5
@@ -86,7 +86,7 @@ def publish(
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
         try:
-            model.switch(before.naming(label, version))
+            model.switch(_naming(before, label, version))
         except BaseException as error:
             with suppress(OSError):
                 repository.withdraw(name, version)
@@ -105,11 +105,9 @@ def promote(model: Model, version: int, label: str = STABLE) -> None:
     Raises:
         SwitchError: there is no such version, or it does not serve; nothing changed.
     """
-    if label in (CANDIDATE, PREVIOUS):
-        raise SwitchError(f"label {label!r} is set by publishing; accepted: {STABLE}, canary, or a name of your own")
     with model.repository.lock():
         before = model.labels
-        model.switch(before.naming(label, version))
+        model.switch(_naming(before, label, version))
         model.repository.record(
             event="promoted", model=model.name, version=version, label=label, was=before.versions.get(label)
         )
@@ -156,6 +154,15 @@ def connected(address: str | None) -> Iterator[Client | None]:
         yield client if client.live() else None
 
 
+def _naming(labels: Labels, label: str, version: int) -> Labels:
+    if label in (CANDIDATE, PREVIOUS):
+        raise SwitchError(f"label {label!r} is set by publishing; accepted: {STABLE}, canary, or a name of your own")
+    try:
+        return labels.naming(label, version)
+    except ValueError as error:
+        raise SwitchError(str(error)) from None
+
+
 def _exporter(kind: str) -> Callable[[Run, Path], Exported]:
     """Imported here: TensorFlow takes seconds, and only an export needs it."""
     if kind == "style":
@@ -168,7 +175,7 @@ def _exporter(kind: str) -> Callable[[Run, Path], Exported]:
 
 
 def _reason(error: OSError) -> str:
-    return f"{error.filename or 'the repository'} cannot be written: {error.strerror}"
+    return f"{error.filename or 'the repository'}: {error.strerror}"
 
 
 def _newest(kind: str | None, runs: Path) -> dict[str, Run]:

@@ -7,6 +7,7 @@ by `export`; read by the client and by the models that call a sibling.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ PREVIOUS = "previous"
 """What was `stable` before; `reverie rollback` returns to it."""
 CANDIDATE = "candidate"
 """Loaded for its smoke test; nobody is sent there."""
+_NAME = re.compile("[a-z0-9_-]{1,40}")
 _LABEL = "label:"
 _PERCENT = "canary:percent"
 
@@ -40,6 +42,8 @@ class Labels:
     def __post_init__(self) -> None:
         if not 0 <= self.percent <= 100:
             raise ValueError(f"percent: {self.percent:g}; accepted: 0 to 100")
+        if wrong := [name for name in self.versions if not _NAME.fullmatch(name)]:
+            raise ValueError(f"label {wrong[0]!r}; accepted: a to z, 0 to 9, '-' and '_', at most 40 of them")
 
     @classmethod
     def of_parameters(cls, parameters: Mapping[str, str]) -> Labels:

@@ -62,4 +62,14 @@ def test_the_table_shows_labels_and_numbers_without_a_server(version):
     table = listing.table(version.parents[1], None)
     cells = [next(iter(column.cells)) for column in table.columns]
     assert cells[:3] == ["style", "1", "stable"]
-    assert "held_out_loss 1" in cells[7]
+    assert "run tiny" in cells[4]
+    assert "held_out_loss 1" in cells[4]
+
+
+def test_the_data_s_hash_is_the_one_that_the_run_recorded(version, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"data_sha256": "abc"}')
+    assert manifest.describe(version, "style", run, {}, {}, {}, {}).data_sha256 == "abc"
+    (run / "config.json").write_text("{}")
+    assert manifest.describe(version, "style", run, {}, {}, {}, {}).data_sha256 is None

@@ -71,7 +71,12 @@ def test_a_label_of_one_s_own_names_a_version_and_history_is_kept(repository):
 
 @pytest.mark.parametrize(
     ("version", "label", "message"),
-    [(9, "stable", "no version 9; it has 1"), (1, "candidate", "is set by publishing"), (1, "previous", "accepted")],
+    [
+        (9, "stable", "no version 9; it has 1"),
+        (1, "candidate", "is set by publishing"),
+        (1, "previous", "accepted"),
+        (1, 'a"b', "accepted: a to z"),
+    ],
 )
 def test_a_label_that_cannot_be_given_is_refused_with_what_can(repository, version, label, message):
     before = state(repository)
