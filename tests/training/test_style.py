@@ -74,12 +74,20 @@ def test_one_picture_of_a_batch_does_not_move_another():
 
 
 def configuration(**changes):
-    defaults = {"steps": 4, "batch_size": 2, "size": 32, "style_size": 48, "features": "compact"}
+    defaults = {"steps": 4, "batch_size": 2, "size": 32, "style_size": 48, "large_share": 0.0, "features": "compact"}
     return StyleTraining(TINY, **defaults | changes)
 
 
 def run_to(paintings, photos, path):
     return train(configuration(), paintings, photos, path, Schedule(4, 2, 4, checkpoint_every=2))
+
+
+def test_all_styles_come_equally_often_and_the_last_crops_are_large(random_photos):
+    config = configuration(steps=8, batch_size=4, large_share=0.25)
+    photos = Photos.of(random_photos)
+    batches = [batch_of(photos, config, step) for step in range(8)]
+    assert [b[0].shape[:2] for b in batches] == [(4, 40)] * 6 + [(1, 72)] * 2
+    assert np.concatenate([b[1] for b in batches]).sum(axis=0).tolist() == [13, 13]
 
 
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(

@@ -1,7 +1,7 @@
 """Teach a trained network one more style: `reverie train add-style`, `make add-style`.
 
-A style is a row of scales and shifts in each normalisation (Dumoulin et al. 2017, section 3.2). Only the new
-row is fitted; the rest of the network, and so every style it knows, stays bit for bit as it was.
+A style is a row of scales and shifts in each normalisation (Dumoulin et al. 2017, section 3.2), and its share of
+the photograph. Only the new row is fitted; the rest of the network, and so every style it knows, stays bit for bit as it was.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def extended(source: Run, name: str, **changes) -> StyleTraining:
 
 
 def with_style(old: StyleNetwork, config: StyleNetworkConfig) -> StyleNetwork:
-    """A copy of `old` with a style more, the mean of the others, of which only the normalisations can be trained.
+    """A copy of `old` with a style more, the mean of the others, of which only the styles' rows can be trained.
 
     Their older rows stay as they are although they are trainable: in batches of the new style alone their
     gradients are zero, and so are Adam's steps.
