@@ -194,7 +194,7 @@ def fold_normalisation(model: keras.Model) -> keras.Model:
 
     def fold(layer: keras.Layer) -> keras.Layer:
         if _is_normalisation(layer):
-            return keras.layers.Identity(name=layer.name)
+            return _Folded(name=layer.name)
         extra = {"use_bias": True} if layer.name in followers else {}
         return type(layer).from_config(layer.get_config() | extra)
 
@@ -204,6 +204,13 @@ def fold_normalisation(model: keras.Model) -> keras.Model:
             folded.get_layer(layer.name).set_weights(_scaled_weights(layer, followers[layer.name]))
     folded.trainable = False
     return folded
+
+
+class _Folded(keras.layers.Layer):
+    """In a normalisation's place, called like one: what comes in is normalised already."""
+
+    def call(self, inputs, training=None, mask=None):
+        return inputs
 
 
 def _is_normalisation(layer: keras.Layer) -> bool:
