@@ -35,12 +35,15 @@ class Ascent:
     Args:
         layers: names, or `name:channel` for a single channel.
         dtype: of the convolutions; the loss and the picture are float32.
+        folded: see `features.load`.
     """
 
-    def __init__(self, name: str, layers: tuple[str, ...], dtype: str = "float32", is_guided: bool = False):
+    def __init__(
+        self, name: str, layers: tuple[str, ...], dtype: str = "float32", is_guided: bool = False, folded: bool = False
+    ):
         parsed = [_parse(name, layer) for layer in layers]
         self._channels = [channel for _, channel in parsed]
-        self._extract = features.load(name, [layer for layer, _ in parsed], dtype)
+        self._extract = features.load(name, [layer for layer, _ in parsed], dtype, folded=folded)
         guides = tuple(tf.TensorSpec((None, None), tf.float32) for _ in layers) if is_guided else ()
         self.gradient = tf.function(
             self._gradient,
@@ -145,9 +148,11 @@ def smoothed(gradient, sigma: float):
 
 
 @lru_cache(maxsize=8)
-def ascent(name: str, layers: tuple[str, ...], dtype: str = "float32", is_guided: bool = False) -> Ascent:
+def ascent(
+    name: str, layers: tuple[str, ...], dtype: str = "float32", is_guided: bool = False, folded: bool = False
+) -> Ascent:
     """The compiled ascent of these layers, made and traced once."""
-    return Ascent(name, layers, dtype, is_guided)
+    return Ascent(name, layers, dtype, is_guided, folded)
 
 
 def _parse(name: str, layer: str) -> tuple[str, int | None]:

@@ -46,8 +46,8 @@ class DeepDreamParameters(BaseModel):
         strength: of the change: 0 is the photograph, 1 the dream, above it exaggerates.
         preserve_colors: dream in luminance only, and keep the photograph's colours.
         frames, zoom: pictures of a zoom sequence, each dreamt from the one before enlarged by `zoom`.
-        precision: of the convolutions. "float32" gives the book's picture within rounding; "bfloat16" is faster
-            where the processor has it; "auto" takes the faster.
+        precision: of the convolutions. "float32" gives the book's picture within rounding; "auto" folds the batch
+            normalisations and takes bfloat16 where the processor has it; the dream is then another one, as good.
         max_seconds: the picture so far is returned after this time; 0 for no limit.
         seed: of the jitter and of the tiles' positions.
     """
@@ -146,7 +146,9 @@ class _Job:
         name = p.features if p.features != "auto" else features.first_available("inception_v3")
         weights = p.layers or dict(features.defaults(name).dream_layers)
         self._names = tuple(weights)
-        self._ascent = ascent(name, self._names, features.dtype_of(p.precision), guide is not None)
+        self._ascent = ascent(
+            name, self._names, features.dtype_of(p.precision), guide is not None, p.precision != "float32"
+        )
         self._is_exact = features.dtype_of(p.precision) == "float32"
         self._coefficients = tf.constant(list(weights.values()), tf.float32)
         self._shapes = octave_shapes(height, width, p.num_octave, p.octave_scale)
