@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +13,8 @@ from enum import Enum
 import numpy as np
 from PIL import Image
 
-from loadtests.endpoints import Endpoint, Message
-from serving.client import Client, PictureStep, TextPiece
+from loadtests.endpoints import Caller, Endpoint, Message
+from serving.client import PictureStep, TextPiece
 from serving.client.client import Score
 
 REFUSALS = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
@@ -83,7 +84,7 @@ class Call:
     @property
     def between_messages_ms(self) -> list[float]:
         """From each message to the next."""
-        return [(b - a) * 1000 for a, b in zip(self.message_s, self.message_s[1:], strict=False)]
+        return [(b - a) * 1000 for a, b in itertools.pairwise(self.message_s)]
 
     def since(self, began: float) -> Call:
         """The same call with `began` as the clock's zero."""
@@ -98,7 +99,7 @@ class Call:
 
 def make_call(
     endpoint: Endpoint,
-    client: Client,
+    client: Caller,
     rng: random.Random,
     scheduled_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,

@@ -64,7 +64,8 @@ class Measured:
         offered_s, achieved_s = max(offered_s, 1e-9), max(offered_s, achieved_s or 0.0, 1e-9)
         answered = [c for c in calls if c.outcome is Outcome.ANSWERED]
         refusals = [c.milliseconds for c in calls if c.outcome is Outcome.REFUSED]
-        good = sum(c.milliseconds <= good_ms for c in answered)
+        times = [c.milliseconds for c in answered]
+        good = sum(t <= good_ms for t in times)
         return cls(
             requests=len(calls),
             failures=len(calls) - len(answered),
@@ -77,7 +78,7 @@ class Measured:
             refused_p99_ms=percentile(refusals, 99),
             received_mib_per_s=sum(c.received_bytes for c in answered) / 2**20 / achieved_s,
             megapixels_per_s=sum(c.pixels for c in answered) / 1e6 / achieved_s,
-            **_percentiles([c.milliseconds for c in answered]),
+            **_percentiles(times),
         )
 
     @classmethod
@@ -85,15 +86,22 @@ class Measured:
         """Summarise times within answers: to first messages, or between messages."""
         count, seconds = len(milliseconds), max(seconds, 1e-9)
         good = sum(t <= good_ms for t in milliseconds)
-        rates = {"offered_per_s": count / seconds, "achieved_per_s": count / seconds, "goodput_per_s": good / seconds}
-        return cls(requests=count, good=good, **rates, **_percentiles(milliseconds))
+        per_s = count / seconds
+        return cls(
+            requests=count,
+            good=good,
+            offered_per_s=per_s,
+            achieved_per_s=per_s,
+            goodput_per_s=good / seconds,
+            **_percentiles(milliseconds),
+        )
 
     def rounded(self) -> dict[str, Any]:
         """Its values for a line of JSON."""
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def _percentiles(times: Sequence[float]) -> dict[str, float | None]:
+def _percentiles(times: Sequence[float]) -> dict[str, Any]:
     return {f"p{rank}_ms": percentile(times, rank) for rank in (50, 95, 99)}
 
 

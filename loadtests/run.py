@@ -8,10 +8,11 @@ table and a last line of JSON to stdout. Exit status: 0 objectives met, 1 not me
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -173,8 +174,8 @@ def observe(
     return Result(calls, measured, window, health, violations, health.bottlenecks(limits), intervals(poller.polls))
 
 
-def write_report(out: Path, result: Result) -> None:
-    """Write `report.html`, `report.json` and the CSV files."""
+def write_report(out: Path, result: Result, more: Sequence[report.Section] = ()) -> None:
+    """Write `report.html` (`more` sections at its end), `report.json` and the CSV files."""
     sections = [
         report.verdict(result.violations, result.invalid),
         report.summary(result.measured),
@@ -184,6 +185,7 @@ def write_report(out: Path, result: Result) -> None:
         report.distribution(result.calls, result.measured),
         report.client_timeline(result.calls, bucket_s=max(1.0, result.seconds / 60)),
         report.server_timeline(result.server),
+        *more,
     ]
     (out / "report.html").write_text(report.page("Load test", sections))
     details = {"violations": list(result.violations), "invalid": list(result.invalid)}
@@ -214,16 +216,14 @@ def print_result(result: Result) -> None:
     typer.echo(json.dumps(result.summary(), allow_nan=False))
 
 
-class errors_told:
-    """A context that tells what a person can mend in one line, and ends the command with status 2."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, slo.ObjectiveError | ScheduleError | ServerError | OSError):
-            say(f"error: {error}")
-            raise typer.Exit(2) from None
+@contextlib.contextmanager
+def errors_told() -> Iterator[None]:
+    """Tells in one line what a person can mend, and ends the command with status 2."""
+    try:
+        yield
+    except (slo.ObjectiveError, ScheduleError, ServerError, OSError) as error:
+        say(f"error: {error}")
+        raise typer.Exit(2) from None
 
 
 def _milliseconds(value: float | None) -> str:

@@ -7,6 +7,7 @@ differences: queue time over requests, compute time over requests, requests over
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import time
 import urllib.request
@@ -66,7 +67,7 @@ def parse(text: str) -> dict[str, dict[str, float]]:
 def intervals(polls: Sequence[Poll]) -> list[Interval]:
     """What every model did between each two polls; a server that was restarted in between is left out."""
     found = []
-    for before, after in zip(polls, polls[1:], strict=False):
+    for before, after in itertools.pairwise(polls):
         for model, counters in after.values.items():
             earlier = before.values.get(model, dict.fromkeys(COUNTERS, 0.0))
             change = {name: value - earlier[name] for name, value in counters.items()}

@@ -1,0 +1,114 @@
+"""`python -m loadtests.soak`: the default mix for hours, and what the server's processes use meanwhile.
+
+Exit status: 0 the objectives of `[closed.*]` were met and memory grew no faster than `[soak]` allows, 1 not,
+2 no server or bad arguments, 3 the generator was the bottleneck. The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+# First: it imports locust, which monkey-patches what the modules below use.
+from loadtests.users import USERS  # isort: skip
+
+import typer
+
+from loadtests import slo
+from loadtests.background import every
+from loadtests.closed_loop import send_from_users
+from loadtests.endpoints import recorded_names
+from loadtests.generator import Limits
+from loadtests.memory import Sampler, Slope, Usage, slope
+from loadtests.plots import Axis, Line, line_chart
+from loadtests.report import Section
+from loadtests.run import (
+    Address,
+    MetricsUrl,
+    Progress,
+    Result,
+    SloFile,
+    errors_told,
+    observe,
+    print_result,
+    write_report,
+)
+from loadtests.slo import SoakBounds
+from loadtests.target import target, warm_up
+
+
+def main(
+    address: Address = "",
+    metrics: MetricsUrl = "",
+    pid: Annotated[int | None, typer.Option(help="Of a running server on this machine, to sample its memory.")] = None,
+    users: Annotated[int, typer.Option(min=len(USERS), help="Users at once.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 3600,
+    sample_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the memory.")] = 10,
+    slo_file: SloFile = slo.DEFAULT_FILE,
+    out: Annotated[Path, typer.Option(help="Folder to write report.html, report.json and *.csv into.")] = Path(
+        "out/soak"
+    ),
+) -> None:
+    """Load a server for long and say whether its memory grows."""
+    with errors_told():
+        objectives = slo.load(slo_file, "closed", recorded_names())
+        bounds = slo.load_soak(slo_file)
+        out.mkdir(parents=True, exist_ok=True)
+        with target(address, out, metrics, pid) as server:
+            warm_up(server.address)
+            progress = Progress()
+            sampler = Sampler(server.pid or 0)
+            with every(sample_every, sampler.sample if server.pid else lambda: None):
+                result = observe(
+                    lambda: send_from_users(server.address, users, seconds, progress.count),
+                    server,
+                    progress,
+                    None,
+                    objectives,
+                    Limits(),
+                )
+    found = slope(sampler.samples)
+    violations = growth_violations(found, sampler.samples, bounds) if server.pid else []
+    write_report(out, result, [memory_section(sampler.samples, found)])
+    print_result(result)
+    for violation in violations:
+        typer.echo(f"bound not met: {violation}")
+    typer.echo(json.dumps(to_summary(result, sampler.samples, found, violations), allow_nan=False))
+    raise typer.Exit(result.exit_code or (1 if violations else 0))
+
+
+def growth_violations(found: Slope | None, samples: Sequence[Usage], bounds: SoakBounds) -> list[str]:
+    """How memory breaks `bounds`: only a growth whose whole interval lies above the bound is one."""
+    if not samples or not samples[-1].processes:
+        return ["the server's processes have ended"]
+    if found is None:
+        return ["too few looks at the memory for a slope; run longer, or look more often"]
+    if found.low <= bounds.max_growth_mib_per_hour:
+        return []
+    interval = f"{found.low:.0f} to {found.high:.0f} MiB an hour"
+    return [f"memory grows by {interval}, at most {bounds.max_growth_mib_per_hour:g} promised"]
+
+
+def to_summary(
+    result: Result, samples: Sequence[Usage], found: Slope | None, violations: Sequence[str]
+) -> dict[str, Any]:
+    """The JSON line: the load test's, and the server's processes at the beginning and the end."""
+    ends = {"first": samples[0], "last": samples[-1]} if samples else {}
+    rounded = {when: {k: round(v, 1) for k, v in asdict(usage).items()} for when, usage in ends.items()}
+    growth = {k: round(v, 2) for k, v in asdict(found).items()} if found else None
+    return {**result.summary(), "memory": {**rounded, "slope": growth}, "bounds_met": not violations}
+
+
+def memory_section(samples: Sequence[Usage], found: Slope | None) -> Section:
+    """Memory over time."""
+    told = f"{found.mib_per_hour:.1f} MiB an hour ({found.low:.1f} to {found.high:.1f})" if found else "not known"
+    lines = [Line("all processes", [(s.at_s, s.mib) for s in samples])]
+    chart = line_chart("Memory of the server's processes", Axis("s"), Axis("MiB (PSS)"), lines)
+    return Section("Memory", f"<p>Growth after the first fifth: {told}.</p>{chart}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
