@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REVERIE := $(BIN)/reverie
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export loadtest bench-features bench-text lock clean
+.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export loadtest loadtest-capacity loadtest-compare loadtest-soak bench-features bench-text lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -44,8 +44,18 @@ train-features: $(VENV)/.runtime ## train the compact feature extractor; CONTENT
 export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder
 	$(REVERIE) export $(if $(MODEL),--model $(MODEL)) $(if $(RUN),--run $(RUN)) $(ARGS)
 
-loadtest: $(VENV)/.runtime ## headless locust against a server of its own; ADDRESS=host:port for a running one
+loadtest: $(VENV)/.runtime ## a minute of the default mix on a server of its own; ADDRESS=host:port for a running one ARGS="--open --rate 4"
 	$(BIN)/python -m loadtests.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+
+loadtest-capacity: $(VENV)/.runtime ## the highest rate of each endpoint within its objectives, then three times that; ADDRESS= ARGS=
+	@$(BIN)/python -m loadtests.capacity $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+
+loadtest-compare: $(VENV)/.runtime ## two running servers under the same load, in turns; A=host:port B=host:port ARGS=
+	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo 'say which servers: make loadtest-compare A=127.0.0.1:8001 B=127.0.0.1:9001'; exit 2; }
+	@$(BIN)/python -m loadtests.compare $(A) $(B) $(ARGS)
+
+loadtest-soak: $(VENV)/.runtime ## an hour of the default mix, and how the server's memory grows; ADDRESS= ARGS="--seconds 28800"
+	@$(BIN)/python -m loadtests.soak $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
 bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
 	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features

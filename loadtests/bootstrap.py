@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DRAWS = 2000
+DRAWS = 1000
 CONFIDENCE = 95.0
 MIN_ROUNDS = 3
 """Fewer say nothing about how rounds differ."""

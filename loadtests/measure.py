@@ -97,8 +97,9 @@ class Measured:
         )
 
     def rounded(self) -> dict[str, Any]:
-        """Its values for a line of JSON."""
-        return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        """Its values for a line of JSON, without what does not apply or did not happen (None, 0)."""
+        present = {k: v for k, v in asdict(self).items() if v or k in ("requests", "failures", "p95_ms")}
+        return {k: round(v, 3) if isinstance(v, float) else v for k, v in present.items()}
 
 
 def _percentiles(times: Sequence[float]) -> dict[str, Any]:

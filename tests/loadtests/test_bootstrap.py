@@ -29,8 +29,8 @@ def test_a_faster_b_is_shown():
 
 
 def test_equal_servers_are_seldom_told_apart():
-    verdicts = [compare(rounds(1.0, seed=seed), 50) for seed in range(10)]
-    assert sum(v is not None and v.verdict != "no difference shown" for v in verdicts) <= 2
+    verdicts = [compare(rounds(1.0, seed=seed), 50) for seed in range(6)]
+    assert sum(v is not None and v.verdict != "no difference shown" for v in verdicts) <= 1
 
 
 def test_a_mood_that_both_share_does_not_hide_a_difference():
