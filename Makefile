@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 REVERIE := $(BIN)/reverie
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo test lint serve train-lm eval-lm train-style train-features export loadtest loadtest-capacity loadtest-compare loadtest-soak bench-features bench-text lock clean
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -38,11 +38,28 @@ train-style: $(VENV)/.runtime ## train the style network; STYLES="a.jpg b.jpg" C
 	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make train-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
 	$(REVERIE) train style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
+add-style: $(VENV)/.runtime ## teach a trained style network one more style; STYLE=painting.jpg [NAME=...] [RUN=folder] CONTENT=photos/ WEIGHTS=folder ARGS=...
+	@[ -n "$(STYLE)" ] || { echo 'say which painting: make add-style STYLE=painting.jpg [NAME=...]'; exit 2; }
+	$(REVERIE) train add-style --style $(STYLE) $(if $(NAME),--name $(NAME)) $(if $(RUN),--from $(RUN)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+
+eval-style: $(VENV)/.runtime ## measure a style network on held-out photos; STYLES="a.jpg b.jpg" [RUN=folder] [AGAINST=folder] CONTENT=photos/ WEIGHTS=folder ARGS=...
+	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make eval-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
+	$(REVERIE) eval style $(foreach s,$(STYLES),--style $(s)) $(if $(RUN),--run $(RUN)) $(if $(AGAINST),--against $(AGAINST)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+
 train-features: $(VENV)/.runtime ## train the compact feature extractor; CONTENT=photos/ WEIGHTS=folder ARGS=...
 	$(REVERIE) train features $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
-export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder
+export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder ARGS="--label canary"
 	$(REVERIE) export $(if $(MODEL),--model $(MODEL)) $(if $(RUN),--run $(RUN)) $(ARGS)
+
+export-check: $(VENV)/.runtime ## retrain tiny models and take them into service, canary and back under load; JSON on the last line
+	@$(BIN)/python -m benchmarks.export_check $(ARGS)
+
+configs: $(VENV)/.runtime ## write every config.pbtxt from its description; ARGS=--check
+	$(REVERIE) configs $(ARGS)
+
+gpu-check: $(VENV)/.runtime ## every ONNX model on an NVIDIA GPU beside the CPU; says so where there is none
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 loadtest: $(VENV)/.runtime ## a minute of the default mix on a server of its own; ADDRESS=host:port for a running one ARGS="--open --rate 4"
 	$(BIN)/python -m loadtests.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
@@ -59,6 +76,14 @@ loadtest-soak: $(VENV)/.runtime ## an hour of the default mix, and how the serve
 
 bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
 	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features
+
+bench-gatys: $(VENV)/.dev ## style transfer beside the book's loop; DATA=folder with chicago.jpg, styles/starry_night.jpg and VGG19's weights
+	@$(BIN)/python -m benchmarks.gatys --data $(DATA) $(ARGS)
+
+bench-dream: $(VENV)/.dev ## DeepDream beside the book's loop; DATA=folder with chicago.jpg and InceptionV3's weights
+	@$(BIN)/python -m benchmarks.dream --data $(DATA) $(ARGS)
+bench-style: $(VENV)/.bench ## milliseconds a picture beside Johnson's network; STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder for the quality too
+	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(ARGS)
 
 bench-text: $(VENV)/.bench ## tokens per second beside CTranslate2 and the book's loop; RUN=folder of a book run (default: random weights)
 	@$(BIN)/python -m benchmarks.text $(if $(RUN),--run $(RUN))

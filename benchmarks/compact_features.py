@@ -26,10 +26,10 @@ def main() -> None:
     """Print the objective of the photograph and of each transfer."""
     photo, style = images.fit_within(images.read(PICTURES / "pagoda.jpg"), SIZE), stained_glass()
     judge = gatys.objective("vgg19")
-    targets = judge.targets(photo, images.resize(style, photo.shape[0], photo.shape[1]), GatysParameters())
+    targets = gatys.book_targets(judge, photo, style, GatysParameters())
 
     def judged(picture: np.ndarray) -> float:
-        return round(judge.at(picture.astype(np.float64), targets)[0])
+        return round(judge.measure(picture, targets).loss)
 
     result = {"size": SIZE, "steps": STEPS, "photograph": judged(photo)}
     for name in ("compact", "vgg19"):

@@ -124,7 +124,7 @@ def export(model: LanguageModel, vocabulary: Vocabulary, files: Path) -> None:
     graphs = variants.graphs(model, variants.calibrate(model, rows))
     variants.save({"model": language_model.scoring_graph(model), **graphs}, files)
     vocabulary.save(files)
-    text = configuration.language_model(model.config.positions)
+    text = configuration.language_model(model.config.positions).text()
     (files.parent / "config.pbtxt").write_text(text)
     repository = files.parents[1]
     for part in (PROJECT / "model_repository" / "generate").rglob("*"):

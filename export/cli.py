@@ -1,12 +1,17 @@
-"""Command `reverie export`: publish the newest finished runs, and let a running server pick them up."""
+"""Commands `reverie export`, `models`, `promote`-ing, `rollback`, `canary`, `configs`."""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 
 class Kind(str, Enum):
@@ -16,29 +21,186 @@ class Kind(str, Enum):
     style = "style"
 
 
+Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server to update.")]
+Repository = Annotated[Path, typer.Option(help="The model repository.")]
+Name = Annotated[Kind, typer.Argument(help="An exported model.", metavar="MODEL")]
+Version = Annotated[int, typer.Argument(help="One of its versions.")]
+
+LOCAL = "127.0.0.1:8001"
+MODELS = Path("model_repository")
+
+models_app = typer.Typer(help="The exported models' versions: list, verify, label.")
+
+
+def add_commands(cli: typer.Typer) -> None:
+    """Register every command of this file."""
+    cli.command("export")(export_command)
+    cli.add_typer(models_app, name="models", invoke_without_command=True)
+    for command in (rollback, canary, configs):
+        cli.command()(command)
+
+
 def export_command(
     model: Annotated[
         Kind | None, typer.Option(help="Only this model. Default: every model that has a finished run.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="This run of --model instead of the newest finished one.")] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are.")] = Path("runs"),
-    repository: Annotated[Path, typer.Option(help="Model repository to publish into.")] = Path("model_repository"),
-    address: Annotated[
-        str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server to update.")
-    ] = "127.0.0.1:8001",
+    repository: Annotated[Path, typer.Option(help="Model repository to publish into.")] = MODELS,
+    label: Annotated[str, typer.Option(help="The new version's label; only `stable` is what callers get.")] = "stable",
+    address: Address = LOCAL,
 ) -> None:
     """Export trained models to ONNX, check them against Keras, and publish the next version."""
     if run is not None and model is None:
         raise typer.BadParameter("name the run's --model", param_hint="--run")
     from export import publishing
 
-    for published in publishing.export_runs(model.value if model else None, run, runs, repository):
+    for published in publishing.export_runs(model.value if model else None, run, runs, repository, address, label):
         parity = published.exported.parity
         typer.echo(
-            f"{published.exported.model} version {published.version}: published; largest difference to Keras "
+            f"{published.exported.model} version {published.version}: published as {label}; largest difference to Keras "
             f"{parity.largest:.3g} {parity.unit}, mean {parity.mean:.3g}"
         )
-        served = publishing.update_server(published, repository, address)
         typer.echo(
-            f"  {address} now serves it" if served else f"  no server at {address}; it is served from the next start"
+            f"  {address} now serves it"
+            if published.served
+            else f"  no server at {address}; it is served from the next start"
         )
+        for version in published.pruned:
+            typer.echo(f"  version {version}, which no label names, was removed")
+
+
+@models_app.callback()
+def models(context: typer.Context, repository: Repository = MODELS, address: Address = LOCAL) -> None:
+    """List every version: labels, state, where it came from and what it was measured at."""
+    if context.invoked_subcommand is None:
+        from export import listing
+
+        Console().print(listing.table(repository, address))
+
+
+@models_app.command()
+def verify(repository: Repository = MODELS) -> None:
+    """Compare every version's files with its manifest; exit status 1 if one was altered."""
+    from export import listing
+
+    faults = 0
+    for name, version, fault in listing.verify(repository):
+        typer.echo(f"{name} version {version}: {fault or 'whole'}", err=bool(fault))
+        faults += bool(fault)
+    sys.exit(1 if faults else 0)
+
+
+@models_app.command()
+def adopt(model: Name, version: Version, repository: Repository = MODELS) -> None:
+    """Write a manifest for a version that has none, with its files as they are now."""
+    from export import listing
+
+    listing.adopt(repository / model.value / str(version), model.value)
+    typer.echo(f"{model.value} version {version}: signed as it is")
+
+
+@models_app.command()
+def promote(
+    model: Name,
+    version: Version,
+    to: Annotated[str, typer.Option(help="The label: stable, or a name of your own.")] = "stable",
+    repository: Repository = MODELS,
+    address: Address = LOCAL,
+) -> None:
+    """Let a label name a version; `stable` is what callers get who ask for none."""
+    from export import publishing
+
+    _with_model(model.value, repository, address, lambda m: publishing.promote(m, version, to))
+    typer.echo(f"{model.value} version {version} is now {to}")
+
+
+@models_app.command()
+def history(repository: Repository = MODELS) -> None:
+    """What was published, promoted and rolled back, oldest first."""
+    from export.repository import Repository as Files
+
+    for event in Files(repository).history():
+        was = f", was {event['was']}" if event.get("was") else ""
+        what = f"{event['event']}: {event['model']}"
+        if "version" in event:
+            typer.echo(f"{event['time']}  {what} version {event['version']} as {event['label']}{was}")
+        else:
+            done = "promoted" if event["promoted"] else "rolled back"
+            typer.echo(
+                f"{event['time']}  {what} version {event['canary']['version']} {done}: {'; '.join(event['reasons'])}"
+            )
+
+
+def rollback(model: Name, repository: Repository = MODELS, address: Address = LOCAL) -> None:
+    """Make the version stable that was stable before."""
+    from export import publishing
+
+    version = _with_model(model.value, repository, address, publishing.rollback)
+    typer.echo(f"{model.value} version {version} is stable again")
+
+
+def canary(
+    model: Name,
+    version: Version,
+    percent: Annotated[float, typer.Option(help="Share of the traffic that it gets.")] = 10.0,
+    duration: Annotated[str, typer.Option("--for", help="How long: 90s, 5m, 1h.")] = "5m",
+    metrics: Annotated[str, typer.Option(help="URL of the server's metrics.")] = "http://127.0.0.1:8002/metrics",
+    textfile: Annotated[
+        Path | None,
+        typer.Option(help="Also write the verdict in Prometheus' text format (for its textfile collector)."),
+    ] = None,
+    repository: Repository = MODELS,
+    address: Address = LOCAL,
+) -> None:
+    """Send a share of the traffic to a version, compare it with the stable one, and promote it or not.
+
+    Exit status 3 when it was not promoted.
+    """
+    from export import canary as trial
+
+    seconds = _seconds(duration)
+    verdict = _with_model(model.value, repository, address, lambda m: trial.run(m, version, percent, seconds, metrics))
+    for label, seen in (("stable", verdict.stable), ("canary", verdict.canary)):
+        p95 = "unknown" if seen.p95_ms is None else f"{seen.p95_ms:.1f} ms"
+        measure = "" if seen.measure is None else f", measure {seen.measure:.4g}"
+        typer.echo(
+            f"{label} {seen.version}: {seen.requests} requests, {seen.error_rate:.2%} failed, p95 {p95}{measure}"
+        )
+    done = "promoted to stable" if verdict.promoted else "not promoted; the stable version gets all traffic again"
+    typer.echo(f"{model.value} version {version}: {done}: {'; '.join(verdict.reasons)}")
+    if textfile:
+        trial.write_textfile(verdict, textfile)
+    sys.exit(0 if verdict.promoted else 3)
+
+
+def configs(
+    repository: Repository = MODELS,
+    check: Annotated[bool, typer.Option(help="Write nothing; exit status 1 if a file is not as it would be.")] = False,
+) -> None:
+    """Write every config.pbtxt of the repository from its description in export/configuration.py."""
+    from export import listing
+
+    changed = listing.write_configurations(repository, check)
+    for path in changed:
+        typer.echo(f"{path}: {'differs' if check else 'written'}")
+    sys.exit(1 if check and changed else 0)
+
+
+def _with_model(name: str, repository: Path, address: str, act: Callable):
+    from export import publishing
+    from export.repository import Repository as Files
+    from export.switching import Model
+
+    with ExitStack() as stack:
+        client = stack.enter_context(publishing.connected(address))
+        if client is None:
+            typer.echo(f"no server at {address}; only the files are changed", err=True)
+        return act(Model(name, Files(repository), client))
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found:
+        raise typer.BadParameter(f"{text!r}; accepted: a number and s, m or h, as in 5m", param_hint="--for")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

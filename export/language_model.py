@@ -52,7 +52,12 @@ def export(run: Run, folder: Path) -> Exported:
     tokenizer.save(folder)
     perplexities = check_precisions(folder, rows, len(tokenizer), padding)
     return Exported(
-        NAME, DEPENDENTS, configuration.language_model(model.config.positions), measured, {"perplexity": perplexities}
+        NAME,
+        DEPENDENTS,
+        configuration.language_model(model.config.positions),
+        measured,
+        {"perplexity": perplexities},
+        {"token_ids": rows[:8]},
     )
 
 

@@ -1,85 +1,185 @@
-"""From finished runs to served versions: export, publish, and ask a running server to load the result."""
+"""From finished runs to served versions: export, publish, label, roll back, and drop what no label names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from export import language_model, style
 from export.repository import Repository
-from export.version import Exported, publish
-from serving.client import Client, ReverieError
+from export.switching import Model, SwitchError
+from export.version import Exported, Staged
+from serving.client import Client
+from serving.labels import CANDIDATE, PREVIOUS, STABLE
 from training.runs import Run, RunError
 
-_EXPORTERS: dict[str, Callable[[Run, Path], Exported]] = {
-    "language_model": language_model.export,
-    "style": style.export,
-}
+KEEP = 5
+"""Newest versions that stay on disk without a label."""
+KINDS = ("language_model", "style")
 
 
 class PublishError(Exception):
-    """A published version did not load; it was withdrawn and the old one still serves."""
+    """A version was not published; the old one still serves."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A version that is in the repository."""
+    """A version that is in the repository.
+
+    Attributes:
+        served: whether a running server answers with it already.
+        pruned: older versions that were removed.
+    """
 
     exported: Exported
     version: int
+    served: bool = False
+    pruned: tuple[int, ...] = ()
 
 
-def export_runs(kind: str | None, run: Path | None, runs: Path, repository: Path) -> Iterator[Published]:
+def export_runs(
+    kind: str | None, run: Path | None, runs: Path, repository: Path, address: str | None = None, label: str = STABLE
+) -> Iterator[Published]:
     """Export and publish one run, or the newest finished run of every kind.
+
+    Args:
+        address: of a server that should serve the result at once, if one answers there.
 
     Raises:
         RunError: there is no finished run to export.
         ParityError: a graph departs from Keras; nothing of it was published.
+        PublishError: the version did not get into service; it is gone and the old one serves.
     """
+    from export.version import staged
+
     chosen = {kind: Run(run)} if kind and run else _newest(kind, runs)
     for name, found in chosen.items():
-        exported, version = publish(found, _EXPORTERS[name], Repository(repository))
-        yield Published(exported, version)
+        try:
+            with staged(found, _exporter(name), Repository(repository)) as version:
+                published = publish(version, Repository(repository), address, label)
+        except OSError as error:
+            raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
+        yield published
 
 
-def update_server(published: Published, repository: Path, address: str) -> bool:
-    """Make the server at `address` load a version and the Python models that build on it.
-
-    Returns:
-        False where no server answers.
+def publish(
+    staged: Staged,
+    repository: Repository,
+    address: str | None = None,
+    label: str = STABLE,
+    keep: int = KEEP,
+    drain_seconds: float = 5.0,
+) -> Published:
+    """Put a staged version into the repository under `label`, and into service where a server answers.
 
     Raises:
-        PublishError: the server refused the version, which is withdrawn.
+        PublishError: it failed; the version is gone and what served before serves.
     """
-    with Client(address) as client:
-        if not client.ready():
-            return False
-        exported, files = published.exported, Repository(repository)
+    name = staged.exported.model
+    with connected(address) as client, repository.lock():
+        repository.sweep()
+        model = Model(name, repository, client, drain_seconds)
+        before = model.labels
         try:
-            client.load(exported.model)
-            for dependent in exported.dependents:
-                # Triton reloads only what is newer on disk.
-                files.touch(dependent)
-                client.load(dependent)
-        except ReverieError as error:
-            files.withdraw(exported.model, published.version)
-            client.load(exported.model)
-            raise PublishError(
-                f"{exported.model} version {published.version} did not load and was withdrawn: {error.message}"
-            ) from error
-        return True
+            version = repository.publish(name, staged.files)
+        except OSError as error:
+            raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
+        try:
+            model.switch(before.naming(label, version))
+        except BaseException as error:
+            with suppress(OSError):
+                repository.withdraw(name, version)
+            if not isinstance(error, Exception):
+                raise
+            if isinstance(error, OSError):
+                raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
+            raise PublishError(f"{name} version {version} was withdrawn: {error}") from error
+        repository.record(event="published", model=name, version=version, label=label, was=before.versions.get(label))
+        return Published(staged.exported, version, client is not None, tuple(prune(model, keep)))
+
+
+def promote(model: Model, version: int, label: str = STABLE) -> None:
+    """Let `label` name `version`.
+
+    Raises:
+        SwitchError: there is no such version, or it does not serve; nothing changed.
+    """
+    if label in (CANDIDATE, PREVIOUS):
+        raise SwitchError(f"label {label!r} is set by publishing; accepted: {STABLE}, canary, or a name of your own")
+    with model.repository.lock():
+        before = model.labels
+        model.switch(before.naming(label, version))
+        model.repository.record(
+            event="promoted", model=model.name, version=version, label=label, was=before.versions.get(label)
+        )
+
+
+def rollback(model: Model) -> int:
+    """Make the version stable that was stable before; returns it.
+
+    Raises:
+        SwitchError: none is labelled `previous`, or it does not serve; nothing changed.
+    """
+    with model.repository.lock():
+        before = model.labels
+        version = before.versions.get(PREVIOUS)
+        if version is None:
+            there = ", ".join(map(str, model.repository.versions(model.name))) or "none"
+            raise SwitchError(
+                f"{model.name} has no version labelled {PREVIOUS}; promote one with 'reverie models promote "
+                f"{model.name} VERSION'; there are: {there}"
+            )
+        model.switch(before.without(PREVIOUS).naming(STABLE, version))
+        model.repository.record(event="rolled back", model=model.name, version=version, label=STABLE, was=before.stable)
+        return version
+
+
+def prune(model: Model, keep: int = KEEP) -> list[int]:
+    """Remove all versions but the `keep` newest and those that a label names; returns what was removed."""
+    versions = model.repository.versions(model.name)
+    labelled = set(model.labels.versions.values())
+    old = [v for v in versions[: max(0, len(versions) - keep)] if v not in labelled]
+    for version in old:
+        with suppress(OSError):  # What stays takes space and nothing else; the next export tries again.
+            model.repository.withdraw(model.name, version)
+    return old
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Client | None]:
+    """A client of the server at `address`; None where none answers, or none is named."""
+    if address is None:
+        yield None
+        return
+    with Client(address) as client:
+        yield client if client.live() else None
+
+
+def _exporter(kind: str) -> Callable[[Run, Path], Exported]:
+    """Imported here: TensorFlow takes seconds, and only an export needs it."""
+    if kind == "style":
+        from export import style
+
+        return style.export
+    from export import language_model
+
+    return language_model.export
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.filename or 'the repository'} cannot be written: {error.strerror}"
 
 
 def _newest(kind: str | None, runs: Path) -> dict[str, Run]:
     found = {}
-    for name in [kind] if kind else _EXPORTERS:
+    for name in [kind] if kind else KINDS:
         try:
             found[name] = Run.newest_finished(name, runs)
         except RunError:
             continue
     if not found:
         raise RunError(
-            f"no finished run of {kind or ' or '.join(_EXPORTERS)} under {runs}; train one with 'make train-lm' or 'make train-style'"
+            f"no finished run of {kind or ' or '.join(KINDS)} under {runs}; train one with 'make train-lm' or 'make train-style'"
         )
     return found

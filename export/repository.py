@@ -1,17 +1,36 @@
 """The model repository's layout, and how a version gets into it whole or not at all.
 
 A version is staged outside the repository on the same file system, synced, and renamed into
-`<model>/<number>`; Triton never sees half of one. Knows nothing about what the files mean.
+`<model>/<number>`; Triton never sees half of one, and none at all before `config.pbtxt` names it, which is
+replaced by one rename too. Knows nothing about what the files mean.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
+import logging
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+_HISTORY = "history.jsonl"
+"""A plain file: Triton takes folders for models, and a file in a model's folder for a change of that model."""
+_held: dict[Path, int] = {}
+"""Locks on this process's staging folders; a folder whose lock is free belongs to a process that died."""
+
+
+class RepositoryError(Exception):
+    """The repository cannot be written, or is being written by another; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,10 @@ class Repository:
         """Published versions of `model`, oldest first."""
         folder = self.path / model
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+    def folder(self, model: str, version: int) -> Path:
+        """Where a version is."""
+        return self.path / model / str(version)
 
     def publish(self, model: str, files: Path) -> int:
         """Move the folder `files` into place as the next version of `model`.
@@ -46,25 +69,54 @@ class Repository:
                 if version in self.versions(model):
                     continue
                 raise
-            _sync(target)
+            try:
+                _sync(target)
+            except BaseException:
+                self.withdraw(model, version)
+                raise
             return version
 
     def withdraw(self, model: str, version: int) -> None:
-        """Remove a version; renamed away first, so that it disappears at once."""
-        bin_ = self.staging()
-        (self.path / model / str(version)).rename(bin_ / str(version))
-        shutil.rmtree(bin_)
+        """Remove a version; renamed away first, so that it disappears at once, and without taking space."""
+        gone = self.path.resolve().parent / f"{self._prefix}{model}-{version}-{secrets.token_hex(4)}"
+        self.folder(model, version).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
-    def write_configuration(self, model: str, text: str) -> None:
-        """Replace `config.pbtxt` of `model` atomically; an unchanged one is not touched."""
-        path = self.path / model / "config.pbtxt"
+    def write(self, model: str, name: str, text: str) -> bool:
+        """Replace the file `name` of `model` atomically; an unchanged one is not touched.
+
+        Returns:
+            Whether it changed.
+        """
+        path = self.path / model / name
         if path.exists() and path.read_text() == text:
-            return
+            return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = self.staging() / "config.pbtxt"
-        staged.write_text(text)
-        staged.rename(path)
-        staged.parent.rmdir()
+        with self.staged() as folder:
+            staged = folder / path.name
+            staged.write_text(text)
+            _sync(staged)
+            staged.rename(path)
+        _sync(path.parent)
+        return True
+
+    @contextlib.contextmanager
+    def restoring(self, model: str, names: Sequence[str]) -> Iterator[Callable[[], None]]:
+        """Gives a function that puts the files `names` of `model` back as they are now, also on a full disk."""
+        paths = [self.path / model / name for name in names]
+        with self.staged() as kept:
+            links = {path: kept / str(i) for i, path in enumerate(paths) if path.exists()}
+            for path, link in links.items():
+                os.link(path, link)
+
+            def restore() -> None:
+                for path in paths:
+                    if path not in links:
+                        path.unlink(missing_ok=True)
+                    elif not path.exists() or not path.samefile(links[path]):
+                        links[path].rename(path)
+
+            yield restore
 
     def touch(self, model: str) -> None:
         """Make the files of `model`'s versions look changed, so that Triton reloads it when asked to.
@@ -72,13 +124,98 @@ class Repository:
         A newer `config.pbtxt` alone is not enough: Triton compares its contents.
         """
         for version in self.versions(model):
-            for file in _files(self.path / model / str(version)):
+            for file in _files(self.folder(model, version)):
                 os.utime(file)
 
     def staging(self) -> Path:
-        """A new empty folder beside the repository, on its file system."""
+        """A new empty folder beside the repository, on its file system; `sweep` removes it if this process dies."""
         parent = self.path.resolve().parent
-        return Path(tempfile.mkdtemp(prefix=f".{self.path.name}-staging-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=self._prefix, dir=parent))
+        _held[folder] = os.open(folder, os.O_RDONLY)
+        fcntl.flock(_held[folder], fcntl.LOCK_EX)
+        return folder
+
+    @contextlib.contextmanager
+    def staged(self) -> Iterator[Path]:
+        """A staging folder that is gone afterwards, with whatever is left in it."""
+        folder = self.staging()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(_held.pop(folder))
+
+    def sweep(self) -> None:
+        """Remove the staging folders of processes that died. Call it under `lock`."""
+        for folder in self.path.resolve().parent.glob(f"{self._prefix}*"):
+            if folder in _held:
+                continue
+            with contextlib.suppress(OSError):
+                descriptor = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # One that was made a moment ago may not be locked yet.
+                    if time.time() - folder.stat().st_mtime > 1:
+                        shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
+
+    @contextlib.contextmanager
+    def lock(self, timeout: float = 600.0) -> Iterator[None]:
+        """Let no other process change the repository meanwhile; a killed process lets go of it.
+
+        Raises:
+            RepositoryError: another one had it for all of `timeout` seconds, or the folder cannot be written.
+        """
+        path = self.path.resolve().parent / f".{self.path.name}.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RepositoryError(
+                f"{path} cannot be written: {error.strerror}; publishing needs to write there"
+            ) from None
+        try:
+            _wait_for(descriptor, timeout, path)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def record(self, **event: Any) -> None:
+        """Append one line to the history, with the time; what it is about has happened, so failing here only warns."""
+        line = json.dumps({"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event}) + "\n"
+        try:
+            with (self.path / _HISTORY).open("a") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            _log.warning("%s is not in the history: %s", line.strip(), error.strerror)
+
+    def history(self, model: str | None = None) -> list[dict[str, Any]]:
+        """What was published, promoted and rolled back, oldest first."""
+        path = self.path / _HISTORY
+        events = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError):  # A line that a full disk cut short.
+                events.append(json.loads(line))
+        return [event for event in events if model in (None, event.get("model"))]
+
+    @property
+    def _prefix(self) -> str:
+        return f".{self.path.name}-staging-"
+
+
+def _wait_for(descriptor: int, timeout: float, path: Path) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise RepositoryError(
+                    f"another process has held {path} for {timeout:g} s; wait for its export, or end it"
+                ) from None
+            time.sleep(0.02)
 
 
 def _sync_tree(folder: Path) -> None:

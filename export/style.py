@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+import onnx
 from PIL import Image
 
-from export import configuration, onnx_graph, parity
+from export import configuration, parity
+from export.style_graph import StyleGraph
 from export.version import Exported
 from training.runs import Run
 from training.style import train
-from training.style.network import MULTIPLE, StyleNetwork, reflect_pad
+from training.style.network import StyleNetwork, restyle
 
 NAME = "style"
 DEPENDENTS = ("stylize",)
@@ -29,46 +30,24 @@ def export(run: Run, folder: Path) -> Exported:
     """
     network = train.load(run)
     styles = network.config.styles
-    graph = onnx_graph.convert(
-        lambda image, style_weights: restyle(network, image, style_weights),
-        [
-            tf.TensorSpec((None, None, None, 3), tf.uint8, name="image"),
-            tf.TensorSpec((None, len(styles)), tf.float32, name="style_weights"),
-        ],
-        output="stylized",
-        name=NAME,
-    )
-    graph = onnx_graph.store_weights_as_float16(graph)
+    graph = graph_of(network)
     measured = [_compare(graph, network, image) for image in _sample_photos(run)]
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
     (folder / "styles.json").write_text(json.dumps(styles) + "\n")
     return Exported(NAME, DEPENDENTS, configuration.style(styles), max(measured, key=lambda p: p.largest))
 
 
-def restyle(network: StyleNetwork, image, style_weights):
-    """The served function: pad to what the network needs, restyle, crop back, round to uint8.
-
-    Args:
-        image: uint8 (batch, height, width, 3), sides of at least 16.
-        style_weights: float32 (batch, styles).
-    """
-    height, width = tf.shape(image)[1], tf.shape(image)[2]
-    padded = reflect_pad(tf.cast(image, tf.float32), 0, _missing(height), _missing(width))
-    stylized = network((padded, style_weights))[:, :height, :width]
-    return tf.cast(tf.clip_by_value(tf.round(stylized), 0.0, 255.0), tf.uint8)
+def graph_of(network: StyleNetwork, merges: bool = True) -> onnx.ModelProto:
+    """The served graph of a network; see `export.style_graph.StyleGraph` for `merges`."""
+    return StyleGraph(network, NAME, merges).model()
 
 
-def _missing(size):
-    """Pixels to the next multiple; of positive operands only, since ONNX's Mod truncates towards zero."""
-    return (MULTIPLE - size % MULTIPLE) % MULTIPLE
-
-
-def _compare(graph, network: StyleNetwork, image: np.ndarray) -> parity.Parity:
+def _compare(graph: onnx.ModelProto, network: StyleNetwork, image: np.ndarray) -> parity.Parity:
     count = len(network.config.styles)
     weights = np.eye(count, dtype=np.float32)
     batch = np.repeat(image[None], count, axis=0)
     exported = parity.run_graph(graph, {"image": batch, "style_weights": weights})
-    return parity.check(exported, restyle(network, batch, weights).numpy(), TOLERANCE, NAME)
+    return parity.check(exported, restyle(network, batch, weights), TOLERANCE, NAME)
 
 
 def _sample_photos(run: Run) -> list[np.ndarray]:

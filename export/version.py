@@ -1,14 +1,17 @@
-"""What an export produces, and its way into the repository."""
+"""What an export produces: a staged version with its manifest and its recorded answer."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from export import manifest, recording
+from export.configuration import ModelConfiguration
 from export.parity import Parity
 from export.repository import Repository
 from training.runs import Run
@@ -21,20 +24,31 @@ class Exported:
     Attributes:
         model: name of the ONNX model.
         dependents: the Python models that must be reloaded after it.
-        configuration: text of its config.pbtxt.
+        configuration: the description of its config.pbtxt.
         parity: how far the graph is from Keras.
-        measured: what else was measured, for export.json.
+        measured: what else was measured, for the manifest.
+        recorded: inputs of model.onnx whose answer is kept for smoke tests; drawn at random if none are given.
     """
 
     model: str
     dependents: tuple[str, ...]
-    configuration: str
+    configuration: ModelConfiguration
     parity: Parity
     measured: dict[str, Any] = field(default_factory=dict)
+    recorded: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def publish(run: Run, export: Callable[[Run, Path], Exported], repository: Repository) -> tuple[Exported, int]:
-    """Export `run` into a staging folder, check it, and publish it as the next version.
+@dataclass(frozen=True)
+class Staged:
+    """An exported version's files, outside the repository on its file system."""
+
+    exported: Exported
+    files: Path
+
+
+@contextlib.contextmanager
+def staged(run: Run, export: Callable[[Run, Path], Exported], repository: Repository) -> Iterator[Staged]:
+    """Export `run` into a staging folder and check it; the folder is gone afterwards, unless it was published.
 
     Whatever fails, the repository stays as it was.
 
@@ -43,14 +57,19 @@ def publish(run: Run, export: Callable[[Run, Path], Exported], repository: Repos
         ParityError: see `export.parity`.
     """
     result = run.result
-    staging = repository.staging()
-    try:
-        files = staging / "version"
+    with repository.staged() as folder:
+        files = folder / "version"
         files.mkdir()
         exported = export(run, files)
-        record = {"run": run.path.name, "result": result, "parity": asdict(exported.parity), **exported.measured}
-        (files / "export.json").write_text(json.dumps(record, indent=2) + "\n")
-        repository.write_configuration(exported.model, exported.configuration)
-        return exported, repository.publish(exported.model, files)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        recording.record(files, exported.configuration, exported.recorded)
+        described = manifest.describe(
+            files,
+            exported.model,
+            run.path,
+            asdict(exported.parity),
+            result,
+            exported.measured,
+            exported.configuration.facts,
+        )
+        described.write(files)
+        yield Staged(exported, files)

@@ -50,6 +50,9 @@ Message = bytes | np.ndarray | TextPiece | PictureStep | Score
 class Caller(Client):
     """The client, and what only a load test asks of it: the ONNX model `style`, with tensors."""
 
+    def __enter__(self) -> Caller:
+        return self
+
     def style(self, image: np.ndarray) -> np.ndarray:
         """Restyle a uint8 (height, width, 3) image in the first style; the answer is of the same kind."""
         weights = np.eye(1, self._styles, dtype=np.float32)

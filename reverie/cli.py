@@ -9,9 +9,9 @@ import sys
 
 import typer
 
-from export.cli import export_command
+from export.cli import add_commands as add_export_commands
 from reverie.served import eval_served
-from serving.cli import add_commands
+from serving.cli import add_commands as add_serving_commands
 from training.cli import eval_app, train_app
 
 _OURS = {"training", "export", "serving", "synthesis", "language", "reverie"}
@@ -20,8 +20,8 @@ cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, expor
 eval_app.command("served")(eval_served)
 cli.add_typer(train_app, name="train")
 cli.add_typer(eval_app, name="eval")
-cli.command("export")(export_command)
-add_commands(cli)
+add_export_commands(cli)
+add_serving_commands(cli)
 
 
 def app() -> None:

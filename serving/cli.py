@@ -9,27 +9,32 @@ import threading
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from serving.client import Client, PictureStep, Stream
+from serving.style.video import VIDEOS, stylize_folder, stylize_video
+from synthesis import images
+from synthesis.images import ENDINGS
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of the server.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
 Output = Annotated[Path, typer.Argument(help="File to write; its ending chooses png, jpeg or webp.")]
 Features = Annotated[str, typer.Option(help="auto, vgg19, inception_v3 or compact.")]
 SaveEvery = Annotated[int, typer.Option(help="Also write the picture every so many steps, beside OUTPUT.")]
+Video = Annotated[Path | None, typer.Option(help="Also write the saved pictures as a film: .webp, .gif or .png.")]
+MaxSeconds = Annotated[float, typer.Option(help="Take the best picture after this time; 0 for no limit.")]
+PreserveColors = Annotated[bool, typer.Option(help="Paint in luminance only; the picture keeps its colours.")]
 Repository = Annotated[Path, typer.Option(help="Model repository to serve.")]
 
 LOCAL = "127.0.0.1:8001"
-_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 def add_commands(cli: typer.Typer) -> None:
     """Register every command of this file."""
-    for command in (serve, demo, stylize, generate, dream, transfer, models, health, weights):
+    for command in (serve, demo, stylize, generate, dream, transfer, health, weights):
         cli.command()(command)
 
 
@@ -45,9 +50,10 @@ def serve(
         Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
     ] = None,
 ) -> None:
-    """Serve the model repository until SIGINT or SIGTERM."""
+    """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
     from serving.triton.server import Address as Listen
-    from serving.triton.server import ServerError, TritonServer
+    from serving.triton.server import TritonServer
+    from serving.triton.supervisor import supervise
 
     environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
     stop = threading.Event()
@@ -55,10 +61,8 @@ def serve(
         signal.signal(number, lambda *_: stop.set())
     listen = Listen(host, grpc_port, http_port, metrics_port)
     with TritonServer(repository, listen, environment) as server:
-        typer.echo(f"ready: gRPC {listen.grpc}, HTTP {listen.http}, metrics {listen.metrics}")
-        while not stop.wait(0.5):
-            if (status := server.poll()) is not None:
-                raise ServerError(f"Triton ended by itself with status {status}")
+        ready = f"ready: gRPC {listen.grpc}, HTTP {listen.http}, metrics {listen.metrics}"
+        supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
         typer.echo("stopping")
 
 
@@ -73,15 +77,32 @@ def demo(
 
 
 def stylize(
-    picture: Picture,
-    output: Output,
+    source: Annotated[
+        Path, typer.Argument(help="A picture (PNG, JPEG, WebP), a video (MP4, MOV, MKV) or a folder of frames.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="File to write; its ending chooses the format. For a folder, a folder.")
+    ],
     style: Annotated[str, typer.Option(help="Name of the style; empty takes the model's first.")] = "",
+    styles: Annotated[str, typer.Option(help="A blend instead: name=weight, separated by commas.")] = "",
+    strength: Annotated[float, typer.Option(help="From the photograph, 0, to the whole style, 1.")] = 1.0,
+    preserve_colors: Annotated[bool, typer.Option(help="Keep the photograph's colours.")] = False,
+    quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1 to 100.")] = 92,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 1024,
+    smooth: Annotated[bool, typer.Option(help="Of videos and frames: less flicker where nothing moves.")] = True,
     address: Address = LOCAL,
 ) -> None:
-    """Turn a photograph into a painting with the fast network."""
-    with Client(address) as client:
-        output.write_bytes(client.stylize(_read(picture), style=style, size=size, format=_format(output)))
+    """Turn a photograph, a video or a folder of frames into paintings with the fast network."""
+    options: dict[str, Any] = {
+        "style": style, "strength": strength, "preserve_colors": preserve_colors, "quality": quality, "size": size,
+    }  # fmt: skip
+    if styles:
+        options["styles"] = _blend(styles)
+    with Client(address, timeout=3600) as client:  # A picture of 8192 pixels takes minutes on a small machine.
+        if source.is_dir() or source.suffix.lower() in VIDEOS:
+            _stylize_frames(client, source, output, options, smooth)
+        else:
+            output.write_bytes(client.stylize(_read(source), format=_format(output), **options))
     typer.echo(f"wrote {output}")
 
 
@@ -109,7 +130,8 @@ def dream(
     picture: Picture,
     output: Output,
     layers: Annotated[
-        str, typer.Option(help="name=weight, separated by commas; empty takes the extractor's defaults.")
+        str,
+        typer.Option(help="name=weight or name:channel=weight, separated by commas; empty: the extractor's defaults."),
     ] = "",
     step: Annotated[float, typer.Option(help="Length of one ascent step.")] = 20.0,
     num_octave: Annotated[int, typer.Option(help="Sizes to dream at.")] = 3,
@@ -117,48 +139,76 @@ def dream(
     iterations: Annotated[int, typer.Option(help="Steps an octave.")] = 30,
     max_loss: Annotated[float, typer.Option(help="End an octave above this loss; 0 never.")] = 15.0,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 640,
+    guide: Annotated[Path | None, typer.Option(help="A picture whose forms the dream takes up.")] = None,
+    jitter: Annotated[int, typer.Option(help="Roll the picture by up to so many pixels in each step.")] = 0,
+    tile: Annotated[int, typer.Option(help="Side of the tiles of a large picture, in pixels; 0 for none.")] = 0,
+    smooth: Annotated[float, typer.Option(help="Blur mixed into the gradient, in pixels.")] = 0.0,
+    strength: Annotated[float, typer.Option(help="Of the change: 0 the photograph, 1 the dream.")] = 1.0,
+    preserve_colors: PreserveColors = False,
+    frames: Annotated[int, typer.Option(help="Pictures of a zoom sequence.")] = 1,
+    zoom: Annotated[float, typer.Option(help="From one frame to the next.")] = 1.05,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of the jitter and the tiles.")] = 0,
+    max_seconds: MaxSeconds = 0.0,
     features: Features = "auto",
     save_every: SaveEvery = 0,
+    video: Video = None,
     address: Address = LOCAL,
 ) -> None:
-    """DeepDream on a picture."""
+    """DeepDream on a picture; all parameters: docs/dream.md."""
     options: dict[str, Any] = {
         "layers": layers, "step": step, "num_octave": num_octave, "octave_scale": octave_scale, "iterations": iterations,
-        "max_loss": max_loss, "size": size, "features": features, "preview_every": save_every, "format": _format(output),
+        "max_loss": max_loss, "size": size, "jitter": jitter, "tile": tile, "smooth": smooth, "strength": strength,
+        "preserve_colors": preserve_colors, "frames": frames, "zoom": zoom, "precision": precision, "seed": seed,
+        "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
     }  # fmt: skip
+    _check_film(video)
     with Client(address, timeout=3600) as client:
-        _follow(client.dream(_read(picture), **options), output)
+        guide_image = _read(guide) if guide else b""
+        _follow(client.dream(_read(picture), guide_image=guide_image, **options), output, video)
 
 
 def transfer(
     picture: Picture,
-    style_picture: Annotated[Path, typer.Argument(help="The painting whose style is taken.")],
+    style_pictures: Annotated[list[Path], typer.Argument(help="The painting whose style is taken, or several.")],
     output: Output,
     steps: Annotated[int, typer.Option(help="Iterations of the optimiser.")] = 100,
     optimizer: Annotated[str, typer.Option(help="lbfgs, adam or sgd.")] = "lbfgs",
     content_weight: Annotated[float, typer.Option(help="How much of the picture is kept.")] = 2.5e-8,
     style_weight: Annotated[float, typer.Option(help="How much of the style is taken.")] = 1e-6,
+    total_variation_weight: Annotated[float, typer.Option(help="How smooth the result is.")] = 1e-6,
+    style_weights: Annotated[str, typer.Option(help="Share of each painting, separated by commas.")] = "",
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="Where a painting's style belongs (white); one for each, in order.")
+    ] = None,
+    style_scale: Annotated[float, typer.Option(help="Size of the painting over the picture's.")] = 1.0,
+    style_layers: Annotated[str, typer.Option(help="name=weight, separated by commas; empty: the book's.")] = "",
+    content_layers: Annotated[str, typer.Option(help="name=weight, separated by commas; empty: the book's.")] = "",
+    pooling: Annotated[str, typer.Option(help="max or average.")] = "max",
+    initial: Annotated[str, typer.Option(help="Start from: content, style or noise.")] = "content",
+    scales: Annotated[int, typer.Option(help="Sizes, each twice the one before; 0 chooses.")] = 0,
+    preserve_colors: PreserveColors = False,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 400,
+    max_seconds: MaxSeconds = 0.0,
     features: Features = "auto",
     save_every: SaveEvery = 0,
+    video: Video = None,
     address: Address = LOCAL,
 ) -> None:
-    """Paint a picture in the style of another by Gatys' optimisation."""
+    """Paint a picture in the style of others by Gatys' optimisation; all parameters: docs/transfer.md."""
     options: dict[str, Any] = {
         "steps": steps, "optimizer": optimizer, "content_weight": content_weight, "style_weight": style_weight,
-        "size": size, "features": features, "preview_every": save_every, "format": _format(output),
+        "total_variation_weight": total_variation_weight, "style_weights": style_weights, "style_scale": style_scale,
+        "style_layers": style_layers, "content_layers": content_layers, "pooling": pooling, "initial": initial,
+        "scales": scales, "preserve_colors": preserve_colors, "precision": precision, "seed": seed, "size": size,
+        "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
     }  # fmt: skip
+    _check_film(video)
     with Client(address, timeout=3600) as client:
-        _follow(client.transfer(_read(picture), _read(style_picture), **options), output)
-
-
-def models(address: Address = LOCAL) -> None:
-    """List the models a server knows."""
-    table = Table("model", "version", "state", "reason")
-    with Client(address) as client:
-        for status in client.models():
-            table.add_row(status.name, status.version, status.state, status.reason)
-    Console().print(table)
+        styles, masks = [_read(path) for path in style_pictures], [_read(path) for path in mask or []]
+        _follow(client.transfer(_read(picture), styles, style_mask=masks, **options), output, video)
 
 
 def health(address: Address = LOCAL) -> None:
@@ -177,18 +227,68 @@ def weights(name: Annotated[str, typer.Argument(help="vgg19 or inception_v3.")])
     typer.echo(f"{name}: {features.weights_path(name) or features.download(name)}")
 
 
-def _follow(stream: Stream[PictureStep], output: Path) -> None:
-    """Show a live bar with the loss, write previews and the result."""
+def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> None:
+    """Show a live bar with the loss; write previews, frames, the result and the film."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    film: list[np.ndarray] = []
     with stream, Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("waiting", total=None)
         for message in stream:
-            progress.update(task, total=message.steps, completed=message.step, description=f"loss {message.loss:.5g}")
-            if message.done:
-                output.write_bytes(message.image)
-            elif message.image:
-                output.with_name(f"{output.stem}_{message.step:04d}.jpg").write_bytes(message.image)
-    typer.echo(f"wrote {output}")
+            progress.update(task, total=message.steps, completed=message.step, description=_describe(message))
+            if message.image:
+                _path_of(message, output).write_bytes(message.image)
+            if message.image and video:
+                film.append(images.decode(message.image))
+    typer.echo(f"wrote {output}{' (the time was up: the best so far)' if message.stopped else ''}")
+    if video:
+        last = film[-1].shape
+        images.write_film([images.resize(frame, last[0], last[1]) for frame in film], video)
+        typer.echo(f"wrote {video}")
+
+
+def _describe(message: PictureStep) -> str:
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in message.loss_parts.items())
+    return f"loss {message.loss:.5g}" + (f" ({parts})" if parts else "")
+
+
+def _path_of(message: PictureStep, output: Path) -> Path:
+    if message.done:
+        return output
+    ending = f"frame_{message.frame:04d}" if message.frame else f"{message.step:04d}"
+    return output.with_name(f"{output.stem}_{ending}.jpg")
+
+
+def _check_film(path: Path | None) -> None:
+    if path and path.suffix.lower() not in images.FILMS:
+        raise typer.BadParameter(
+            f"{path.name} ends in {path.suffix!r}; accepted: {', '.join(images.FILMS)}", param_hint="--video"
+        )
+
+
+def _stylize_frames(client: Client, source: Path, output: Path, options: dict[str, Any], smooth: bool) -> None:
+    """Restyle a folder or a video under a progress bar; frames travel without loss."""
+    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    stylize_all = stylize_folder if source.is_dir() else stylize_video
+    if not source.is_dir() and output.suffix.lower() not in VIDEOS:
+        raise typer.BadParameter(f"{output.name} ends in {output.suffix!r}; accepted: {', '.join(VIDEOS)}")
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=None)
+        stylize_all(
+            source,
+            output,
+            lambda frame: client.stylize(frame, format="png", **options),
+            lambda done, total: progress.update(task, completed=done, total=total),
+            smooth,
+        )
+
+
+def _blend(text: str) -> dict[str, float]:
+    """Weights by name out of "name=weight,name=weight"."""
+    try:
+        pairs = [part.rsplit("=", 1) for part in text.split(",")]
+        return {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}; accepted: name=weight, separated by commas") from None
 
 
 def _read(path: Path) -> bytes:
@@ -198,8 +298,8 @@ def _read(path: Path) -> bytes:
 
 
 def _format(path: Path) -> str:
-    if path.suffix.lower() not in _FORMATS:
+    if path.suffix.lower() not in ENDINGS:
         raise typer.BadParameter(
-            f"{path.name} ends in {path.suffix!r}; accepted: {', '.join(_FORMATS)}", param_hint="OUTPUT"
+            f"{path.name} ends in {path.suffix!r}; accepted: {', '.join(ENDINGS)}", param_hint="OUTPUT"
         )
-    return _FORMATS[path.suffix.lower()]
+    return ENDINGS[path.suffix.lower()]

@@ -1,52 +1,37 @@
 """DeepDream (section 12.2): gradient ascent on a picture, from small octaves to the full size.
 
 With the defaults this is the book's algorithm (listings 12-11 to 12-15), computed on pixels in [0, 255]
-instead of [-1, 1]; resizing and ascent are linear in the pixels, so the pictures agree.
+instead of [-1, 1]; resizing and ascent are linear in the pixels, so the pictures agree. What the field has
+beyond it is off unless asked for: jitter, tiles, single channels, a guide, smoothing, zoom sequences.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from synthesis import features, images
-from synthesis.progress import NotANumberError, OnProgress, Progress
+from synthesis import colours, features, images
+from synthesis.ascent import ascent, climb, roll, smoothed
+from synthesis.errors import InputError
+from synthesis.named import LayerWeights
+from synthesis.progress import Clock, NotANumberError, OnProgress, Progress
 
+UNTILED_PIXELS, LARGE_TILE = 2**21, 1024
+"""Above so many pixels tiles are used unasked: a whole gradient would take gigabytes."""
 PIXELS_PER_UNIT = 127.5
 """The book's step is for pixels in [-1, 1]."""
-BORDER = 2
-"""Activations at the border are left out of the loss, against artefacts (listing 12-12)."""
-
-
-LayerWeight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
-
-
-def parse_layers(value: Any) -> Any:
-    """Read `"mixed4=1.0, mixed5=1.5"` as a dictionary; anything else is left to be validated.
-
-    Raises:
-        ValueError: a part of the text is not `name=weight`.
-    """
-    if not isinstance(value, str):
-        return value
-    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-    if any(not name.strip() or not sign for name, sign, _ in pairs):
-        raise ValueError("layers are written as name=weight, separated by commas")
-    return {name.strip(): weight for name, _, weight in pairs}
 
 
 class DeepDreamParameters(BaseModel):
-    """Settings of one dream; names and defaults are the book's.
+    """Settings of one dream; names and defaults are the book's, and what it does not have is off.
 
     Attributes:
         layers: weight of each layer's mean squared activation; empty takes the extractor's defaults
-            (for inception_v3 the book's mixed4 to mixed7).
+            (for inception_v3 the book's mixed4 to mixed7). `name:channel` is a single channel of a layer.
         step: length of one ascent step along the unit gradient, pixels in [-1, 1].
         num_octave, octave_scale: how many sizes, and the ratio between neighbours.
         iterations: steps an octave.
@@ -54,11 +39,22 @@ class DeepDreamParameters(BaseModel):
         features: extractor; "auto" takes inception_v3 where its weights are, else compact.
         size: the picture is shrunk until its longer side is at most this, in pixels.
         preview_every: steps between preview pictures; 0 for none.
+        jitter: the picture is rolled by up to so many pixels before each gradient, and back after it.
+        tile: side of the tiles in which the gradient of a large picture is computed, in pixels; 0 for
+            none up to 2 million pixels, and 1024 above.
+        smooth: standard deviation of the blur that is mixed into the gradient, in pixels; 0 for none.
+        strength: of the change: 0 is the photograph, 1 the dream, above it exaggerates.
+        preserve_colors: dream in luminance only, and keep the photograph's colours.
+        frames, zoom: pictures of a zoom sequence, each dreamt from the one before enlarged by `zoom`.
+        precision: of the convolutions. "float32" gives the book's picture within rounding; "bfloat16" is faster
+            where the processor has it; "auto" takes the faster.
+        max_seconds: the picture so far is returned after this time; 0 for no limit.
+        seed: of the jitter and of the tiles' positions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: Annotated[dict[str, LayerWeight], BeforeValidator(parse_layers)] = Field(default={}, max_length=16)
+    layers: LayerWeights = Field(default={}, max_length=16)
     step: float = Field(default=20.0, gt=0, le=1000, allow_inf_nan=False)
     num_octave: int = Field(default=3, ge=1, le=8)
     octave_scale: float = Field(default=1.4, gt=1.0, le=4.0, allow_inf_nan=False)
@@ -67,6 +63,16 @@ class DeepDreamParameters(BaseModel):
     features: str = "auto"
     size: int = Field(default=1024, ge=images.MIN_SIDE, le=4096)
     preview_every: int = Field(default=0, ge=0, le=10_000)
+    jitter: int = Field(default=0, ge=0, le=512)
+    tile: int = Field(default=0, ge=0, le=2048)
+    smooth: float = Field(default=0.0, ge=0, le=4, allow_inf_nan=False)
+    strength: float = Field(default=1.0, ge=0, le=4, allow_inf_nan=False)
+    preserve_colors: bool = False
+    frames: int = Field(default=1, ge=1, le=1000)
+    zoom: float = Field(default=1.05, ge=1.0, le=2.0, allow_inf_nan=False)
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    max_seconds: float = Field(default=0.0, ge=0, le=86_400, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 def octave_shapes(height: int, width: int, num_octave: int, octave_scale: float) -> list[tuple[int, int]]:
@@ -76,99 +82,181 @@ def octave_shapes(height: int, width: int, num_octave: int, octave_scale: float)
 
 
 def dream(
-    image: np.ndarray, parameters: DeepDreamParameters, on_progress: OnProgress = lambda progress: None
+    image: np.ndarray,
+    parameters: DeepDreamParameters,
+    on_progress: OnProgress = lambda progress: None,
+    guide: np.ndarray | None = None,
 ) -> np.ndarray:
     """Dream on `image`.
 
     Args:
         image: uint8 (height, width, 3).
-        on_progress: called after every step; may raise `Cancelled`, which passes through.
+        on_progress: called after every step, and after every frame of a zoom sequence; may raise `Cancelled`,
+            which passes through.
+        guide: uint8 (height, width, 3); the dream then strengthens, at each place, what it shares with the
+            most similar place of this picture instead of whatever is there.
 
     Returns:
-        uint8, the size of `image` shrunk to `parameters.size`.
+        uint8, the size of `image` shrunk to `parameters.size`; of a zoom sequence the last frame.
 
     Raises:
-        FeaturesError: unknown extractor or layer, or weights that are not here.
-        ImageError: the smallest octave is too small for the extractor.
+        FeaturesError: unknown extractor, layer or channel, or weights that are not here.
+        ImageError: the smallest octave, a tile or the guide is too small for the extractor.
         NotANumberError: the loss became NaN or infinite.
     """
-    name = parameters.features if parameters.features != "auto" else features.first_available("inception_v3")
-    weights = parameters.layers or dict(features.defaults(name).dream_layers)
-    ascend = _ascender(name, tuple(weights))
+    images.check_pixels(image)
     image = images.fit_within(image, parameters.size)
+    job = _Job(image.shape[0], image.shape[1], parameters, on_progress, guide)
+    frame = image
+    for number in range(1, parameters.frames + 1):
+        frame = job.dream(frame if number == 1 else zoomed(frame, parameters.zoom))
+        if parameters.frames > 1:
+            job.tell_frame(number, frame)
+        if job.stopped:
+            break
+    return frame
+
+
+def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
+    """The middle of the picture, enlarged to its size."""
     height, width, _ = image.shape
-    shapes = octave_shapes(height, width, parameters.num_octave, parameters.octave_scale)
-    _check_smallest(shapes[0], name)
-
-    original = tf.constant(image[None], tf.float32)
-    dreamt, shrunk = original, tf.image.resize(original, shapes[0])
-    coefficients = tf.constant(list(weights.values()), tf.float32)
-    step_length = tf.constant(parameters.step * PIXELS_PER_UNIT)
-    started, done = time.monotonic(), 0
-    for octave, shape in enumerate(shapes):
-        dreamt = tf.image.resize(dreamt, shape)
-        for i in range(parameters.iterations):
-            loss, ascended = ascend(dreamt, step_length, coefficients)
-            done = octave * parameters.iterations + i + 1
-            if not np.isfinite(loss):
-                raise NotANumberError(done, _to_image(dreamt))
-            dreamt = ascended
-            wants_preview = parameters.preview_every and done % parameters.preview_every == 0
-            on_progress(
-                Progress(
-                    step=done,
-                    steps=parameters.iterations * len(shapes),
-                    stage=octave,
-                    loss=float(loss),
-                    seconds=time.monotonic() - started,
-                    image=_to_image(dreamt) if wants_preview else None,
-                )
-            )
-            if 0 < parameters.max_loss < float(loss):
-                break
-        dreamt, shrunk = reinject_detail(dreamt, original, shrunk, shape)
-    return _to_image(dreamt)
+    inner = max(1, round(height / factor)), max(1, round(width / factor))
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    return images.resize(image[top : top + inner[0], left : left + inner[1]], height, width)
 
 
-def reinject_detail(dreamt, original, shrunk, shape: tuple[int, int]):
+def reinject_detail(dreamt, original, shrunk, shape: Sequence[int]):
     """Add what the original lost by having been smaller; returns the picture and the original at this size."""
     same_size = tf.image.resize(original, shape)
     return dreamt + same_size - tf.image.resize(shrunk, shape), same_size
 
 
-@lru_cache(maxsize=8)
-def _ascender(name: str, layers: tuple[str, ...]) -> Callable:
-    """One compiled ascent step for an extractor and its layers; one trace serves all sizes."""
-    extract = features.load(name, layers)
+class _Job:
+    """One request: its compiled ascent, its steps so far and its time."""
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec((1, None, None, 3), tf.float32),
-            tf.TensorSpec((), tf.float32),
-            tf.TensorSpec((len(layers),), tf.float32),
-        ]
-    )
-    def ascend(image, step_length, coefficients):
-        with tf.GradientTape() as tape:
-            tape.watch(image)
-            loss = tf.zeros(())
-            for coefficient, activation in zip(tf.unstack(coefficients), extract(image), strict=True):
-                inside = activation[:, BORDER:-BORDER, BORDER:-BORDER, :]
-                loss += coefficient * tf.reduce_mean(tf.square(inside))
-        gradient = tape.gradient(loss, image)
-        return loss, image + step_length * tf.math.l2_normalize(gradient)
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        parameters: DeepDreamParameters,
+        on_progress: OnProgress,
+        guide: np.ndarray | None,
+    ):
+        p = self._parameters = parameters
+        name = p.features if p.features != "auto" else features.first_available("inception_v3")
+        weights = p.layers or dict(features.defaults(name).dream_layers)
+        self._names = tuple(weights)
+        self._ascent = ascent(name, self._names, features.dtype_of(p.precision), guide is not None)
+        self._is_exact = features.dtype_of(p.precision) == "float32"
+        self._coefficients = tf.constant(list(weights.values()), tf.float32)
+        self._shapes = octave_shapes(height, width, p.num_octave, p.octave_scale)
+        _check_sides(self._shapes[0], name, p.tile)
+        self._guide = self._ascent.guide(guide)
+        self._random = np.random.default_rng(p.seed)
+        self._on_progress, self._clock = on_progress, Clock(p.max_seconds)
+        self._frame = self._step = 0
+        self._loss = 0.0
+        self.stopped = ""
 
-    return ascend
+    def dream(self, image: np.ndarray) -> np.ndarray:
+        """All octaves (listing 12-15); where the time is up, the picture so far at full size."""
+        original = tf.constant(image[None], tf.float32)
+        dreamt, shrunk = original, tf.image.resize(original, self._shapes[0])
+        for octave, shape in enumerate(self._shapes):
+            dreamt = self._ascend(tf.image.resize(dreamt, shape), octave)
+            dreamt, shrunk = reinject_detail(dreamt, original, shrunk, shape)
+            if self.stopped:
+                break
+        if self.stopped:
+            dreamt, _ = reinject_detail(tf.image.resize(dreamt, image.shape[:2]), original, shrunk, image.shape[:2])
+        self._frame += 1
+        return self._finished(dreamt.numpy()[0], image)
 
+    def tell_frame(self, number: int, frame: np.ndarray) -> None:
+        """Report a finished frame of a zoom sequence."""
+        steps = self._steps
+        self._on_progress(
+            Progress(
+                self._step, steps, len(self._shapes) - 1, self._loss, self._clock.seconds(), frame, frame=number,
+                stopped=self.stopped,
+            )
+        )  # fmt: skip
 
-def _check_smallest(shape: tuple[int, int], name: str) -> None:
-    smallest = features.defaults(name).dream_min_side
-    if min(shape) < smallest:
-        raise images.ImageError(
-            f"image: its smallest octave is {shape[1]}x{shape[0]} pixels; accepted by {name}: sides of at least "
-            f"{smallest}; send a larger image, or fewer octaves (num_octave) or a smaller octave_scale"
+    @property
+    def _steps(self) -> int:
+        return self._parameters.iterations * len(self._shapes) * self._parameters.frames
+
+    def _ascend(self, dreamt, octave: int):
+        """One octave (listing 12-13)."""
+        p = self._parameters
+        for i in range(p.iterations):
+            self._step = (self._frame * len(self._shapes) + octave) * p.iterations + i + 1
+            loss, parts, ascended = self._one_step(dreamt)
+            self._loss = float(loss)
+            if not np.isfinite(self._loss):
+                raise NotANumberError(self._step, images.to_uint8(dreamt.numpy()[0]))
+            dreamt = ascended
+            self._tell_step(dreamt, octave, parts)
+            if self.stopped or 0 < p.max_loss < self._loss:
+                break
+        return dreamt
+
+    def _one_step(self, dreamt):
+        """Loss, its parts and the picture after a step."""
+        p = self._parameters
+        shift = self._shift(p.jitter)
+        rolled = roll(dreamt, shift)
+        tile = p.tile or (LARGE_TILE if dreamt.shape[1] * dreamt.shape[2] > UNTILED_PIXELS else 0)
+        if 0 < tile < max(dreamt.shape[1:3]):
+            offset = self._random.integers(0, tile, 2)
+            loss, parts, gradient = self._ascent.tiled_gradient(
+                rolled, self._coefficients, self._guide, tile, (int(offset[0]), int(offset[1]))
+            )
+        else:
+            loss, parts, gradient = self._ascent.gradient(rolled, self._coefficients, self._guide)
+        gradient = roll(gradient, (-shift[0], -shift[1]))
+        if p.smooth:
+            gradient = smoothed(gradient, p.smooth)
+        return loss, parts, climb(dreamt, gradient, p.step * PIXELS_PER_UNIT)
+
+    def _shift(self, jitter: int) -> tuple[int, int]:
+        if not jitter:
+            return 0, 0
+        down, right = self._random.integers(-jitter, jitter + 1, 2)
+        return int(down), int(right)
+
+    def _tell_step(self, dreamt, octave: int, parts) -> None:
+        every = self._parameters.preview_every
+        self.stopped = self._clock.stopped()
+        self._on_progress(
+            Progress(
+                step=self._step,
+                steps=self._steps,
+                stage=octave,
+                loss=self._loss,
+                seconds=self._clock.seconds(),
+                image=images.to_uint8(dreamt.numpy()[0]) if every and self._step % every == 0 else None,
+                exact=self._is_exact,
+                parts=dict(zip(self._names, parts.numpy().tolist(), strict=True)),
+                stopped=self.stopped,
+            )
         )
 
+    def _finished(self, pixels: np.ndarray, image: np.ndarray) -> np.ndarray:
+        p = self._parameters
+        if p.strength != 1:
+            pixels = image + p.strength * (pixels - image)
+        if p.preserve_colors:
+            pixels = colours.with_colours_of(pixels, image)
+        return images.to_uint8(pixels)
 
-def _to_image(pixels) -> np.ndarray:
-    return images.to_uint8(pixels.numpy()[0])
+
+def _check_sides(smallest: tuple[int, int], name: str, tile: int) -> None:
+    accepted = features.defaults(name).dream_min_side
+    if min(smallest) < accepted:
+        raise images.ImageError(
+            f"image: its smallest octave is {smallest[1]}x{smallest[0]} pixels; accepted by {name}: sides of at least "
+            f"{accepted}; send a larger image, or fewer octaves (num_octave) or a smaller octave_scale"
+        )
+    if 0 < tile < accepted:
+        raise InputError(f"tile: {tile}; accepted by {name}: 0, or {accepted} to 2048")

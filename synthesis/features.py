@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from synthesis import compact
@@ -122,24 +124,34 @@ def layer_names(name: str) -> list[str]:
     return [layer.name for layer in _full_model(name).layers[1:]]
 
 
-def load(name: str, layers: Sequence[str]) -> Callable:
+def channels(name: str, layer: str) -> int:
+    """How many channels a layer has.
+
+    Raises:
+        FeaturesError: the extractor has no such layer.
+    """
+    return int(_layer(name, layer).output.shape[-1])
+
+
+def load(name: str, layers: Sequence[str], dtype: str = "float32", pooling: str = "max") -> Callable:
     """An extractor cut at the deepest layer it needs.
 
     Args:
         name: one of `available()`.
         layers: names out of `layer_names(name)`.
+        dtype: of the convolutions, "float32" or "bfloat16"; see `fast_dtype`.
+        pooling: "max", or "average" in place of every maximum (Gatys et al. found it smoother).
 
     Returns:
         A function from float (batch, height, width, 3), RGB in [0, 255], to a list of activations,
-        one a layer, in the order of `layers`.
+        one a layer, in the order of `layers`, of type `dtype` or float32.
 
     Raises:
         FeaturesError: unknown extractor or layer, or weights that are not on this machine.
     """
-    full = _full_model(name)
     for layer in layers:
-        if layer not in layer_names(name):
-            raise FeaturesError(f"layer: {layer!r} is not in {name}; accepted: {', '.join(_suggested(name))}")
+        _layer(name, layer)
+    full = _adapted(name, dtype, pooling)
     model = keras.Model(full.inputs[0], [full.get_layer(layer).output for layer in layers])
     preprocess = _network(name).preprocess
 
@@ -148,6 +160,12 @@ def load(name: str, layers: Sequence[str]) -> Callable:
         return activations if isinstance(activations, (list, tuple)) else [activations]
 
     return features
+
+
+def _layer(name: str, layer: str) -> keras.Layer:
+    if layer not in layer_names(name):
+        raise FeaturesError(f"layer: {layer!r} is not in {name}; accepted: {', '.join(_suggested(name))}")
+    return _full_model(name).get_layer(layer)
 
 
 @lru_cache(maxsize=len(_NETWORKS))
@@ -162,7 +180,87 @@ def _full_model(name: str) -> keras.Model:
     model.trainable = False
     if name != "compact":
         model.load_weights(path)
+    return fold_normalisation(model)
+
+
+def fold_normalisation(model: keras.Model) -> keras.Model:
+    """The same network with each batch normalisation folded into the convolution before it.
+
+    A normalisation with fixed statistics is a scale and a shift of each channel. Layers keep their names.
+    """
+    followers = {_source(layer).name: layer for layer in model.layers if _is_normalisation(layer)}
+    if not followers:
+        return model
+
+    def fold(layer: keras.Layer) -> keras.Layer:
+        if _is_normalisation(layer):
+            return keras.layers.Identity(name=layer.name)
+        extra = {"use_bias": True} if layer.name in followers else {}
+        return type(layer).from_config(layer.get_config() | extra)
+
+    folded = keras.models.clone_model(model, clone_function=fold)
+    for layer in model.layers:
+        if layer.name in followers:
+            folded.get_layer(layer.name).set_weights(_scaled_weights(layer, followers[layer.name]))
+    folded.trainable = False
+    return folded
+
+
+def _is_normalisation(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _source(layer: keras.Layer) -> keras.Layer:
+    return layer.input._keras_history.operation
+
+
+def _scaled_weights(convolution: keras.Layer, normalisation: keras.Layer) -> list[np.ndarray]:
+    kernel, *bias = convolution.get_weights()
+    gamma = normalisation.gamma.numpy() if normalisation.scale else 1.0
+    factor = gamma / np.sqrt(normalisation.moving_variance.numpy() + normalisation.epsilon)
+    shift = (bias[0] if bias else 0.0) - normalisation.moving_mean.numpy()
+    return [kernel * factor, shift * factor + (normalisation.beta.numpy() if normalisation.center else 0.0)]
+
+
+@lru_cache(maxsize=2 * len(_NETWORKS))
+def _adapted(name: str, dtype: str, pooling: str) -> keras.Model:
+    """The network in another arithmetic or with another pooling.
+
+    The first convolution stays in float32: rounding pixels to the 8 bits of bfloat16 would lose the last
+    steps of an optimisation, and it is a small part of the work.
+    """
+    full = _full_model(name)
+    if (dtype, pooling) == ("float32", "max"):
+        return full
+    first = next(layer.name for layer in full.layers if isinstance(layer, keras.layers.Conv2D))
+
+    def adapt(layer: keras.Layer) -> keras.Layer:
+        is_pooling = pooling == "average" and isinstance(layer, keras.layers.MaxPooling2D)
+        kind = keras.layers.AveragePooling2D if is_pooling else type(layer)
+        exact = layer.name == first or isinstance(layer, keras.layers.InputLayer)
+        return kind.from_config(layer.get_config() | {"dtype": "float32" if exact else dtype})
+
+    model = keras.models.clone_model(full, clone_function=adapt)
+    for ours, theirs in zip(model.layers, full.layers, strict=True):
+        ours.set_weights(theirs.get_weights())
+    model.trainable = False
     return model
+
+
+@lru_cache(maxsize=1)
+def fast_dtype() -> str:
+    """ "bfloat16" where this machine multiplies it faster than float32, else "float32"."""
+    if tf.config.list_physical_devices("GPU"):
+        capability = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+        return "bfloat16" if capability.get("compute_capability", (0, 0)) >= (8, 0) else "float32"
+    processor = Path("/proc/cpuinfo")
+    flags = processor.read_text() if processor.is_file() else ""
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def dtype_of(precision: str) -> str:
+    """The arithmetic of a `precision` parameter: "auto" is `fast_dtype`."""
+    return fast_dtype() if precision == "auto" else precision
 
 
 def _network(name: str) -> _Network:

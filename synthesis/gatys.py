@@ -1,42 +1,77 @@
 """Neural style transfer by optimisation (Gatys et al. 2015; section 12.3).
 
 The book's objective exactly: VGG19, content at block5_conv2, Gram matrices at five layers, total
-variation to the 1.25, and its three weights. It departs from the book in its work, not in its aim: the
-targets are computed once instead of in every step (a third of the arithmetic), and the default optimiser
-is Gatys' L-BFGS (SciPy's) instead of SGD.
+variation to the 1.25, and its three weights. It departs from the book in its work, not in its aim:
+
+- the targets are computed once instead of in every step (a third of the arithmetic);
+- the default optimiser is Gatys' L-BFGS (SciPy's) instead of SGD;
+- it starts from the photograph in the painting's colours, at half the size, where a step costs a quarter;
+- until the last steps the convolutions run in bfloat16 where the processor has it, and the network ends before
+  the layers that hold next to nothing of the loss; the last steps have all layers in float32.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
-import scipy.optimize
-import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from synthesis import features, images
-from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
-from synthesis.progress import NotANumberError, OnProgress, Progress
+from synthesis import colours, features, images
+from synthesis.errors import InputError
+from synthesis.named import LayerWeights, parse_numbers
+from synthesis.objective import (
+    Evaluation,
+    Objective,
+    Style,
+    Targets,
+    compiled,
+    layers_of,
+    make_targets,
+    restricted,
+    without_negligible,
+)
+from synthesis.optimisers import OPTIMISERS
+from synthesis.progress import Clock, NotANumberError, OnProgress, Progress, TimeUpError
+
+MAX_STYLES = 8
+COARSE_MIN_SIDE = 64
+"""The shorter side of the smallest size that "automatic" scales begin with; block5 has 4 cells there."""
+COARSE_SHARE, EXACT_SHARE = 0.4, 0.1
+"""Of all steps: those at the smaller sizes, and those with all layers in float32 at the end."""
+NEGLIGIBLE = 0.01
+"""The deepest layers that together held less of the loss at the size before are left out until the exact steps.
+VGG19 then often ends at block4_conv1, for a third less work."""
+
+Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 class GatysParameters(BaseModel):
     """Settings of one transfer; weights and layers are the book's.
 
     Attributes:
-        steps: iterations of the optimiser.
-        optimizer: "lbfgs" (SciPy's), "sgd" (the book's schedule: rate x 0.96 every 100 steps) or "adam".
+        steps: iterations of the optimiser, at all sizes together.
+        optimizer: "lbfgs" (SciPy's), "sgd" (the book's schedule: rate x 0.96 every 100 steps, at one size and
+            in float32) or "adam".
         learning_rate: of sgd and adam, pixels in [0, 255]; 0 takes 100 for sgd (meant for pictures 400
             pixels high) and 5 for adam.
         content_weight, style_weight, total_variation_weight: of the three losses (listing 12-22).
-        initial: start from the content picture or from noise.
+        style_layers, content_layers: weight of each layer beside the others, as `name=weight, ...`; empty
+            takes the book's, each 1. A style layer's weight is `style_weight` times this over their number.
+        style_weights: share of each style image, in their order; empty gives all the same.
+        style_scale: size of the style image over that of the picture: above 1 gives larger strokes.
+        pooling: "max" as in VGG19, or "average".
+        preserve_colors: paint in luminance only, and keep the photograph's colours.
+        initial: start from the content picture, from the style picture (stretched) or from noise.
+        scales: sizes, each twice the one before; 0 chooses.
+        precision: of the convolutions before the last steps; "auto" is bfloat16 where the machine is faster
+            in it. The last tenth of the steps is always float32.
         features: extractor; "auto" takes vgg19 where its weights are, else compact.
         size: longer side of the result in pixels; a smaller picture keeps its size.
         preview_every: steps between preview pictures; 0 for none.
+        max_seconds: the best picture so far is returned after this time; 0 for no limit.
         seed: of the noise.
     """
 
@@ -45,183 +80,262 @@ class GatysParameters(BaseModel):
     steps: int = Field(default=100, ge=1, le=10_000)
     optimizer: Literal["lbfgs", "sgd", "adam"] = "lbfgs"
     learning_rate: float = Field(default=0.0, ge=0, le=1000, allow_inf_nan=False)
-    content_weight: float = Field(default=2.5e-8, ge=0, le=1e6, allow_inf_nan=False)
-    style_weight: float = Field(default=1e-6, ge=0, le=1e6, allow_inf_nan=False)
-    total_variation_weight: float = Field(default=1e-6, ge=0, le=1e6, allow_inf_nan=False)
-    initial: Literal["content", "noise"] = "content"
+    content_weight: Weight = 2.5e-8
+    style_weight: Weight = 1e-6
+    total_variation_weight: Weight = 1e-6
+    style_layers: LayerWeights = Field(default={}, max_length=16)
+    content_layers: LayerWeights = Field(default={}, max_length=16)
+    style_weights: Annotated[tuple[Weight, ...], BeforeValidator(parse_numbers)] = Field(
+        default=(), max_length=MAX_STYLES
+    )
+    style_scale: float = Field(default=1.0, ge=0.25, le=4.0, allow_inf_nan=False)
+    pooling: Literal["max", "average"] = "max"
+    preserve_colors: bool = False
+    initial: Literal["content", "style", "noise"] = "content"
+    scales: int = Field(default=0, ge=0, le=5)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     features: str = "auto"
     size: int = Field(default=400, ge=64, le=2048)
     preview_every: int = Field(default=0, ge=0, le=10_000)
+    max_seconds: float = Field(default=0.0, ge=0, le=86_400, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What the picture should look like to the extractor, and the weights of each loss.
-
-    Attributes:
-        content: float32 (1, h, w, channels); grams: one float32 (1, channels, channels) a style layer.
-        weights: float32 (3,): content, style (a layer), total variation.
-    """
-
-    content: tf.Tensor
-    grams: tuple[tf.Tensor, ...]
-    weights: tf.Tensor
-
-
-class Objective:
-    """The book's loss (listing 12-22) for one extractor; a single trace serves all sizes."""
-
-    def __init__(self, name: str):
-        network = features.defaults(name)
-        if not network.style_layers:
-            raise features.FeaturesError(f"features: {name} has no style layers; accepted: vgg19, compact")
-        self._extract = features.load(name, [*network.style_layers, network.content_layer])
-        self.layers = len(network.style_layers)
-        self.loss_and_gradient = tf.function(
-            self._loss_and_gradient,
-            input_signature=[
-                tf.TensorSpec((1, None, None, 3), tf.float32),
-                tf.TensorSpec((1, None, None, None), tf.float32),
-                tuple(tf.TensorSpec((1, None, None), tf.float32) for _ in range(self.layers)),
-                tf.TensorSpec((3,), tf.float32),
-            ],
-        )
-        self._activations = tf.function(self._extract, input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
-
-    def targets(self, content: np.ndarray, style: np.ndarray, parameters: GatysParameters) -> Targets:
-        """Compute once what every step compares with; images are uint8 (height, width, 3)."""
-        *_, wanted = self._activations(content[None].astype(np.float32))
-        *styles, _ = self._activations(style[None].astype(np.float32))
-        weights = (parameters.content_weight, parameters.style_weight / self.layers, parameters.total_variation_weight)
-        return Targets(wanted, tuple(gram_matrix(s) for s in styles), tf.constant(weights, tf.float32))
-
-    def at(self, pixels: np.ndarray, targets: Targets) -> tuple[float, np.ndarray]:
-        """Loss and its gradient at float pixels (height, width, 3) in [0, 255]."""
-        image = tf.constant(pixels[None], tf.float32)
-        loss, gradient = self.loss_and_gradient(image, targets.content, targets.grams, targets.weights)
-        return float(loss), gradient.numpy()[0]
-
-    def _loss_and_gradient(self, image, content, grams, weights):
-        with tf.GradientTape() as tape:
-            tape.watch(image)
-            *styles, seen = self._extract(image)
-            pixels = tf.cast(tf.shape(image)[1] * tf.shape(image)[2], tf.float32)
-            style = tf.add_n([style_loss(gram_matrix(s), g, pixels) for s, g in zip(styles, grams, strict=True)])
-            parts = tf.stack([content_loss(seen, content), style, total_variation(image)])
-            loss = tf.reduce_sum(weights * parts)
-        return loss, tape.gradient(loss, image)
-
-
-@lru_cache(maxsize=2)
 def objective(name: str) -> Objective:
-    """The objective of an extractor, made once."""
-    return Objective(name)
+    """The book's objective on an extractor, in float32."""
+    return compiled(layers_of(name))
+
+
+def book_targets(goal: Objective, content: np.ndarray, style: np.ndarray, parameters: GatysParameters) -> Targets:
+    """Targets for judging any picture by the objective of `parameters`; both images of the same size."""
+    return _targets(goal, content, [Style(style)], parameters, 1.0)
 
 
 def transfer(
     content: np.ndarray,
-    style: np.ndarray,
+    style: np.ndarray | Sequence[np.ndarray],
     parameters: GatysParameters,
     on_progress: OnProgress = lambda progress: None,
+    masks: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
     """Paint `content` in the style of `style`.
 
     Args:
-        content, style: uint8 (height, width, 3), of any two sizes.
+        content: uint8 (height, width, 3).
+        style: one uint8 (height, width, 3) or several, of any sizes.
         on_progress: called after every step; may raise `Cancelled`, which passes through.
+        masks: none, or one for each style: uint8 (height, width) or (height, width, 3) of the size of
+            `content`; white is where that style belongs.
 
     Returns:
         uint8, the size of `content` shrunk to `parameters.size`.
 
     Raises:
-        FeaturesError: unknown extractor, or weights that are not here.
+        FeaturesError: unknown extractor or layer, or weights that are not here.
+        ImageError: a mask of another size than `content`.
+        InputError: another number of weights or masks than of styles, or of styles than is accepted.
         NotANumberError: the loss became NaN or infinite.
     """
-    name = parameters.features if parameters.features != "auto" else features.first_available("vgg19")
-    goal = objective(name)
+    given = [style] if isinstance(style, np.ndarray) else list(style)
+    for picture, name in [(content, "image"), *((s, "style_image") for s in given)]:
+        images.check_pixels(picture, name)
+    styles = _styles(content, given, parameters, masks)
     content = images.fit_within(content, parameters.size)
-    style = images.resize(style, *content.shape[:2])
-    targets = goal.targets(content, style, parameters)
-    report = _Reporter(parameters, on_progress)
-    start = _initial(content, parameters)
-    minimise = _OPTIMISERS[parameters.optimizer]
-    return images.to_uint8(minimise(lambda pixels: goal.at(pixels, targets), start, parameters, report))
+    if parameters.preserve_colors:
+        photo, content = content, colours.luminance(content)
+        styles = [Style(colours.luminance(s.image), s.weight, s.mask) for s in styles]
+        painted = _Job(content, styles, parameters, on_progress).run()
+        return images.to_uint8(colours.with_colours_of(painted, photo))
+    return images.to_uint8(_Job(content, styles, parameters, on_progress).run())
 
 
-Evaluate = Callable[[np.ndarray], tuple[float, np.ndarray]]
+@dataclass(frozen=True)
+class Stage:
+    """So many steps at one size; the last `exact` of them with all layers in float32, those before in `dtype`."""
+
+    height: int
+    width: int
+    steps: int
+    exact: int
+    dtype: str
 
 
-class _Reporter:
-    """Turns an optimiser's steps into progress records, and stops it where the loss is no number."""
+def plan(height: int, width: int, parameters: GatysParameters) -> list[Stage]:
+    """The stages from the smallest size to the full one; their steps add up to `parameters.steps`."""
+    if parameters.optimizer == "sgd":
+        return [Stage(height, width, parameters.steps, parameters.steps, "float32")]
+    dtype = features.dtype_of(parameters.precision)
+    count = min(parameters.scales or _useful_scales(height, width), parameters.steps)
+    coarse = _shares(round(parameters.steps * COARSE_SHARE), count - 1)
+    small = [
+        Stage(max(images.MIN_SIDE, round(height / 2**i)), max(images.MIN_SIDE, round(width / 2**i)), steps, 0, dtype)
+        for i, steps in zip(range(count - 1, 0, -1), coarse, strict=True)
+        if steps
+    ]
+    left = parameters.steps - sum(stage.steps for stage in small)
+    return [*small, Stage(height, width, left, max(1, round(parameters.steps * EXACT_SHARE)), dtype)]
 
-    def __init__(self, parameters: GatysParameters, on_progress: OnProgress):
-        self._parameters = parameters
-        self._on_progress = on_progress
-        self._started = time.monotonic()
-        self._step = 0
-        self._last_good: np.ndarray | None = None
 
-    def __call__(self, pixels: np.ndarray, loss: float) -> None:
-        if not np.isfinite(loss):
-            good = self._last_good if self._last_good is not None else np.zeros_like(pixels)
-            raise NotANumberError(self._step + 1, images.to_uint8(good))
+def _useful_scales(height: int, width: int) -> int:
+    """How often the shorter side can be halved, at most twice, and be `COARSE_MIN_SIDE` or more; plus one."""
+    return 1 + sum(min(height, width) // 2**i >= COARSE_MIN_SIDE for i in (1, 2))
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` in as equal whole parts as there are, the larger ones first."""
+    return [total // parts + (i < total % parts) for i in range(parts)] if parts else []
+
+
+def _styles(
+    content: np.ndarray, given: list[np.ndarray], parameters: GatysParameters, masks: Sequence[np.ndarray]
+) -> list[Style]:
+    """The style pictures with their shares, which sum to 1, and their regions."""
+    if not 1 <= len(given) <= MAX_STYLES:
+        raise InputError(f"style_image: {len(given)} pictures; accepted: 1 to {MAX_STYLES}")
+    weights = np.array(parameters.style_weights or [1.0] * len(given))
+    if len(weights) != len(given) or not weights.sum() > 0:
+        raise InputError(
+            f"style_weights: {parameters.style_weights} for {len(given)} style images; accepted: none, or "
+            "one for each, not all 0"
+        )
+    if len(masks) not in (0, len(given)):
+        raise InputError(
+            f"style_mask: {len(masks)} masks for {len(given)} style images; accepted: none, or one for each"
+        )
+    regions: list[np.ndarray | None] = [_region(mask, content) for mask in masks]
+    regions = regions or [None] * len(given)
+    return [Style(s, float(w), r) for s, w, r in zip(given, weights / weights.sum(), regions, strict=True)]
+
+
+def _region(mask: np.ndarray, content: np.ndarray) -> np.ndarray:
+    if mask.shape[:2] != content.shape[:2]:
+        raise images.ImageError(
+            f"style_mask: {mask.shape[1]}x{mask.shape[0]} pixels; accepted: the size of the image, "
+            f"{content.shape[1]}x{content.shape[0]}"
+        )
+    return (mask if mask.ndim == 2 else mask.mean(axis=2)).astype(np.float32) / 255
+
+
+def _targets(
+    goal: Objective, content: np.ndarray, styles: list[Style], parameters: GatysParameters, share: float
+) -> Targets:
+    """Targets at the size of `content`, which has this `share` of the full picture's pixels.
+
+    Content loss and total variation are sums over pixels, the style loss is not: dividing the two by the
+    share keeps the balance of the full size.
+    """
+    p, layers = parameters, goal.layers
+    return make_targets(
+        goal,
+        content,
+        styles,
+        (p.content_weight / share, p.style_weight, p.total_variation_weight / share),
+        [p.content_layers.get(name, 1.0) for name in layers.content],
+        [p.style_layers.get(name, 1.0) / len(layers.style) for name in layers.style],
+        p.style_scale,
+    )
+
+
+class _Job:
+    """One transfer: its stages, its progress, and the best picture so far."""
+
+    def __init__(self, content: np.ndarray, styles: list[Style], parameters: GatysParameters, on_progress: OnProgress):
+        p = parameters
+        name = p.features if p.features != "auto" else features.first_available("vgg19")
+        self._layers = layers_of(name, tuple(p.style_layers), tuple(p.content_layers), p.pooling)
+        self._content, self._styles, self._parameters = content, styles, p
+        self._on_progress, self._clock = on_progress, Clock(p.max_seconds)
+        self._stages = plan(content.shape[0], content.shape[1], p)
+        self._step = self._stage = 0
+        self._best_loss = np.inf
+        self._before: Evaluation | None = None
+        self._latest: Evaluation | None = None
+
+    def run(self) -> np.ndarray:
+        """The painted picture: float (height, width, 3), not clipped."""
+        pixels: np.ndarray | None = None
+        try:
+            for number, stage in enumerate(self._stages):
+                self._stage = number
+                pixels = self._descend(stage, self._begin(stage, pixels))
+        except TimeUpError:
+            pixels = images.resize_float(self._best, *self._content.shape[:2])
+        assert pixels is not None
+        return pixels
+
+    def _begin(self, stage: Stage, before: np.ndarray | None) -> np.ndarray:
+        """The first picture of a stage: the one before, enlarged, with the detail that it was too small for."""
+        if before is None:
+            return images.resize_float(self._initial(), stage.height, stage.width)
+        start = images.resize_float(before, stage.height, stage.width)
+        if self._parameters.initial != "content":
+            return start
+        content = images.resize_float(self._content, stage.height, stage.width)
+        small = images.resize_float(self._content, *before.shape[:2])
+        return start + content - images.resize_float(small, stage.height, stage.width)
+
+    def _initial(self) -> np.ndarray:
+        if self._parameters.initial == "noise":
+            return np.random.default_rng(self._parameters.seed).uniform(0, 255, self._content.shape)
+        if self._parameters.initial == "style":
+            return images.resize(self._styles[0].image, *self._content.shape[:2]).astype(np.float64)
+        if self._parameters.optimizer == "sgd" or self._styles[0].mask is not None:
+            return self._content.astype(np.float64)
+        weights = np.array([style.weight for style in self._styles])
+        return colours.match_colours(self._content, [style.image for style in self._styles], weights)
+
+    def _descend(self, stage: Stage, start: np.ndarray) -> np.ndarray:
+        """One uninterrupted run of the optimiser, so that L-BFGS keeps its memory; see `Stage`."""
+        self._best_loss, self._best = np.inf, start
+        minimise, first = OPTIMISERS[self._parameters.optimizer], self._step
+        evaluate = self._evaluator(stage, first)
+        pixels = minimise(evaluate, start, stage.steps, self._parameters.learning_rate, self._report)
+        if (left := first + stage.steps - self._step) > 0 and stage.exact:
+            # The line search met the noise of bfloat16, or of the change to float32: go on without it.
+            exact = self._evaluator(Stage(stage.height, stage.width, left, left, "float32"), self._step)
+            pixels = minimise(exact, pixels, left, self._parameters.learning_rate, self._report)
+        self._step = first + stage.steps
+        self._before = self._latest
+        return pixels
+
+    def _evaluator(self, stage: Stage, first: int) -> Callable[[np.ndarray], Evaluation]:
+        has_regions = self._styles[0].mask is not None
+        exact = compiled(self._layers, "float32", has_regions)
+        kept = without_negligible(self._layers, self._before.layers, NEGLIGIBLE) if self._before else self._layers
+        fast = compiled(kept, stage.dtype, has_regions)
+        content = images.resize(self._content, stage.height, stage.width)
+        share = stage.height * stage.width / (self._content.shape[0] * self._content.shape[1])
+        targets = _targets(exact, content, self._styles, self._parameters, share)
+        fewer = restricted(targets, self._layers, kept)
+        exact_from = first + stage.steps - stage.exact
+
+        def evaluate(pixels: np.ndarray) -> Evaluation:
+            if self._step >= exact_from:
+                return exact.measure(pixels, targets)
+            return replace(fast.measure(pixels, fewer), exact=fast is exact)
+
+        return evaluate
+
+    def _report(self, pixels: np.ndarray, here: Evaluation) -> None:
+        if not (np.isfinite(here.loss) and np.isfinite(here.gradient).all()):
+            raise NotANumberError(self._step + 1, images.to_uint8(self._best))
         self._step += 1
-        self._last_good = pixels
-        every = self._parameters.preview_every
+        self._latest = here
+        if here.loss < self._best_loss:
+            self._best_loss, self._best = here.loss, pixels
+        every, stopped = self._parameters.preview_every, self._clock.stopped()
         self._on_progress(
             Progress(
                 step=self._step,
                 steps=self._parameters.steps,
-                stage=0,
-                loss=loss,
-                seconds=time.monotonic() - self._started,
+                stage=self._stage,
+                loss=here.loss,
+                seconds=self._clock.seconds(),
                 image=images.to_uint8(pixels) if every and self._step % every == 0 else None,
+                parts=here.parts,
+                exact=here.exact,
+                stopped=stopped,
             )
         )
-
-
-def _initial(content: np.ndarray, parameters: GatysParameters) -> np.ndarray:
-    if parameters.initial == "content":
-        return content.astype(np.float64)
-    return np.random.default_rng(parameters.seed).uniform(0, 255, content.shape)
-
-
-def _lbfgs(evaluate: Evaluate, start: np.ndarray, parameters: GatysParameters, report: _Reporter) -> np.ndarray:
-    def fun(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, gradient = evaluate(flat.reshape(start.shape))
-        return loss, gradient.astype(np.float64).ravel()
-
-    def callback(intermediate_result: scipy.optimize.OptimizeResult) -> None:
-        report(intermediate_result.x.reshape(start.shape).copy(), float(intermediate_result.fun))
-
-    # SciPy stops by itself on small relative change; only the step count may end a transfer.
-    options = {"maxiter": parameters.steps, "maxfun": 4 * parameters.steps + 20, "maxcor": 10, "ftol": 0.0, "gtol": 0.0}
-    found = scipy.optimize.minimize(fun, start.ravel(), jac=True, method="L-BFGS-B", callback=callback, options=options)
-    return found.x.reshape(start.shape)
-
-
-def _sgd(evaluate: Evaluate, start: np.ndarray, parameters: GatysParameters, report: _Reporter) -> np.ndarray:
-    """Listing 12-23: plain gradient descent, the rate falling by 4 % every 100 steps."""
-    pixels, rate = start, parameters.learning_rate or 100.0
-    for i in range(parameters.steps):
-        loss, gradient = evaluate(pixels)
-        pixels = pixels - rate * 0.96 ** (i / 100) * gradient
-        report(pixels, loss)
-    return pixels
-
-
-def _adam(evaluate: Evaluate, start: np.ndarray, parameters: GatysParameters, report: _Reporter) -> np.ndarray:
-    """Adam (Kingma & Ba 2015) with bias correction; moments 0.9 and 0.999."""
-    pixels, rate = start, parameters.learning_rate or 5.0
-    mean, square = np.zeros_like(start), np.zeros_like(start)
-    for i in range(1, parameters.steps + 1):
-        loss, gradient = evaluate(pixels)
-        mean = 0.9 * mean + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        pixels = pixels - rate * (mean / (1 - 0.9**i)) / (np.sqrt(square / (1 - 0.999**i)) + 1e-8)
-        report(pixels, loss)
-    return pixels
-
-
-_OPTIMISERS = {"lbfgs": _lbfgs, "sgd": _sgd, "adam": _adam}
+        if stopped:
+            raise TimeUpError

@@ -1,4 +1,4 @@
-"""Commands `reverie train lm|style|features` and `reverie eval lm`.
+"""Commands `reverie train lm|style|add-style|features` and `reverie eval lm|style`.
 
 TensorFlow is imported inside the commands, so that `--help` answers at once.
 """
@@ -117,13 +117,24 @@ def train_style(
     ],
     content: Content = None,
     run: RunOption = None,
-    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 3500,
+    preset: Annotated[str, typer.Option(help="fast, or johnson: the full-size network, for comparison.")] = "fast",
+    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 12_000,
     batch_size: Annotated[int, typer.Option(help="Photographs in a batch.")] = 4,
-    size: Annotated[int, typer.Option(help="Side of the training crops in pixels.")] = 128,
+    size: Annotated[int, typer.Option(help="Side of the training crops in pixels; the last quarter has twice.")] = 128,
     style_size: Annotated[
         int, typer.Option(help="Longer side of the paintings in pixels: the scale of the strokes.")
     ] = 384,
-    width: Annotated[int, typer.Option(help="Channels of the network at full resolution.")] = 16,
+    style_weight: Annotated[float, typer.Option(help="Of the style loss; that of the content is 1.")] = 30.0,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
+    width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
+    distilled_steps: Annotated[
+        int, typer.Option(help="Steps at the start that only copy a teacher: --teacher, or --pairs made by Gatys.")
+    ] = 0,
+    teacher: Annotated[Path | None, typer.Option(help="A finished style run with the same styles.")] = None,
+    pairs: Annotated[
+        int, typer.Option(help="Transfers by Gatys' optimisation to make (once, kept in --cache) and copy.")
+    ] = 0,
+    cache: Annotated[Path, typer.Option(help="Where the pairs are kept.")] = Path("cache") / "style_pairs",
     features: Annotated[
         str, typer.Option(help="Extractor that measures the loss: vgg19, or the faster compact.")
     ] = "vgg19",
@@ -133,20 +144,87 @@ def train_style(
     checkpoint_every: CheckpointEvery = 250,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Train the fast style network with a perceptual loss."""
+    """Train the fast style network with a perceptual loss, after a teacher's example where one is given."""
+    if bool(distilled_steps) != bool(teacher or pairs) or (teacher and pairs):
+        raise typer.BadParameter("give it together with one of --teacher and --pairs", param_hint="--distilled-steps")
     _use_weights(weights_dir, needs_vgg19=features == "vgg19")
     from training.loop import Schedule
     from training.photos import Photos, download
     from training.style.network import StyleNetworkConfig
-    from training.style.train import StyleTraining, train
+    from training.style.train import StyleTraining, teacher_of, train
 
     paintings = {path.stem: path for path in styles}
     config = StyleTraining(
-        StyleNetworkConfig(tuple(paintings), width=width),
-        steps=steps, batch_size=batch_size, size=size, style_size=style_size, features=features, precision=precision, seed=seed,
+        StyleNetworkConfig(tuple(paintings), preset, width),
+        steps=steps, batch_size=batch_size, size=size, style_size=style_size, style_weight=style_weight,
+        learning_rate=learning_rate, distilled_steps=distilled_steps, features=features, precision=precision, seed=seed,
     )  # fmt: skip
     schedule = Schedule(steps, sample_every=sample_every, checkpoint_every=checkpoint_every)
-    _report(train(config, paintings, Photos.of(content or download(), minimum=2), run, schedule))
+    photos = Photos.of(content or download(), minimum=2)
+    say = lambda made: typer.echo(f"pair {made} of {pairs}", err=True)  # noqa: E731
+    chosen = teacher_of(config, paintings, photos, teacher, pairs, cache, say)
+    _report(train(config, paintings, photos, run, schedule, chosen))
+
+
+@train_app.command("add-style")
+def add_style(
+    style: Annotated[Path, typer.Option(help="The painting.")],
+    name: Annotated[str | None, typer.Option(help="Of the new style. Default: the painting's file name.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Finished run to extend. Default: the newest finished one.")
+    ] = None,
+    content: Content = None,
+    run: RunOption = None,
+    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 600,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 1e-2,
+    precision: Precision = "float32",
+    checkpoint_every: CheckpointEvery = 100,
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Teach a trained style network one more style; the styles it knows stay bit for bit as they are."""
+    _use_weights(weights_dir, needs_vgg19=True)
+    from training.loop import Schedule
+    from training.photos import Photos, download
+    from training.runs import Run
+    from training.style.add import add
+    from training.style.train import KIND
+
+    extended = Run(source) if source else Run.newest_finished(KIND)
+    schedule = Schedule(steps, sample_every=100, checkpoint_every=checkpoint_every)
+    photos = Photos.of(content or download(), minimum=2)
+    changes = {"learning_rate": learning_rate, "precision": precision}
+    _report(add(extended, name or style.stem, style, photos, run, schedule, **changes))
+
+
+@eval_app.command("style")
+def eval_style(
+    styles: Annotated[
+        list[Path], typer.Option("--style", help="A painting the run was trained on; repeat for several.")
+    ],
+    content: Content = None,
+    run: RunOption = None,
+    against: Annotated[Path | None, typer.Option(help="Another finished run with the same styles.")] = None,
+    photos: Annotated[int, typer.Option(help="Held-out photographs, in the styles in turn; at most 20.")] = 20,
+    size: Annotated[int, typer.Option(help="Longer side of the photographs in pixels.")] = 384,
+    passes: Annotated[int, typer.Option(help="Length of the L-BFGS curves that networks are compared with.")] = 80,
+    cache: Annotated[Path, typer.Option(help="Where the curves are kept.")] = Path("cache") / "style_curves",
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Measure a style network on held-out photographs by Gatys' objective, and lay out its pictures."""
+    _use_weights(weights_dir, needs_vgg19=True)
+    from training.photos import Photos, download
+    from training.runs import Run
+    from training.style import evaluate
+    from training.style.train import KIND, split
+
+    measured = Run(run) if run else Run.newest_finished(KIND)
+    _, held_out = split(Photos.of(content or download(), minimum=2))
+    evaluation = evaluate.Evaluation(size, passes, cache)
+    figures = evaluate.evaluate_runs(
+        measured, Run(against) if against else None, {path.stem: path for path in styles}, held_out.paths[:photos], evaluation,
+        on_photo=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    typer.echo(json.dumps(figures))
 
 
 @train_app.command("features")

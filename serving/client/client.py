@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -15,10 +18,16 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
+from serving.labels import Labels
 
 _MAX_MESSAGE = 2**31 - 1
 _AFTERMATH_S = 10.0
 """How long a call whose caller has given up may go on; see `Client._call`."""
+
+_LABELS_S = 1.0
+"""How long a model's labels are remembered."""
+_LABELS_TIMEOUT_S = 5.0
+_CONTROL_HEADER = "triton-grpc-protocol-reverie-control"
 
 Message = TypeVar("Message")
 
@@ -86,7 +95,15 @@ class Score:
 class PictureStep:
     """A step of a dream or a transfer; see `synthesis.progress.Progress`.
 
-    `image` is an encoded preview, or with `done` the result; empty where none was due.
+    Attributes:
+        step, steps, stage, loss, seconds: where the optimisation is.
+        image: an encoded preview or frame, or with `done` the result; empty where none was due.
+        done: this is the result.
+        loss_parts: what the loss is the sum of, by name.
+        shape: height, width and 3 of the result, for `format="raw"`: uint8 pixels, row by row.
+        frame: above 0 where `image` is this finished frame of a zoom sequence.
+        exact: the loss is the whole objective in float32; where not, an estimate in faster arithmetic.
+        stopped: "max_seconds" where the time was up and the picture is the best so far, else "".
     """
 
     step: int
@@ -96,6 +113,11 @@ class PictureStep:
     seconds: float
     image: bytes
     done: bool
+    loss_parts: dict[str, float] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    frame: int = 0
+    stopped: str = ""
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,6 +136,52 @@ class Inference:
 
     outputs: dict[str, np.ndarray]
     version: str
+
+
+class Versions:
+    """Which version a call goes to: asks for a model's labels, and remembers them for a second.
+
+    Args:
+        labels: gives the labels of a model.
+    """
+
+    def __init__(self, labels: Callable[[str], Labels]):
+        self._labels = labels
+        self._known: dict[str, tuple[float, Labels]] = {}
+
+    def choose(self, model: str, label: str = "") -> str:
+        """The version to ask for; "", any, where the model has no labels and none was asked for.
+
+        Raises:
+            ReverieError: NOT_FOUND, the model has no such label.
+        """
+        labels = self._of(model)
+        version = labels.versions.get(label) if label else labels.draw(random.random())
+        if label and version is None:
+            there = ", ".join(f"{n} ({v})" for n, v in sorted(labels.versions.items())) or "none"
+            raise ReverieError(grpc.StatusCode.NOT_FOUND, f"{model} has no label {label!r}; it has: {there}")
+        return "" if version is None else str(version)
+
+    def after(self, error: ReverieError, model: str, label: str, tried: str) -> str:
+        """Another version to try, if `tried` has gone since its label was looked up; else ""."""
+        if error.code is not grpc.StatusCode.UNAVAILABLE and error.code is not grpc.StatusCode.NOT_FOUND:
+            return ""
+        if "unknown model" not in error.message:
+            return ""
+        self._known.pop(model, None)
+        version = self.choose(model, label)
+        return "" if version == tried else version
+
+    def _of(self, model: str) -> Labels:
+        looked_up, labels = self._known.get(model, (-_LABELS_S, Labels()))
+        if time.monotonic() - looked_up < _LABELS_S:
+            return labels
+        try:
+            labels = self._labels(model)
+        except ReverieError:
+            labels = Labels()  # The call itself will say what is wrong.
+        self._known[model] = (time.monotonic(), labels)
+        return labels
 
 
 class Stream(Generic[Message]):
@@ -178,14 +246,19 @@ class Client:
     Args:
         address: host and port of the gRPC endpoint.
         timeout: default deadline of every call, in seconds; a stream's covers the whole stream.
+        control_key: what a server that restricts model control asks for (deploy/README.md); default:
+            $REVERIE_CONTROL_KEY. Sent with `models` and `load` only.
     """
 
-    def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0):
+    def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0, control_key: str | None = None):
         options = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", _MAX_MESSAGE)]
         self.timeout = timeout
+        key = os.environ.get("REVERIE_CONTROL_KEY") if control_key is None else control_key
+        self._control = ((_CONTROL_HEADER, key),) if key else ()
         self._channel = grpc.insecure_channel(address, options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._given_up: set[Any] = set()
+        self._versions = Versions(self.labels)
 
     def __enter__(self) -> Client:
         return self
@@ -202,20 +275,34 @@ class Client:
         self._channel.close()
 
     def ready(self, timeout: float = 2.0) -> bool:
-        """Whether the server answers and all its models are ready."""
+        """Whether the server answers and has loaded its models; of one version see `models`."""
         try:
             return self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout).ready
         except grpc.RpcError:
             return False
 
+    def live(self, timeout: float = 5.0) -> bool:
+        """Whether the server answers, its models ready or not."""
+        try:
+            return self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout).live
+        except grpc.RpcError:
+            return False
+
     def models(self) -> list[ModelStatus]:
         """Every version the server knows."""
-        index = self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
+        index = self._control_call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index]
 
     def load(self, model: str) -> None:
         """Load or reload `model`; requests in flight are finished by the version they began on."""
-        self._call(self._stub.RepositoryModelLoad, service_pb2.RepositoryModelLoadRequest(model_name=model))
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        self._control_call(self._stub.RepositoryModelLoad, request)
+
+    def labels(self, model: str) -> Labels:
+        """The labels of `model`'s versions as the server has them now; none for a model without versions."""
+        request = service_pb2.ModelConfigRequest(name=model)
+        answer = self._call(self._stub.ModelConfig, request, min(self.timeout, _LABELS_TIMEOUT_S))
+        return Labels.of_configuration(answer.config)
 
     def infer(
         self,
@@ -224,22 +311,44 @@ class Client:
         parameters: Mapping[str, Parameter] | None = None,
         version: str = "",
         timeout: float | None = None,
+        label: str = "",
     ) -> Inference:
-        """Call any model that answers once, with arrays; `version` "" is the newest."""
-        request = to_request(model, inputs, parameters or {}, version)
-        response = self._call(self._stub.ModelInfer, request, timeout)
+        """Call any model that answers once, with arrays.
+
+        Args:
+            version: a number; or
+            label: a name for one ("stable", "canary", ...). With neither, the stable version answers, or for
+                the share of the calls that a canary is given, that one; of a model without labels the newest.
+        """
+        chosen = version or self._versions.choose(model, label)
+        try:
+            response = self._call(self._stub.ModelInfer, to_request(model, inputs, parameters or {}, chosen), timeout)
+        except ReverieError as error:
+            again = "" if version else self._versions.after(error, model, label, chosen)
+            if not again:
+                raise
+            response = self._call(self._stub.ModelInfer, to_request(model, inputs, parameters or {}, again), timeout)
         return Inference(to_arrays(response), response.model_version)
 
-    def stylize(self, image: bytes, timeout: float | None = None, **parameters: Parameter) -> bytes:
+    def stylize(
+        self,
+        image: bytes,
+        timeout: float | None = None,
+        styles: Mapping[str, float] | None = None,
+        **parameters: Parameter,
+    ) -> bytes:
         """Restyle a picture file with the fast network.
 
         Args:
             image: PNG, JPEG or WebP bytes.
-            parameters: see `serving.models.stylize.StylizeParameters`.
+            styles: a blend, weights by name of the style.
+            parameters: `style`, `strength`, `preserve_colors`, `format`, `quality` and `size`; see `docs/stylize.md`.
 
         Returns:
             The encoded result.
         """
+        if styles is not None:
+            parameters["styles"] = json.dumps(dict(styles))
         answer = self.infer("stylize", {"image": bytes_tensor(image)}, parameters, timeout=timeout)
         return answer.outputs["stylized"].item()
 
@@ -263,15 +372,33 @@ class Client:
         outputs = self.infer("score", {"text_input": bytes_tensor(text.encode())}, timeout=timeout).outputs
         return Score(outputs["logprob"].item(), outputs["tokens"].tolist(), outputs["token_logprobs"].tolist())
 
-    def dream(self, image: bytes, timeout: float | None = None, **parameters: Parameter) -> Stream[PictureStep]:
+    def dream(
+        self, image: bytes, timeout: float | None = None, guide_image: bytes = b"", **parameters: Parameter
+    ) -> Stream[PictureStep]:
         """DeepDream on a picture file; parameters: see `synthesis.deepdream.DeepDreamParameters`."""
-        return self.stream("deepdream", {"image": bytes_tensor(image)}, parameters, _to_picture_step, timeout)
+        inputs = {"image": bytes_tensor(image)}
+        if guide_image:
+            inputs["guide_image"] = bytes_tensor(guide_image)
+        return self.stream("deepdream", inputs, parameters, _to_picture_step, timeout)
 
     def transfer(
-        self, image: bytes, style_image: bytes, timeout: float | None = None, **parameters: Parameter
+        self,
+        image: bytes,
+        style_image: bytes | Sequence[bytes],
+        timeout: float | None = None,
+        style_mask: Sequence[bytes] = (),
+        **parameters: Parameter,
     ) -> Stream[PictureStep]:
-        """Gatys' style transfer; parameters: see `synthesis.gatys.GatysParameters`."""
-        inputs = {"image": bytes_tensor(image), "style_image": bytes_tensor(style_image)}
+        """Gatys' style transfer; parameters: see `synthesis.gatys.GatysParameters`.
+
+        Args:
+            style_image: one picture file, or several.
+            style_mask: none, or a picture file for each style image: white is where it belongs.
+        """
+        styles = [style_image] if isinstance(style_image, bytes) else list(style_image)
+        inputs = {"image": bytes_tensor(image), "style_image": np.array(styles, np.object_)}
+        if style_mask:
+            inputs["style_mask"] = np.array(list(style_mask), np.object_)
         return self.stream("style_transfer", inputs, parameters, _to_picture_step, timeout)
 
     def stream(
@@ -288,14 +415,23 @@ class Client:
         call = self._stub.ModelStreamInfer(requests, timeout=timeout or self.timeout)
         return Stream(call, parse)
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Any, timeout: float | None = None) -> Any:
+    def _control_call(self, method: grpc.UnaryUnaryMultiCallable, request: Any) -> Any:
+        return self._call(method, request, metadata=self._control)
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable,
+        request: Any,
+        timeout: float | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Any:
         """Call and wait; when `timeout` has passed, the caller gives up and the server's answer is thrown away.
 
         Cancelling instead, as gRPC does at a deadline, crashes Triton 2.51 if it is answering at that moment
         (https://github.com/triton-inference-server/server/issues/7368); streams are not affected.
         """
         timeout = timeout or self.timeout
-        call = method.future(request, timeout=timeout + _AFTERMATH_S)
+        call = method.future(request, timeout=timeout + _AFTERMATH_S, metadata=metadata)
         try:
             return call.result(timeout)
         except grpc.FutureTimeoutError:
@@ -316,4 +452,7 @@ def _to_text_pieces(arrays: dict[str, np.ndarray]) -> list[TextPiece]:
 
 
 def _to_picture_step(arrays: dict[str, np.ndarray]) -> list[PictureStep]:
-    return [PictureStep(**{name: array.item() for name, array in arrays.items()})]
+    shape, parts = arrays.pop("shape"), arrays.pop("loss_parts").item()
+    values: dict[str, Any] = {name: array.item() for name, array in arrays.items()}
+    values |= {"shape": tuple(shape.tolist()), "loss_parts": json.loads(parts), "stopped": values["stopped"].decode()}
+    return [PictureStep(**values)]

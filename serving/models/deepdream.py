@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from serving.models.pictures import PictureFormat, stream_pictures
-from serving.models.requests import Request, Send, StreamingModel
+from serving.models.pictures import PictureModel, StreamFormat
+from serving.models.requests import Request, Send
 from synthesis import images
 from synthesis.deepdream import DeepDreamParameters, dream
 
 
-class DeepDreamRequest(DeepDreamParameters, PictureFormat):
+class DeepDreamRequest(DeepDreamParameters, StreamFormat):
     """Parameters of a request."""
 
 
-class TritonPythonModel(StreamingModel):
-    """Input `image`: an encoded picture. Outputs: see `serving.models.pictures.to_outputs`."""
+class TritonPythonModel(PictureModel):
+    """Inputs `image` and, optional, `guide_image`: encoded pictures. Outputs: see `serving.models.pictures.to_outputs`."""
 
     def respond(self, request: Request, send: Send) -> None:
         parameters = request.parameters(DeepDreamRequest)
         image = images.decode(request.bytes("image"))
-        stream_pictures(lambda on_progress: dream(image, parameters, on_progress), parameters.format, send)
+        guide = images.decode(data, "guide_image") if (data := request.bytes("guide_image")) else None
+        self.stream(lambda on_progress: dream(image, parameters, on_progress, guide), parameters, send)

@@ -1,7 +1,7 @@
 """What the Python models share: reading a request, answering a stream, and turning errors into statuses.
 
-A model gives `respond(request, send)`; `send` raises `Cancelled` once the caller is gone, so every
-model stops at its next message. Runs inside Triton's stub process.
+A model that streams gives `respond(request, send)`; `send` raises `Cancelled` once the caller is gone, so every
+model stops at its next message. One that answers once gives `answer(request)`. Runs inside Triton's stub process.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from pydantic import BaseModel, ValidationError
 
+from serving.errors import Unavailable
 from synthesis.errors import InputError
 from synthesis.progress import Cancelled
 
 log = logging.getLogger("reverie")
 
 Outputs = dict[str, np.ndarray]
+Files = list[bytes]
 Send = Callable[[Outputs], None]
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _RESERVED = {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
 """Request parameters that belong to Triton's protocol, not to a model."""
-
-
-class Unavailable(RuntimeError):
-    """The request cannot be served now; it may be sent again later."""
 
 
 class Request:
@@ -62,6 +61,11 @@ class Request:
             return []
         return [_utf8(name, value) for value in tensor.as_numpy().reshape(-1)]
 
+    def files(self, name: str) -> Files:
+        """All elements of a BYTES input; none if an optional input was not sent."""
+        tensor = pb_utils.get_input_tensor_by_name(self._raw, name)
+        return [] if tensor is None else list(tensor.as_numpy().reshape(-1))
+
     def parameters(self, model: type[Parameters], **more: Any) -> Parameters:
         """The request's parameters, checked by `model`.
 
@@ -88,7 +92,7 @@ def _utf8(name: str, data: bytes) -> str:
 
 def describe(error: Any, model: type[BaseModel]) -> str:
     """One pydantic error as: the parameter, its value, what is accepted."""
-    name = ".".join(str(part) for part in error["loc"])
+    name = ".".join(str(part) for part in error["loc"]) or "parameters"
     if error["type"] == "extra_forbidden":
         return f"{name}: unknown parameter; accepted: {', '.join(sorted(model.model_fields))}"
     if not name:  # of several parameters together
@@ -97,19 +101,23 @@ def describe(error: Any, model: type[BaseModel]) -> str:
     return f"{name}: {value if len(value) <= 80 else value[:77] + '...'} is not accepted; {error['msg']}"
 
 
-class StreamingModel:
-    """Base of the decoupled models: a few worker threads, a bounded queue, cancellation, errors.
+class PooledModel:
+    """Base of models whose requests are answered by a few worker threads, from a bounded queue.
 
     Attributes:
         workers: requests that run at once.
-        max_pending: requests running or waiting; one more is refused as unavailable.
+        max_waiting: how many more may wait; one more is refused as unavailable. The parameters `workers` and
+            `max_waiting` of a model's configuration say otherwise.
     """
 
     workers = 2
-    max_pending = 32
+    max_waiting = 30
 
     def initialize(self, args: dict[str, str]) -> None:
+        self.args = args
         self.config = json.loads(args["model_config"])
+        self.workers = self._setting("workers", self.workers)
+        self.max_waiting = self._setting("max_waiting", self.max_waiting)
         self._pool = ThreadPoolExecutor(self.workers)
         self._pending = 0
         self._lock = threading.Lock()
@@ -118,42 +126,91 @@ class StreamingModel:
     def setup(self) -> None:
         """Load what requests need; called once an instance."""
 
-    def respond(self, request: Request, send: Send) -> None:
-        """Answer one request with any number of messages."""
-        raise NotImplementedError
-
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:
-            with self._lock:
-                self._pending += 1
-            self._pool.submit(self._serve, raw, raw.get_response_sender())
+            sender = raw.get_response_sender()
+            if self._enter():
+                self._pool.submit(self._serve, raw, sender)
+            else:
+                full = f"{self.max_waiting} requests are waiting; no more may; try again later"
+                self.send_error(sender, Unavailable(full))
 
     def finalize(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=False)
 
+    def serve(self, raw: Any, sender: Any) -> None:
+        """Answer one request with its last response, whatever happens."""
+        raise NotImplementedError
+
+    def send_error(self, sender: Any, failure: BaseException) -> None:
+        """End a request with an error."""
+        raise NotImplementedError
+
+    def _setting(self, name: str, default: int) -> int:
+        return int(self.config.get("parameters", {}).get(name, {}).get("string_value", default))
+
+    def _enter(self) -> bool:
+        with self._lock:
+            has_room = self._pending < self.workers + self.max_waiting
+            self._pending += has_room
+        return has_room
+
     def _serve(self, raw: Any, sender: Any) -> None:
-        error = None
         try:
-            if self._pending > self.max_pending:
-                raise Unavailable(
-                    f"{self._pending} requests are waiting; at most {self.max_pending} may; try again later"
-                )
+            self.serve(raw, sender)
+        except BaseException:
+            log.exception("a response could not be sent")
+        finally:
+            with self._lock:
+                self._pending -= 1
 
-            def send(outputs: Outputs) -> None:
-                _raise_if_cancelled(sender)
-                sender.send(to_response(outputs))
 
+class StreamingModel(PooledModel):
+    """Base of the decoupled models: any number of messages, cancellation, errors as the last message."""
+
+    def respond(self, request: Request, send: Send) -> None:
+        """Answer one request with any number of messages."""
+        raise NotImplementedError
+
+    def serve(self, raw: Any, sender: Any) -> None:
+        def send(outputs: Outputs) -> None:
+            _raise_if_cancelled(sender)
+            sender.send(to_response(outputs))
+
+        try:
             _raise_if_cancelled(sender)
             self.respond(Request(raw), send)
         except BaseException as failure:
-            error = to_stream_error(failure)
-        with self._lock:
-            self._pending -= 1
-        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        if error is None:
-            sender.send(flags=final)
+            self.send_error(sender, failure)
         else:
-            sender.send(pb_utils.InferenceResponse(error=error), flags=final)
+            sender.send(flags=_FINAL)
+
+    def send_error(self, sender: Any, failure: BaseException) -> None:
+        sender.send(pb_utils.InferenceResponse(error=to_stream_error(failure)), flags=_FINAL)
+
+
+class AnsweringModel(PooledModel):
+    """Base of models that answer once, for unary calls, and still work on several requests at a time.
+
+    Triton (since 24.06) lets a model that is not decoupled return from `execute` and answer each request later
+    through its response sender, exactly once.
+    """
+
+    def answer(self, request: Request) -> Outputs:
+        """The one answer to a request."""
+        raise NotImplementedError
+
+    def serve(self, raw: Any, sender: Any) -> None:
+        try:
+            _raise_if_cancelled(sender)
+            response = to_response(self.answer(Request(raw)))
+        except BaseException as failure:
+            self.send_error(sender, failure)
+        else:
+            sender.send(response, flags=_FINAL)
+
+    def send_error(self, sender: Any, failure: BaseException) -> None:
+        sender.send(pb_utils.InferenceResponse(error=to_error(failure)), flags=_FINAL)
 
 
 def _raise_if_cancelled(sender: Any) -> None:

@@ -1,28 +1,38 @@
-"""The ONNX model that a Python model builds on: its newest version's files, and calls to that version.
+"""The ONNX model that a Python model builds on: its stable version's files, and calls to that version.
 
 The version is pinned when the Python model loads, so a vocabulary or a list of styles always belongs to
-the weights that answer. Publishing loads the ONNX model first (two versions stay served), then this one.
+the weights that answer. Publishing loads the ONNX model first (both versions stay served), then this one.
+A canary with the same vocabulary or styles gets its share of the calls.
 """
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from serving.labels import CANARY, Labels
 from serving.models.requests import Unavailable
+
+_COMPANIONS = ("styles.json", "vocabulary.txt", "tokenizer.json")
+"""Files that callers read beside the graph; a canary must have the same."""
 
 
 class Sibling:
     """Model `name` beside the model whose `args` these are."""
 
     def __init__(self, args: dict[str, str], name: str):
-        versions = [p for p in (Path(args["model_repository"]).parent / name).glob("*") if p.name.isdigit()]
+        model = Path(args["model_repository"]).parent / name
+        versions = {int(p.name): p for p in model.glob("*") if p.name.isdigit()}
         if not versions:
             raise FileNotFoundError(f"the model repository has no version of {name}; publish one with 'make export'")
+        labels = Labels.read(model / "config.pbtxt")
         self.name = name
-        self.folder = max(versions, key=lambda p: int(p.name))
+        self.folder = versions.get(labels.stable or 0) or versions[max(versions)]
+        canary = versions.get(labels.versions.get(CANARY, 0))
+        self._labels = labels if canary and _companions(canary) == _companions(self.folder) else Labels()
 
     def __call__(self, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
         """Run the pinned version through Triton (business logic scripting), where its batcher applies.
@@ -32,7 +42,7 @@ class Sibling:
         """
         request = pb_utils.InferenceRequest(
             model_name=self.name,
-            model_version=int(self.folder.name),
+            model_version=self._labels.draw(random.random()) or int(self.folder.name),
             requested_output_names=[output],
             inputs=[pb_utils.Tensor(n, a) for n, a in inputs.items()],
         )
@@ -40,3 +50,7 @@ class Sibling:
         if response.has_error():
             raise Unavailable(f"{self.name}: {response.error().message()}")
         return pb_utils.get_output_tensor_by_name(response, output).as_numpy()
+
+
+def _companions(folder: Path) -> list[bytes | None]:
+    return [(folder / name).read_bytes() if (folder / name).exists() else None for name in _COMPANIONS]

@@ -6,12 +6,12 @@ Names and ranges are those of OpenAI's completions and of vLLM's SamplingParams.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from language.sampling import Sampling
+from serving.parameters import from_json, markdown_table
 
 MAX_STOPS = 16
 MAX_BIASES = 300
@@ -80,7 +80,7 @@ class GenerateParameters(BaseModel):
     @field_validator("logit_bias", mode="before")
     @classmethod
     def _read_biases(cls, value: Any) -> Any:
-        return _from_json(value)
+        return from_json(value)
 
     @field_validator("logit_bias")
     @classmethod
@@ -93,7 +93,7 @@ class GenerateParameters(BaseModel):
     @field_validator("stop", mode="before")
     @classmethod
     def _read_stops(cls, value: Any) -> Any:
-        value = _from_json(value) if isinstance(value, str) and value.startswith("[") else value
+        value = from_json(value) if isinstance(value, str) and value.startswith("[") else value
         return (value,) if isinstance(value, str) else value
 
     @field_validator("stop")
@@ -133,38 +133,5 @@ class GenerateParameters(BaseModel):
         )
 
 
-def _from_json(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
-
-
-def markdown_table(model: type[BaseModel] = GenerateParameters) -> str:
-    """The parameters as a Markdown table."""
-    rows = ["| parameter | default | accepted | meaning |", "|---|---|---|---|"]
-    for name, entry in model.model_json_schema()["properties"].items():
-        default = json.dumps(entry.get("default")) if "default" in entry else "none"
-        rows.append(f"| `{name}` | {default.replace('null', 'none')} | {_accepted(entry)} | {entry['description']} |")
-    return "\n".join(rows) + "\n"
-
-
-def _accepted(entry: dict[str, Any]) -> str:
-    entry = next((e for e in entry.get("anyOf", []) if e.get("type") != "null"), entry)
-    names = {
-        "integer": "whole number",
-        "number": "number",
-        "boolean": "true, false",
-        "array": "list",
-        "object": "object",
-    }
-    bounds = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
-    limits = [text.format(entry[key]) for key, text in bounds.items() if key in entry]
-    limits += [f"at most {entry[key]} entries" for key in ("maxItems", "maxProperties") if key in entry]
-    return ", ".join([names[entry["type"]], *limits])
-
-
 if __name__ == "__main__":
-    print(markdown_table(), end="")
+    print(markdown_table(GenerateParameters), end="")

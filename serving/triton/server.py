@@ -161,6 +161,9 @@ class TritonServer:
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
             "--load-model=*",
+            # Else one version that failed to load, and was withdrawn, makes the whole server unready for good;
+            # a model that fails at the start ends the server anyway.
+            "--strict-readiness=false",
             # Configurations are complete; completing them would start (and import) every Python model twice.
             "--disable-auto-complete-config",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",

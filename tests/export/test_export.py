@@ -1,4 +1,3 @@
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +8,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export import language_model, onnx_graph, parity, publishing, style
+from export import language_model, manifest, onnx_graph, parity, publishing, style
 from export.repository import Repository
 from export.text import variants
-from export.version import publish
+from export.version import staged
 from language.sampling import FINE_GROUP
 from language.vocabulary import Vocabulary
 from serving.text.decoder import Decoder
@@ -58,6 +57,12 @@ def repository(tmp_path) -> Repository:
     return Repository(tmp_path / "model_repository")
 
 
+def publish(run: Run, export, repository: Repository):
+    """Export and publish without a server: what was exported, and its version."""
+    with staged(run, export, repository) as made:
+        return made.exported, publishing.publish(made, repository).version
+
+
 GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant in variants.VARIANTS}
 
 
@@ -71,8 +76,12 @@ def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository
     folder = repository.path / module.NAME / str(version)
     assert version == 1
     assert exported.parity.largest <= module.TOLERANCE.largest
-    assert {p.name for p in folder.iterdir()} == {"model.onnx", "export.json", *extra}
-    assert json.loads((folder / "export.json").read_text())["parity"]["unit"] == module.TOLERANCE.unit
+    assert {p.name for p in folder.iterdir()} == {"model.onnx", "manifest.json", "recorded.npz", *extra}
+    described = manifest.verify(folder)
+    assert described.parity["unit"] == module.TOLERANCE.unit
+    assert described.opset == onnx_graph.OPSET
+    assert described.tools["onnxruntime"] == ort.__version__
+    assert (described.data_sha256 is None) == (module is style)
     assert f'name: "{module.NAME}"' in (repository.path / module.NAME / "config.pbtxt").read_text()
 
 

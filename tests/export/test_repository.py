@@ -57,8 +57,8 @@ def test_a_withdrawn_version_is_gone_and_the_others_stay(repository):
     assert [p.name for p in repository.path.parent.iterdir() if "staging" in p.name and any(p.iterdir())] == []
 
 
-def test_an_unchanged_configuration_is_not_written_again(repository):
-    repository.write_configuration("m", "a")
+def test_an_unchanged_file_is_not_written_again(repository):
+    assert repository.write("m", "config.pbtxt", "a")
     before = (repository.path / "m" / "config.pbtxt").stat().st_mtime_ns
-    repository.write_configuration("m", "a")
+    assert not repository.write("m", "config.pbtxt", "a")
     assert (repository.path / "m" / "config.pbtxt").stat().st_mtime_ns == before

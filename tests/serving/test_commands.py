@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from reverie.cli import cli
@@ -31,9 +32,13 @@ def test_generate_prints_the_prompt_and_its_continuation(run):
 
 def test_dream_writes_its_steps_and_the_result(run, tmp_path):
     out = tmp_path / "dream.png"
-    options = ("--size", 160, "--num-octave", 1, "--iterations", 4, "--save-every", 2, "--max-loss", 0)
+    film = tmp_path / "film.webp"
+    options = ("--size", 160, "--num-octave", 1, "--iterations", 4, "--save-every", 2, "--max-loss", 0, "--video", film)
     assert run("dream", PICTURES / "cat.jpg", out, *options).exit_code == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dream.png", "dream_0002.jpg", "dream_0004.jpg"]
+    written = ["dream.png", "dream_0002.jpg", "dream_0004.jpg", "film.webp"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == written
+    with Image.open(film) as frames:
+        assert frames.n_frames == 3
 
 
 def test_transfer_writes_the_result(run, tmp_path):
@@ -42,6 +47,14 @@ def test_transfer_writes_the_result(run, tmp_path):
         run("transfer", PICTURES / "pagoda.jpg", PICTURES / "cat.jpg", out, "--size", 80, "--steps", 2).exit_code == 0
     )
     assert images.read(out).shape[1] == 80
+
+
+def test_transfer_takes_several_paintings(run, tmp_path):
+    out, options = tmp_path / "t.jpg", ("--size", 80, "--steps", 2, "--style-weights", "1,2", "--max-seconds", 60)
+    assert (
+        run("transfer", PICTURES / "pagoda.jpg", PICTURES / "cat.jpg", PICTURES / "pagoda.jpg", out, *options).exit_code
+        == 0
+    )
 
 
 def test_models_and_health_answer(run):
@@ -59,6 +72,7 @@ def test_health_of_no_server_is_exit_status_1():
         ("stylize", "absent.jpg", "out.png"),
         ("stylize", PICTURES / "cat.jpg", "out.gif"),
         ("dream", "absent.jpg", "out.png"),
+        ("dream", PICTURES / "cat.jpg", "out.png", "--video", "film.mp4"),
     ],
 )
 def test_a_missing_file_or_unknown_ending_is_a_usage_error(run, arguments):

@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from serving.client import Client
+from serving.client import Client, ReverieError
 from serving.triton.server import Address, ServerError, TritonServer
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -69,9 +71,60 @@ def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repo
     assert not [pid for pid in children if is_running(pid)]
 
 
+def triton_below(pid: int) -> int:
+    return next(p for p in descendants_of(pid) if "tritonserver" in Path(f"/proc/{p}/comm").read_text())
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def paint_until_it_works(client: Client, photo: bytes) -> int:
+    """Ask for a picture until there is one; returns how often there was none."""
+    deadline, failures = time.monotonic() + 60, 0
+    while True:
+        try:
+            assert client.stylize(photo, timeout=10)
+        except ReverieError:
+            assert time.monotonic() < deadline, "the service does not come back"
+            failures += 1
+            time.sleep(0.2)
+        else:
+            return failures
+
+
+def test_what_is_killed_is_started_again_without_a_person(small_repository, photo):
+    address = Address.free()
+    process = serve(small_repository, address)
+    try:
+        triton = triton_below(process.pid)
+        with Client(address.grpc) as client:
+            assert paint_until_it_works(client, photo) == 0
+            for model in ("style", "stylize"):
+                victims = {p for p in descendants_of(triton) if f"/{model}/1/" in command_of(p)}
+                os.kill(min(victims), signal.SIGKILL)
+                wait_until(lambda model=model, victims=victims: len(victims & descendants_of(triton)) == 0)
+                paint_until_it_works(client, photo)
+                assert triton_below(process.pid) == triton
+            os.kill(triton, signal.SIGKILL)
+        with Client(address.grpc) as client:
+            paint_until_it_works(client, photo)
+        assert triton_below(process.pid) != triton
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
+
+
 def test_triton_does_not_outlive_a_killed_parent(small_repository):
     process = serve(small_repository, Address.free())
-    triton = next(pid for pid in descendants_of(process.pid) if "tritonserver" in Path(f"/proc/{pid}/comm").read_text())
+    triton = triton_below(process.pid)
     descriptor = os.pidfd_open(triton)
     process.kill()
     process.wait()

@@ -16,12 +16,16 @@ import pytest
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from language.tokenizer import load_tokenizer
 from serving.client import Client, ReverieError
-from serving.triton.server import TritonServer
+from serving.text.decoder import positions_of
+from serving.triton.server import PROJECT, TritonServer
 from synthesis import images
 
-POSITIONS = 100
-"""Tokens that the shipped language model sees."""
+LANGUAGE_MODEL = max((PROJECT / "model_repository" / "language_model").glob("[0-9]*"), key=lambda p: int(p.name))
+TOKENIZER = load_tokenizer(LANGUAGE_MODEL)
+ROOM = positions_of(LANGUAGE_MODEL) - len(TOKENIZER.begin)
+"""Tokens of a prompt that the shipped language model sees."""
 DREAM = {"size": 200, "num_octave": 2, "iterations": 4, "max_loss": 0.0}
 TRANSFER = {"size": 96, "steps": 5}
 
@@ -176,7 +180,7 @@ def test_temperature_zero_is_deterministic_and_high_temperature_is_not(client):
 
 
 def test_a_prompt_that_fills_the_context_gets_one_token(client):
-    (piece,) = client.generate("good " * 5000, truncate=POSITIONS, max_tokens=1000, seed=0, stream=False, logprobs=0)
+    (piece,) = client.generate("good " * 5000, truncate=ROOM, max_tokens=1000, seed=0, stream=False, logprobs=0)
     assert piece.logprobs is not None
     assert len(piece.logprobs["tokens"]) == 1
 
@@ -256,7 +260,7 @@ def test_a_bad_sampling_parameter_is_named_with_what_is_accepted(client, paramet
 
 @pytest.mark.parametrize("prompt", ["word " * 300, "word " * 5000])
 def test_an_over_long_prompt_is_answered_with_the_numbers(client, prompt):
-    assert_invalid(lambda: list(client.generate(prompt)), f"to {POSITIONS} tokens", "truncate")
+    assert_invalid(lambda: list(client.generate(prompt)), f"to {ROOM} tokens", "truncate")
 
 
 def test_a_megabyte_of_text_is_refused_or_cut_where_asked(client):

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from serving.text.parameters import GenerateParameters, markdown_table
+from serving.parameters import markdown_table
+from serving.text.parameters import GenerateParameters
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "generate.md"
 
 
 def test_the_documentation_is_the_table():
-    assert markdown_table() in DOCUMENT.read_text()
+    assert markdown_table(GenerateParameters) in DOCUMENT.read_text()
 
 
 def test_stop_and_logit_bias_may_come_as_text():

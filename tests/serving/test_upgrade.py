@@ -1,9 +1,11 @@
-"""Retrain, export, and a running server answers with the new version without dropping a call."""
+"""Retrain, export, label, roll back: a running server answers with the right version and drops no call."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import keras
 import numpy as np
 import pytest
 
-from export import publishing
-from export.parity import Parity
+from export import canary, configuration, publishing
+from export.publishing import PublishError
 from export.repository import Repository
-from export.version import Exported
+from export.switching import Model
 from serving.client import Client, ReverieError
 from serving.triton.server import TritonServer
-from synthesis import images
+from tests.export import tiny
 from training.loop import Schedule
 from training.photos import Photos
 from training.runs import Run
@@ -49,60 +51,183 @@ def retrained(tmp_path_factory, random_photos) -> Path:
     return runs
 
 
-def call_until(
-    stop: threading.Event, address: str, photo: bytes, versions: list[str], failures: list[Exception]
-) -> None:
-    picture = images.decode(photo)[None, :64, :64]
-    inputs = {"image": picture, "style_weights": np.ones((1, 1), np.float32)}
-    with Client(address) as client:
-        while not stop.is_set():
-            try:
-                versions.append(client.infer("style", inputs).version)
-                client.stylize(photo, size=64)
-            except ReverieError as error:
-                failures.append(error)
+PIXELS = np.full((1, 32, 32, 3), 100, np.uint8)
+INPUTS = {"image": PIXELS, "style_weights": np.ones((1, 1), np.float32)}
+
+
+class Callers:
+    """Two clients that call `style` and `stylize` without pause, what answered, and what failed."""
+
+    def __init__(self, address: str, photo: bytes):
+        self.versions: list[str] = []
+        self.failures: list[Exception] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(address, photo)) for _ in range(2)]
+
+    @classmethod
+    @contextlib.contextmanager
+    def calling(cls, server: TritonServer, photo: bytes) -> Iterator[Callers]:
+        callers = cls(server.address.grpc, photo)
+        for thread in callers._threads:
+            thread.start()
+        try:
+            yield callers
+        finally:
+            callers._stop.set()
+            for thread in callers._threads:
+                thread.join()
+
+    def wait_for(self, version: int, calls: int = 10) -> None:
+        """Until so many more calls were answered by `version`."""
+        seen = self.versions.count(str(version))
+        while self.versions.count(str(version)) < seen + calls and not self.failures:
+            self._stop.wait(0.02)
+
+    def _call(self, address: str, photo: bytes) -> None:
+        with Client(address) as client:
+            while not self._stop.is_set():
+                try:
+                    self.versions.append(client.infer("style", INPUTS).version)
+                    client.stylize(photo, size=64)
+                except ReverieError as error:
+                    self.failures.append(error)
+
+
+def publish(server: TritonServer, shift: float, **options) -> int:
+    """Publish a version that adds `shift`, and have the server serve it."""
+    repository = Repository(server.repository)
+    staged = tiny.stage(repository, shift)
+    return publishing.publish(staged, repository, server.address.grpc, drain_seconds=0.5, **options).version
+
+
+@pytest.fixture(scope="module")
+def two(served) -> tuple[int, int]:
+    """Two versions that differ in one number; the second is stable, the first the previous one."""
+    return publish(served, 1), publish(served, 2)
+
+
+@contextlib.contextmanager
+def model_of(server: TritonServer) -> Iterator[Model]:
+    with Client(server.address.grpc) as client:
+        yield Model("style", Repository(server.repository), client, drain_seconds=0.5)
+
+
+def added(client: Client, **which: str) -> int:
+    """What the version that answers adds to a pixel."""
+    return int(client.infer("style", INPUTS, **which).outputs["stylized"][0, 0, 0, 0]) - 100
 
 
 def test_every_call_succeeds_while_version_2_is_published_and_later_ones_are_answered_by_it(served, retrained, photo):
-    address, versions, failures, stop = served.address.grpc, [], [], threading.Event()
-    callers = [threading.Thread(target=call_until, args=(stop, address, photo, versions, failures)) for _ in range(2)]
-    with Client(address) as client:
+    with Callers.calling(served, photo) as callers, Client(served.address.grpc) as client:
         before = client.stylize(photo, size=64)
-        for caller in callers:
-            caller.start()
-        (published,) = publishing.export_runs("style", None, retrained, served.repository)
-        assert publishing.update_server(published, served.repository, address)
-        seen = len(versions)
-        while len(versions) < seen + 10:
-            stop.wait(0.05)
-        stop.set()
-        for caller in callers:
-            caller.join()
-        assert failures == []
-        assert versions[0] == "1"
-        assert set(versions[seen + 2 :]) == {"2"}
+        callers.wait_for(1)
+        (published,) = publishing.export_runs("style", None, retrained, served.repository, served.address.grpc)
+        assert (published.version, published.served) == (2, True)
+        callers.wait_for(2, calls=20)
+        assert callers.failures == []
+        assert set(callers.versions[-5:]) == {"2"}
         assert client.stylize(photo, size=64) != before
+        assert client.ready()
 
 
-def test_a_version_that_does_not_load_is_withdrawn_and_the_old_one_serves(served, photo, tmp_path):
-    repository = Repository(served.repository)
-    newest = repository.versions("style")[-1]
-    files = repository.staging() / "version"
-    files.mkdir()
-    (files / "model.onnx").write_bytes(b"not a model")
-    (files / "styles.json").write_text("[]")
-    exported = Exported("style", "stylize", "", Parity(0, 0, "", 0))
-    broken = publishing.Published(exported, repository.publish("style", files))
-    with pytest.raises(publishing.PublishError, match="withdrawn"):
-        publishing.update_server(broken, served.repository, served.address.grpc)
-    assert repository.versions("style")[-1] == newest
+def test_versions_of_one_topology_answer_with_their_own_weights_by_number_and_by_label(served, two):
     with Client(served.address.grpc) as client:
-        assert client.stylize(photo, size=64)
+        assert [added(client, version=str(v)) for v in two] == [1, 2]
+        assert [added(client, label=name) for name in ("previous", "stable")] == [1, 2]
+        assert added(client) == 2
+        with pytest.raises(ReverieError, match="style has no label 'museum'; it has: previous"):
+            added(client, label="museum")
+
+
+def test_promotion_and_rollback_reach_callers_without_a_failed_call(served, two, photo):
+    first, second = two
+    with Callers.calling(served, photo) as callers, model_of(served) as model:
+        callers.wait_for(second)
+        assert publishing.rollback(model) == first
+        callers.wait_for(first)
+        assert [m.version for m in model.client.models() if m.name == "style" and m.state == "READY"] == [str(first)]
+        publishing.promote(model, second)
+        callers.wait_for(second)
+        assert callers.failures == []
+        assert model.client.ready()
+
+
+def corrupt(files: Path) -> None:
+    (files / "model.onnx").write_bytes(b"not a model")
+
+
+def answer_otherwise(files: Path) -> None:
+    (files / "model.onnx").write_bytes(tiny.graph(50).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"), [(corrupt, "load failed for model 'style'"), (answer_otherwise, "stylized: differs by 49")]
+)
+def test_a_version_that_does_not_load_or_answers_otherwise_is_withdrawn_and_the_old_one_serves(
+    served, two, photo, monkeypatch, spoil, message
+):
+    repository = Repository(served.repository)
+    staged = tiny.stage(repository, 1)
+    spoil(staged.files)
+    monkeypatch.setattr("export.manifest.verify", lambda folder: None)  # It would find either first.
+    with Callers.calling(served, photo) as callers, Client(served.address.grpc) as client:
+        with pytest.raises(PublishError, match=f"was withdrawn: .*({message}).*as it was before"):
+            publishing.publish(staged, repository, served.address.grpc)
+        assert repository.versions("style")[-1] == two[1]
+        assert added(client) == 2
+        assert client.ready()
+        assert callers.failures == []
+        assert set(callers.versions) <= {str(two[1])}
+
+
+def test_a_configuration_that_triton_refuses_is_undone(served, two, monkeypatch):
+    real = configuration.ModelConfiguration.text
+    monkeypatch.setattr(
+        configuration.ModelConfiguration,
+        "text",
+        lambda *arguments: real(*arguments).replace("max_batch_size: 8", "max_batch_size: -5"),
+    )
+    with pytest.raises(PublishError, match=r"failed to load 'style'.*as it was before"):
+        publish(served, 4)
+    with Client(served.address.grpc) as client:
+        assert added(client) == 2
+        assert client.ready()
+    assert Repository(served.repository).versions("style")[-1] == two[1]
+
+
+def test_a_server_of_another_repository_is_not_taken_for_ours(served, tmp_path):
+    (tmp_path / "models").mkdir()
+    repository = Repository(tmp_path / "models")
+    publishing.publish(tiny.stage(repository, 1), repository)
+    for _ in range(40):
+        files = shutil.copytree(repository.folder("style", 1), tmp_path / "copy")
+        repository.publish("style", files)
+    with pytest.raises(PublishError, match="does it serve"):
+        publishing.publish(tiny.stage(repository, 2), repository, served.address.grpc)
+
+
+@pytest.mark.parametrize(("loss", "promoted"), [(1.5, False), (1.0, True)])
+def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(served, two, photo, loss, promoted):
+    repository, stable = Repository(served.repository), two[1]
+    version = publishing.publish(tiny.stage(repository, 5, loss=loss), repository, label="museum").version
+    with Callers.calling(served, photo) as callers, model_of(served) as model:
+        callers.wait_for(stable, calls=20)
+        limits = canary.Limits(p95=1000.0)  # This machine is shared; latency is judged in tests/export/test_canary.py.
+        verdict = canary.run(model, version, 40, 4, served.address.metrics, limits)
+        assert verdict.promoted == promoted, verdict.reasons
+        assert 0 < verdict.canary.requests < verdict.stable.requests
+        assert verdict.canary.measure == loss
+        assert model.labels.stable == (version if promoted else stable)
+        assert "canary" not in model.labels.versions
+        callers.wait_for(model.labels.stable)
+        assert callers.failures == []
+        assert model.repository.history("style")[-1]["promoted"] == promoted
 
 
 def test_without_a_server_publishing_still_works(tmp_path):
-    exported = Exported("style", "stylize", "", Parity(0, 0, "", 0))
-    assert not publishing.update_server(publishing.Published(exported, 1), tmp_path, "127.0.0.1:9")
+    (tmp_path / "models").mkdir()
+    repository = Repository(tmp_path / "models")
+    assert not publishing.publish(tiny.stage(repository), repository, "127.0.0.1:9").served
 
 
 def test_a_run_remembers_its_configuration(retrained):

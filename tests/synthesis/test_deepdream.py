@@ -1,10 +1,17 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from synthesis import deepdream, features, images
+from synthesis import compact, deepdream, features, images
+from synthesis.ascent import MARGIN, STRIDE, _windows, ascent
 from synthesis.deepdream import DeepDreamParameters, dream
-from synthesis.progress import Cancelled
+from synthesis.errors import InputError
+from synthesis.progress import Cancelled, Progress
+from tests.synthesis.book import BookDream
 
 LAYERS = {"block4_conv1": 1.0, "block5_conv1": 2.0}
 PARAMETERS = DeepDreamParameters(layers=LAYERS, features="compact", iterations=3, num_octave=2, max_loss=0)
@@ -16,36 +23,148 @@ def image():
     return images.resize(coarse, 120, 132)
 
 
-def dream_on_unit_pixels(image: np.ndarray, parameters: DeepDreamParameters) -> np.ndarray:
-    """Section 12.2 in its own units: pixels in [-1, 1], step as it is given, one plain loop."""
-    extract = features.load(parameters.features, tuple(parameters.layers))
-    original = tf.constant(image[None] / np.float32(127.5) - 1)
-    shapes = [
-        tuple(int(d / parameters.octave_scale**i) for d in image.shape[:2]) for i in range(parameters.num_octave)
-    ][::-1]
-    picture, small = original, tf.image.resize(original, shapes[0])
-    for shape in shapes:
-        picture = tf.image.resize(picture, shape)
-        for _ in range(parameters.iterations):
-            with tf.GradientTape() as tape:
-                tape.watch(picture)
-                maps = extract((picture + 1) * 127.5)
-                loss = sum(
-                    w * tf.reduce_mean(m[:, 2:-2, 2:-2] ** 2)
-                    for w, m in zip(parameters.layers.values(), maps, strict=True)
-                )
-            picture += parameters.step * tf.math.l2_normalize(tape.gradient(loss, picture))
-        picture += tf.image.resize(original, shape) - tf.image.resize(small, shape)
-        small = tf.image.resize(original, shape)
-    return images.to_uint8((picture.numpy()[0] + 1) * 127.5)
+def book_dream(image: np.ndarray, parameters: DeepDreamParameters, model=None, losses=None) -> np.ndarray:
+    """The plain transcription of listings 12-11 to 12-15, on the compact network unless another is given."""
+    book = BookDream(model or compact.build(), dict(parameters.layers))
+    p = parameters
+    picture = book.dream(image, p.step, p.num_octave, p.octave_scale, p.iterations, p.max_loss or None, losses)
+    return images.to_uint8((picture[0] + 1) * 127.5)
 
 
 def test_the_picture_is_the_book_s_within_rounding(image):
     # A short step: a long one amplifies the rounding of the two units in every step until single pixels part.
     gentle = PARAMETERS.model_copy(update={"step": 4.0})
-    ours, theirs = (f(image, gentle).astype(int) for f in (dream, dream_on_unit_pixels))
+    ours, theirs = (f(image, gentle).astype(int) for f in (dream, book_dream))
     assert np.abs(ours - image).mean() > 0.5
     assert np.quantile(np.abs(ours - theirs), 0.999) <= 1
+
+
+def test_the_default_picture_through_inception_v3_is_the_book_s(data, monkeypatch):
+    """Normalisations are folded into convolutions here and not in the book's network: the same numbers."""
+    monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
+    features._full_model.cache_clear()
+    photo = images.fit_within(images.read(data / "chicago.jpg"), 260)
+    model = keras.applications.InceptionV3(weights=None, include_top=False)
+    model.load_weights(features.weights_path("inception_v3"))
+    layers = {"mixed4": 1.0, "mixed5": 1.5, "mixed6": 2.0, "mixed7": 2.5}
+    parameters = DeepDreamParameters(layers=layers, features="inception_v3", iterations=3, num_octave=2)
+    records: list[Progress] = []
+    losses: list[float] = []
+    theirs = book_dream(photo, parameters, model, losses).astype(int)
+    ours = dream(photo, parameters.model_copy(update={"layers": {}}), records.append).astype(int)
+    np.testing.assert_allclose([r.loss for r in records], losses, rtol=1e-3)
+    assert losses[2] > 1.3 * losses[0]
+    assert np.quantile(np.abs(ours - theirs), 0.999) <= 1
+
+
+def test_bfloat16_dreams_nearly_the_same_picture(image):
+    gentle = PARAMETERS.model_copy(update={"step": 4.0})
+    exact, fast = (dream(image, gentle.model_copy(update={"precision": p})) for p in ("float32", "bfloat16"))
+    change = np.abs(exact.astype(int) - image).mean()
+    difference = np.abs(exact.astype(int) - fast).mean()
+    assert 0 < difference < 0.5 * change
+
+
+@pytest.mark.parametrize("tile", [80, 100])
+def test_tiles_give_the_gradient_of_the_whole_picture(image, tile):
+    wide = images.resize(image, 350, 430)
+    pixels = tf.constant(wide[None], tf.float32)
+    climb = ascent("compact", ("block3_conv1",))
+    weights = tf.constant([1.0])
+    _, _, whole = climb.gradient(pixels, weights, ())
+    _, _, tiled = climb.tiled_gradient(pixels, weights, (), tile, (33, 61))
+    whole, tiled = whole.numpy()[0], tiled.numpy()[0]
+    # Edges too: not one pixel is left out, and no seam runs between the tiles.
+    assert np.abs(whole - tiled).max() < 0.2 * np.abs(whole).max()
+    assert np.linalg.norm(whole - tiled) < 0.05 * np.linalg.norm(whole)
+
+
+@given(st.integers(1, 900), st.integers(16, 300), st.integers(0, 299))
+def test_tiles_cover_every_pixel_once_and_see_enough_on_the_network_s_grid(size, tile, shift):
+    windows = _windows(size, tile, shift)
+    assert [i for _, own in windows for i in own] == list(range(size))
+    for seen, own in windows:
+        assert seen.start % STRIDE == 0
+        assert seen.start == 0 or seen.start <= own.start - MARGIN
+        assert seen.stop == size or seen.stop >= own.stop + MARGIN
+    assert len({len(seen) for seen, _ in windows}) <= 2  # kernels are prepared for each size
+
+
+def test_jitter_changes_the_dream_and_its_seed_decides_how(image):
+    first, again, other = (dream(image, PARAMETERS.model_copy(update={"jitter": 16, "seed": s})) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first != dream(image, PARAMETERS)).any()
+
+
+def test_a_single_channel_is_the_one_that_grows(image):
+    def response(picture, channel):
+        (maps,) = features.load("compact", ["block4_conv1"])(picture[None].astype(np.float32))
+        return float(np.square(maps[0, 2:-2, 2:-2, channel]).mean())
+
+    dreamt = dream(image, PARAMETERS.model_copy(update={"layers": {"block4_conv1:5": 1.0}}))
+    assert response(dreamt, 5) > 1.5 * response(image, 5)
+
+
+def test_a_guide_decides_what_is_dreamt(image):
+    guides = [images.resize(np.random.default_rng(s).integers(0, 256, (s, s, 3), np.uint8), 120, 120) for s in (4, 40)]
+    first, second = (dream(image, PARAMETERS, guide=guide) for guide in guides)
+    assert np.abs(first.astype(int) - second).mean() > 1
+
+
+def test_a_smoothed_gradient_makes_a_smoother_dream(image):
+    def grain(picture):
+        change = picture.astype(float) - image
+        return np.abs(np.diff(change, axis=0)).mean() / np.abs(change).mean()
+
+    assert grain(dream(image, PARAMETERS.model_copy(update={"smooth": 2.0}))) < 0.8 * grain(dream(image, PARAMETERS))
+
+
+def test_strength_goes_from_the_photograph_to_the_dream(image):
+    none, half, full = (dream(image, PARAMETERS.model_copy(update={"strength": s})) for s in (0.0, 0.5, 1.0))
+    np.testing.assert_array_equal(none, image)
+    assert 0 < np.abs(half.astype(int) - image).mean() < np.abs(full.astype(int) - image).mean()
+
+
+def test_preserved_colours_leave_the_chroma(image):
+    dreamt = dream(image, PARAMETERS.model_copy(update={"preserve_colors": True, "step": 2.0}))
+    chroma = [np.asarray(Image.fromarray(x).convert("YCbCr"))[..., 1:].astype(int) for x in (image, dreamt)]
+    assert (dreamt != image).any()
+    assert np.quantile(np.abs(chroma[0] - chroma[1]), 0.9) <= 1
+
+
+def test_a_zoom_sequence_reports_every_frame(image):
+    records: list[Progress] = []
+    short = {"frames": 3, "zoom": 1.1, "iterations": 1, "num_octave": 1}
+    last = dream(image, PARAMETERS.model_copy(update=short), records.append)
+    frames = [r.image for r in records if r.frame]
+    assert [r.step for r in records if not r.frame] == [1, 2, 3]
+    assert [r.frame for r in records if r.frame] == [1, 2, 3]
+    assert all(frame is not None and frame.shape == image.shape for frame in frames)
+    np.testing.assert_array_equal(last, frames[-1])
+
+
+def test_zooming_keeps_the_middle_and_the_size():
+    picture = np.zeros((50, 60, 3), np.uint8)
+    picture[20:30, 25:35] = 255
+    closer = deepdream.zoomed(picture, 2.0)
+    assert closer.shape == picture.shape
+    assert 3.5 < (closer > 127).sum() / (picture > 127).sum() < 4.5
+
+
+def test_time_that_is_up_returns_the_picture_so_far_marked_so(image):
+    records: list[Progress] = []
+    out = dream(image, PARAMETERS.model_copy(update={"max_seconds": 1e-3, "iterations": 1000}), records.append)
+    assert [r.step for r in records] == [1]
+    assert records[0].stopped == "max_seconds"
+    assert out.shape == image.shape
+
+
+def test_the_parts_add_up_to_the_loss(image):
+    records: list[Progress] = []
+    dream(image, PARAMETERS, records.append)
+    assert all(sum(r.parts.values()) == pytest.approx(r.loss, rel=1e-5) for r in records)
+    assert set(records[0].parts) == set(LAYERS)
 
 
 def test_octaves_grow_to_the_full_size_as_in_the_book():
@@ -114,6 +233,24 @@ def test_an_image_too_small_for_its_octaves_is_refused(image):
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": {"block4_conv1:999": 1.0}}, "channel '999' of block4_conv1 in compact; accepted: 0 to 511"),
+        ({"layers": {"block4_conv1:x": 1.0}}, "channel 'x' of block4_conv1"),
+        ({"tile": 20}, "tile: 20; accepted by compact: 0, or 80 to 2048"),
+    ],
+)
+def test_what_only_the_extractor_can_refuse_is_refused_with_what_it_accepts(image, changes, message):
+    with pytest.raises(InputError, match=message):
+        dream(image, PARAMETERS.model_copy(update=changes))
+
+
+def test_a_guide_under_the_network_s_minimum_is_refused(image):
+    with pytest.raises(images.ImageError, match="guide_image: 40x40 pixels; accepted: sides of at least 80"):
+        dream(image, PARAMETERS, guide=image[:40, :40])
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"step": float("nan")},
@@ -121,6 +258,20 @@ def test_an_image_too_small_for_its_octaves_is_refused(image):
         {"iterations": 0},
         {"octave_scale": 1},
         {"layers": {"a": float("inf")}},
+        {"layers": {"a": 1e9}},
+        {"num_octave": 0},
+        {"max_loss": -1},
+        {"size": 0},
+        {"jitter": -1},
+        {"tile": -5},
+        {"smooth": float("nan")},
+        {"strength": -0.1},
+        {"frames": 0},
+        {"zoom": 0.5},
+        {"precision": "float8"},
+        {"max_seconds": -1},
+        {"seed": -1},
+        {"preview_every": -1},
         {"x": 1},
     ],
 )
@@ -133,12 +284,3 @@ def test_layers_can_be_written_as_text():
     assert DeepDreamParameters(layers="mixed4=1, mixed5=1.5").layers == {"mixed4": 1.0, "mixed5": 1.5}
     with pytest.raises(ValueError, match="name=weight"):
         DeepDreamParameters(layers="mixed4")
-
-
-def test_the_book_s_defaults_dream_through_inception_v3(data, monkeypatch):
-    monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
-    features._full_model.cache_clear()
-    records = []
-    photo = images.fit_within(images.read(data / "chicago.jpg"), 400)
-    dream(photo, DeepDreamParameters(iterations=4), records.append)
-    assert records[3].loss > 1.5 * records[0].loss

@@ -1,13 +1,18 @@
 import contextlib
 import io
+import resource
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from synthesis import images
+
+HEADER_0x64 = b"\x89PNG\r\n\x1a\n" + bytes.fromhex(
+    "0000000d49484452" + "00000000" + "00000040" + "0802000000" + "bb6fd0c1"
+)
 
 
 def encoded(image: Image.Image, format="png", **options) -> bytes:
@@ -29,6 +34,50 @@ def test_every_colour_mode_becomes_rgb(mode):
     assert images.decode(data).shape == (30, 20, 3)
 
 
+def test_sixteen_bit_greys_keep_their_range():
+    greys = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    decoded = images.decode(encoded(Image.fromarray(greys)))
+    np.testing.assert_array_equal(decoded, np.repeat((greys >> 8)[..., None], 3, axis=2))
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
+    for format in ("png", "webp"):
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:], lossless=True)
+        assert images.decode(data)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_file_of_two_jpegs_is_a_jpeg():
+    pictures = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
+    picture = images.decode_picture(encoded(pictures[0], "mpo", save_all=True, append_images=pictures[1:]))
+    assert picture.format == "jpeg"
+    assert picture.pixels[0, 0, 0] > 250
+
+
+def test_transparency_and_colours_under_it_are_kept_apart():
+    rgba = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
+    picture = images.decode_picture(encoded(Image.fromarray(rgba)))
+    assert picture.alpha is not None
+    np.testing.assert_array_equal(np.dstack([picture.pixels, picture.alpha]), rgba)
+    assert images.decode_picture(encoded(Image.new("RGBA", (20, 30), "red"))).alpha is None
+
+
+def test_the_colour_space_of_rgb_files_is_passed_on():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = images.decode_picture(encoded(Image.new("RGB", (20, 30)), "jpeg", icc_profile=profile))
+    assert Image.open(io.BytesIO(images.encode(picture.pixels, icc_profile=picture.icc_profile))).info["icc_profile"]
+    assert images.decode_picture(encoded(Image.new("CMYK", (20, 30)), "jpeg", icc_profile=profile)).icc_profile is None
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg"])
+def test_shrinking_while_decoding_looks_like_shrinking_afterwards(format):
+    photo = images.resize(np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8), 800, 901)
+    data = images.encode(photo, format, quality=95)
+    early, late = images.decode_picture(data, longest=200).pixels, images.fit_within(images.decode(data), 200)
+    assert early.shape == late.shape == (178, 200, 3)
+    assert np.abs(early.astype(int) - late).max() <= 8
+
+
 def test_transparent_pixels_become_white():
     assert images.decode(encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 0)))).min() == 255
 
@@ -46,6 +95,7 @@ def test_a_rotated_photograph_comes_out_upright():
         (b"GIF89a nonsense", "not an image; accepted: png, jpeg, webp"),
         (encoded(Image.new("RGB", (1, 1))), "1x1 pixels; accepted: sides of 16 to 8192"),
         (encoded(Image.new("1", (20000, 20000))), "20000x20000 pixels; accepted"),
+        (HEADER_0x64, "33 bytes that are not an image"),
         (encoded(Image.new("RGB", (64, 64)))[:60], "cannot be decoded"),
         (encoded(Image.effect_noise((64, 64), 50), "jpeg")[:600], "cannot be decoded"),
     ],
@@ -64,6 +114,20 @@ def test_arbitrary_bytes_give_an_image_or_an_image_error(data, magic):
         assert images.decode(magic + data).ndim == 3
 
 
+def test_a_file_that_is_too_long_is_refused_unread(monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    with pytest.raises(images.ImageError, match="1001 bytes; accepted: files of at most 1000"):
+        images.decode(b"x" * 1001)
+
+
+def test_a_bomb_is_refused_from_its_header_and_takes_no_memory():
+    bomb = encoded(Image.new("1", (30000, 30000)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(images.ImageError, match="30000x30000 pixels"):
+        images.decode(bomb)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB; its pixels are 900 MB.
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(images.ImageError, match=r"absent\.png: there is no such file"):
         images.read(tmp_path / "absent.png")
@@ -73,3 +137,24 @@ def test_shrinking_keeps_the_aspect_and_never_enlarges():
     image = np.zeros((100, 200, 3), np.uint8)
     assert images.fit_within(image, 50).shape == (25, 50, 3)
     assert images.fit_within(image, 500).shape == image.shape
+
+
+@pytest.mark.parametrize("ending", images.FILMS)
+def test_a_film_has_its_frames(tmp_path, ending):
+    frames = [np.full((20, 30, 3), 40 * i, np.uint8) for i in range(4)]
+    images.write_film(frames, tmp_path / f"film{ending}")
+    with Image.open(tmp_path / f"film{ending}") as film:
+        assert (film.n_frames, film.size) == (4, (30, 20))
+
+
+def test_a_film_of_an_unknown_kind_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(images.ImageError, match=r"film\.mp4: .* accepted: 1 or more, as \.webp, \.gif, \.png"):
+        images.write_film([np.zeros((20, 30, 3), np.uint8)], tmp_path / "film.mp4")
+
+
+def test_resampling_floats_neither_rounds_nor_clips():
+    pixels = np.linspace(-50.0, 300.0, 20 * 30 * 3).reshape(20, 30, 3)
+    np.testing.assert_array_equal(images.resize_float(pixels, 20, 30), pixels)
+    larger = images.resize_float(pixels, 40, 60)
+    assert larger.min() < 0
+    assert larger.max() > 255

@@ -1,14 +1,20 @@
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 
 from synthesis import images
+from synthesis.gatys import GatysParameters
 from training.loop import Schedule
 from training.photos import Photos, PhotosError
-from training.style.network import StyleNetworkConfig, build
-from training.style.train import StyleTraining, load, train
+from training.runs import RunError
+from training.style.add import add
+from training.style.network import PRESETS, StyleNetworkConfig, build
+from training.style.teachers import NetworkTeacher, Pairs
+from training.style.train import StyleTraining, batch_of, load, train
 
-TINY = StyleNetworkConfig(("dots", "lines"), width=4, blocks=1)
+TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +35,24 @@ def one_hot(index):
     return np.eye(2, dtype=np.float32)[[index]]
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (20, 36), (64, 48)])
-def test_the_network_keeps_the_picture_s_size(height, width):
-    out = build(TINY)((np.zeros((1, height, width, 3), np.float32), one_hot(0)))
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 40), (64, 48)])
+def test_the_network_keeps_the_picture_s_size(preset, height, width):
+    network = build(replace(TINY, preset=preset))
+    out = network((np.zeros((1, height, width, 3), np.float32), one_hot(0)))
     assert out.shape == (1, height, width, 3)
+
+
+@pytest.mark.parametrize("change", [{"preset": "slow"}, {"width": 5}, {"blocks": -1}, {"styles": ("a", "a")}])
+def test_a_shape_that_cannot_be_is_refused(change):
+    with pytest.raises(ValueError, match="accepted"):
+        replace(TINY, **change)
+
+
+def test_a_large_preset_has_johnson_s_1_68_million_parameters():
+    network = build(StyleNetworkConfig(("one",), "johnson"))
+    convolutions = sum(layer.kernel.shape.num_elements() for layer in network.convolutions())
+    assert convolutions == 1_674_432
 
 
 def test_styles_differ_only_through_their_normalisation_and_blend_linearly_in_its_parameters():
@@ -40,8 +60,8 @@ def test_styles_differ_only_through_their_normalisation_and_blend_linearly_in_it
     photo = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
     same = [np.asarray(network((photo, one_hot(i)))) for i in (0, 1)]
     np.testing.assert_allclose(same[0], same[1], atol=1e-3)
-    network.to_rgb.kernel.assign(np.full((9, 9, 4, 3), 0.01))
-    network.up[-1].norm.beta.assign(np.array([[0.0] * 4, [1.0] * 4]))
+    network.to_rgb.conv.kernel.assign(np.full((3, 3, 2, 3), 0.1))
+    network.up[-1].norm.beta.assign(np.array([[0.0] * 2, [1.0] * 2]))
     assert np.abs(np.asarray(network((photo, one_hot(1)))) - same[0]).max() > 0.1
 
 
@@ -70,7 +90,7 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
     original = Photos.crops
 
     def killed_at_step_3(self, step, *rest, **named):
-        if step == 3 and len(self.paths) > 20:
+        if step == 3 and len(self.paths) > 1:
             raise KeyboardInterrupt
         return original(self, step, *rest, **named)
 
@@ -81,6 +101,58 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
     resumed = run_to(paintings, photos, tmp_path / "broken")
     for a, b in zip(load(unbroken).get_weights(), load(resumed).get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_new_style_is_learnt_and_all_others_stay_bit_for_bit(paintings, random_photos, tmp_path):
+    photos = Photos.of(random_photos)
+    source = run_to(paintings, photos, tmp_path / "two")
+    painting = paintings["dots"]
+    run = add(source, "waves", painting, photos, tmp_path / "three", Schedule(6, 2, 6, 6), learning_rate=0.02)
+    old, new = load(source), load(run)
+    assert new.config.styles == ("dots", "lines", "waves")
+    photo = next(photos.one_crop_each(32))
+    for index in (0, 1):
+        before = np.asarray(old((photo, one_hot(index))))
+        np.testing.assert_array_equal(np.asarray(new((photo, np.eye(3, dtype=np.float32)[[index]]))), before)
+    begun = np.asarray(new((photo, np.full((1, 3), 1 / 2, np.float32) * [[1, 1, 0]])))
+    assert np.abs(np.asarray(new((photo, np.eye(3, dtype=np.float32)[[2]]))) - begun).max() > 1e-3
+    with pytest.raises(RunError, match="has a style 'dots' already"):
+        add(source, "dots", painting, photos, None, Schedule(1))
+
+
+def test_gatys_pairs_are_made_once_and_then_copied(paintings, random_photos, tmp_path):
+    made = []
+    pairs = Pairs(tmp_path / "pairs", TINY.styles, count=4, batch_size=2)
+    asked = GatysParameters(steps=1, features="compact")
+    photos = Photos.of(random_photos)
+
+    def stopped(done):
+        made.append(done)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pairs.make(photos, paintings, 64, asked, stopped)
+    kept = {path: path.stat().st_mtime_ns for path in pairs.folder.iterdir()}
+    pairs.make(photos, paintings, 64, asked)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(pairs.folder.iterdir())) == 8
+    config = configuration(steps=60, distilled_steps=60, batch_size=2)
+    run = train(config, paintings, photos, tmp_path / "run", Schedule(60, 5, 60, 60), pairs)
+    losses = [float(line.split(",")[1]) for line in (run.path / "metrics.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < losses[0]
+
+
+def test_a_small_network_copies_a_large_one(paintings, random_photos, tmp_path):
+    photos, config = Photos.of(random_photos), configuration(steps=40, distilled_steps=40)
+    large = build(replace(TINY, preset="johnson"))
+    large.to_rgb.conv.bias.assign([0.3, -0.2, 0.1])
+    teacher = NetworkTeacher(large, lambda step: batch_of(photos, config, step))
+    run = train(config, paintings, photos, tmp_path / "run", Schedule(40, 5, 40, 40), teacher)
+    photo = next(photos.one_crop_each(32))
+    far, near = (np.abs(np.asarray(net((photo, one_hot(0)))) - np.asarray(large((photo, one_hot(0))))).mean()
+                 for net in (build(TINY), load(run)))  # fmt: skip
+    assert near < 0.7 * far
 
 
 def test_training_lowers_the_loss(paintings, random_photos, tmp_path):

@@ -1,20 +1,52 @@
 """The transformation network: a picture in, the picture in a style out.
 
-Johnson et al. 2016 with conditional instance normalisation (Dumoulin et al. 2017), so that one network
-holds several styles and blends them, and with resize-then-convolve against checkerboards. It departs from
-both in what it predicts: the change to the photograph, not the painting, which a short training learns
-sooner. Knows nothing about losses.
+Two shapes out of the same layers, both with conditional instance normalisation (Dumoulin et al. 2017), so
+that one network holds several styles and blends them, and with nearest-neighbour enlarging before a
+convolution against checkerboards:
+
+- `fast` is shaped by what convolutions cost in ONNX Runtime on a CPU: one convolution takes the picture to a
+  quarter of its size, the residual blocks work at an eighth, and no layer with many channels sees full or half
+  resolution.
+- `johnson` is the network of Johnson et al. 2016, for comparison.
+
+Both depart from their sources in the photograph's own share of the painting (see `ToRGB`), which a short training
+learns sooner than the whole painting. Knows nothing about losses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from keras import layers, ops
 
-MULTIPLE = 4
-"""Height and width go through two halvings; other sizes are padded by reflection and cropped back."""
+from synthesis import images
+
+EPSILON = 1e-5
+"""Added to the variance by the normalisation."""
+
+_NARROWEST = 6
+"""The narrowest layer has a sixth of the width."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Default sizes of a shape.
+
+    Attributes:
+        width: channels of the residual blocks.
+        blocks: residual blocks.
+        multiple: the network takes pictures whose height and width are multiples of this.
+    """
+
+    width: int
+    blocks: int
+    multiple: int
+
+
+PRESETS = {"fast": Preset(96, 4, multiple=8), "johnson": Preset(128, 5, multiple=4)}
 
 
 @dataclass(frozen=True)
@@ -23,23 +55,44 @@ class StyleNetworkConfig:
 
     Attributes:
         styles: names, in the order of the weight vector.
-        width: channels at full, half and quarter resolution are width, 2 width, 4 width.
-        blocks: residual blocks at quarter resolution.
+        preset: "fast" or "johnson"; see the module's docstring.
+        width: channels of the residual blocks; 0 for the preset's.
+        blocks: residual blocks; 0 for the preset's.
     """
 
     styles: tuple[str, ...]
-    width: int = 16
-    blocks: int = 5
+    preset: str = "fast"
+    width: int = 0
+    blocks: int = 0
 
     def __post_init__(self) -> None:
         if not self.styles or len(set(self.styles)) != len(self.styles):
             raise ValueError(f"styles are {list(self.styles)}; accepted: at least one name, each once")
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}; accepted: {', '.join(PRESETS)}")
+        preset = PRESETS[self.preset]
         object.__setattr__(self, "styles", tuple(self.styles))
+        object.__setattr__(self, "width", self.width or preset.width)
+        object.__setattr__(self, "blocks", self.blocks or preset.blocks)
+        if self.width < _NARROWEST or self.blocks < 1:
+            raise ValueError(
+                f"width and blocks are {self.width} and {self.blocks}; accepted: from {_NARROWEST} and from 1"
+            )
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of a picture must be multiples of this."""
+        return PRESETS[self.preset].multiple
 
 
-def reflect_pad(x, before: int, after_height, after_width):
-    """Pad height and width of (batch, height, width, channels) by reflection."""
-    return ops.pad(x, [[0, 0], [before, after_height], [before, after_width], [0, 0]], mode="reflect")
+def reflect_pad(x, pixels: int):
+    """Pad height and width of (batch, height, width, channels) by reflection on all four sides."""
+    return ops.pad(x, [[0, 0], [pixels, pixels], [pixels, pixels], [0, 0]], mode="reflect")
+
+
+def enlarge(x):
+    """Twice the height and width, each pixel four times (nearest neighbour)."""
+    return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class ConditionalInstanceNormalization(layers.Layer):
@@ -57,24 +110,24 @@ class ConditionalInstanceNormalization(layers.Layer):
         variance = ops.mean(ops.square(centred), axis=(1, 2), keepdims=True)
         weights = ops.cast(style_weights, "float32")
         gamma, beta = ops.matmul(weights, self.gamma), ops.matmul(weights, self.beta)
-        scale = ops.rsqrt(variance + 1e-5) * gamma[:, None, None, :]
+        scale = ops.rsqrt(variance + EPSILON) * gamma[:, None, None, :]
         return ops.cast(centred * scale + beta[:, None, None, :], x.dtype)
 
 
 class ConvNorm(layers.Layer):
-    """Reflection pad, convolution, conditional instance normalisation, and ReLU unless told otherwise."""
+    """Enlarge if told, reflection pad, convolution, conditional instance normalisation, and ReLU unless told otherwise."""
 
-    def __init__(self, styles: int, filters: int, kernel: int, strides: int = 1, activate: bool = True):
+    def __init__(self, styles: int, filters: int, kernel: int, strides: int = 1, enlarges=False, activates=True):
         super().__init__()
-        self.padding = kernel // 2
+        self.padding = kernel // 2 if kernel % 2 else (kernel - strides) // 2
+        self.enlarges, self.activates = enlarges, activates
         self.conv = layers.Conv2D(filters, kernel, strides, use_bias=False)
         self.norm = ConditionalInstanceNormalization(styles, filters)
-        self.activate = activate
 
     def call(self, x, style_weights):
-        x = self.conv(reflect_pad(x, self.padding, self.padding, self.padding))
+        x = self.conv(reflect_pad(enlarge(x) if self.enlarges else x, self.padding))
         x = self.norm(x, style_weights)
-        return ops.relu(x) if self.activate else x
+        return ops.relu(x) if self.activates else x
 
 
 class Residual(layers.Layer):
@@ -83,46 +136,94 @@ class Residual(layers.Layer):
     def __init__(self, styles: int, filters: int):
         super().__init__()
         self.first = ConvNorm(styles, filters, 3)
-        self.second = ConvNorm(styles, filters, 3, activate=False)
+        self.second = ConvNorm(styles, filters, 3, activates=False)
 
     def call(self, x, style_weights):
         return x + self.second(self.first(x, style_weights), style_weights)
 
 
+class ToRGB(layers.Layer):
+    """The painting: a share of the photograph that each style chooses, and what a convolution of the features adds.
+
+    Colours are in [-1, 1]. The share lets training start near the photograph and end without its fine texture,
+    which features at a quarter of the size could not take away again.
+    """
+
+    def __init__(self, styles: int, kernel: int, enlarges: bool):
+        super().__init__()
+        self.padding, self.enlarges = kernel // 2, enlarges
+        self.share = self.add_weight(shape=(styles, 1), initializer=keras.initializers.Constant(0.3), name="share")
+        # From zero: the features come in as they learn.
+        self.conv = layers.Conv2D(3, kernel, kernel_initializer="zeros")
+
+    def call(self, x, photo, style_weights):
+        added = self.conv(reflect_pad(enlarge(x) if self.enlarges else x, self.padding))
+        share = ops.matmul(ops.cast(style_weights, "float32"), self.share)[:, None, None, :]
+        return share * ops.cast(photo, "float32") + ops.cast(added, "float32")
+
+
 class StyleNetwork(keras.Model):
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    Attributes:
+        down, residuals, up, to_rgb: the layers in their order.
+        skip: the first layer's output is added to that of the first of `up`.
+    """
 
     def __init__(self, config: StyleNetworkConfig):
         super().__init__()
-        n, w = len(config.styles), config.width
         self.config = config
-        self.down = [ConvNorm(n, w, 9), ConvNorm(n, 2 * w, 3, 2), ConvNorm(n, 4 * w, 3, 2)]
-        self.residuals = [Residual(n, 4 * w) for _ in range(config.blocks)]
-        self.up = [ConvNorm(n, 2 * w, 3), ConvNorm(n, w, 3)]
-        self.enlarge = layers.UpSampling2D(2, interpolation="nearest")
-        # From zero: training starts at the photograph itself.
-        self.to_rgb = layers.Conv2D(3, 9, kernel_initializer="zeros")
+        make = {"fast": _fast_layers, "johnson": _johnson_layers}[config.preset]
+        self.down, self.up, self.to_rgb = make(len(config.styles), config.width)
+        self.residuals = [Residual(len(config.styles), config.width) for _ in range(config.blocks)]
+        self.skip = config.preset == "fast"
 
     def call(self, inputs):
         """Restyle images.
 
         Args:
             inputs: `(image, style_weights)`: float (batch, height, width, 3), RGB in [0, 255], height
-                and width multiples of `MULTIPLE`, at least 16; float (batch, styles), rows that sum to 1.
+                and width multiples of `config.multiple`, at least 16; float (batch, styles), rows that sum to 1.
 
         Returns:
             float32 (batch, height, width, 3), nominally in [0, 255], not clipped.
         """
         image, style_weights = inputs
-        photo = x = image / 127.5 - 1.0
-        for layer in self.down:
+        photo = image / 127.5 - 1.0
+        x = first = self.down[0](photo, style_weights)
+        for layer in self.down[1:]:
             x = layer(x, style_weights)
-        for layer in self.residuals:
+        for block in self.residuals:
+            x = block(x, style_weights)
+        x = self.up[0](x, style_weights)
+        x = x + first if self.skip else x
+        for layer in self.up[1:]:
             x = layer(x, style_weights)
-        for layer in self.up:
-            x = layer(self.enlarge(x), style_weights)
-        rgb = self.to_rgb(reflect_pad(x, 4, 4, 4))
-        return (ops.cast(photo, "float32") + ops.cast(rgb, "float32") + 1.0) * 127.5
+        return 127.5 * (self.to_rgb(x, photo, style_weights) + 1.0)
+
+    def convolutions(self) -> list[layers.Conv2D]:
+        """All convolutions: what the styles have in common."""
+        blocks = [conv for block in self.residuals for conv in (block.first, block.second)]
+        return [*(layer.conv for layer in [*self.down, *blocks, *self.up]), self.to_rgb.conv]
+
+
+Layers = tuple[Sequence[ConvNorm], Sequence[ConvNorm], ToRGB]
+
+
+def _fast_layers(styles: int, width: int) -> Layers:
+    """To a quarter and an eighth of the size, and back."""
+    quarter, half = width // 3, width // 6
+    down = [ConvNorm(styles, quarter, 8, 4), ConvNorm(styles, width, 3, 2)]
+    up = [ConvNorm(styles, quarter, 3, enlarges=True), ConvNorm(styles, half, 3, enlarges=True)]
+    return down, up, ToRGB(styles, 3, enlarges=True)
+
+
+def _johnson_layers(styles: int, width: int) -> Layers:
+    """`c9s1-32,d64,d128,...,u64,u32,c9s1-3` for a width of 128."""
+    full, half = width // 4, width // 2
+    down = [ConvNorm(styles, full, 9), ConvNorm(styles, half, 3, 2), ConvNorm(styles, width, 3, 2)]
+    up = [ConvNorm(styles, half, 3, enlarges=True), ConvNorm(styles, full, 3, enlarges=True)]
+    return down, up, ToRGB(styles, 9, enlarges=False)
 
 
 def build(config: StyleNetworkConfig) -> StyleNetwork:
@@ -130,3 +231,19 @@ def build(config: StyleNetworkConfig) -> StyleNetwork:
     network = StyleNetwork(config)
     network((ops.zeros((1, 16, 16, 3)), ops.ones((1, len(config.styles))) / len(config.styles)))
     return network
+
+
+def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray) -> np.ndarray:
+    """What is served: pad to what the network takes, restyle, crop back, round.
+
+    Args:
+        image: uint8 (batch, height, width, 3), sides of at least 16.
+        style_weights: float32 (batch, styles).
+
+    Returns:
+        uint8, as `image`.
+    """
+    height, width = image.shape[1:3]
+    missing = [(0, -side % network.config.multiple) for side in (height, width)]
+    padded = np.pad(image.astype(np.float32), [(0, 0), *missing, (0, 0)], mode="reflect")
+    return images.to_uint8(ops.convert_to_numpy(network((padded, style_weights)))[:, :height, :width])

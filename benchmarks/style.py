@@ -1,0 +1,268 @@
+"""Milliseconds a picture: Reverie's style network beside Johnson's, in one run on one machine.
+
+    make bench-style [STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder]
+
+- *Johnson* is the network of Johnson et al. 2016 at its full size (1.68 million parameters), with random weights
+  (the work does not depend on them) unless a run is given, in ONNX Runtime (our own export: fused normalisation,
+  `Resize`), in OpenVINO on that graph, and in TensorFlow as a traced function. Weights are float32 for all.
+- *Reverie* is the version that `model_repository` serves, or with `--run` a run's export, or with `--untrained`
+  the preset `fast` with random weights. Where the served version is of another shape, its figures are its own.
+- `stylize_end_to_end_ms_512` is the request of an app: JPEG bytes to JPEG bytes through Triton over gRPC.
+- With paintings and photographs the quality is measured too, as `reverie eval style` does.
+
+Sides alternate, and the best of several runs counts, for all alike. What is not installed or not given is null, and
+standard error says why. Takes about three minutes, and with quality half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnxruntime as ort
+import tensorflow as tf
+
+from export import style
+from serving.client import Client
+from serving.demo.run import PICTURES
+from serving.triton.server import TritonServer
+from synthesis import images
+from training.photos import Photos
+from training.runs import Run
+from training.style import evaluate, train
+from training.style.network import StyleNetwork, StyleNetworkConfig, build
+
+PROJECT = Path(__file__).resolve().parents[1]
+REPOSITORY = PROJECT / "model_repository"
+SIZES = (256, 512, 1024)
+ROUNDS = 5
+
+Paint = Callable[[np.ndarray, np.ndarray], Any]
+
+
+@dataclass(frozen=True)
+class Style:
+    """A style network as a file.
+
+    Attributes:
+        file: the ONNX graph; names: its styles.
+    """
+
+    file: Path
+    names: tuple[str, ...]
+
+    @classmethod
+    def served(cls) -> Style:
+        """The newest version in the repository."""
+        folder = max((p for p in (REPOSITORY / "style").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+        return cls(folder / "model.onnx", tuple(json.loads((folder / "styles.json").read_text())))
+
+    @classmethod
+    def of(cls, network: StyleNetwork, file: Path, merges: bool = True) -> Style:
+        """The export of a network, written to `file`."""
+        file.write_bytes(style.graph_of(network, merges).SerializeToString())
+        return cls(file, network.config.styles)
+
+
+def main() -> None:
+    """Measure everything and print one JSON line."""
+    options = _arguments()
+    with tempfile.TemporaryDirectory() as name:
+        johnson = train.load(Run(options.johnson_run)) if options.johnson_run else _random("johnson")
+        ours = _ours(options, Path(name))
+        theirs = Style.of(johnson, Path(name) / "johnson.onnx", merges=False)
+        result: dict[str, Any] = {"cores": os.cpu_count(), "network": options.network_name}
+        result |= latencies(ours, theirs, johnson)
+        result |= speedups(result)
+        result |= through_triton(ours)
+        result["peak_mib_at_4096"] = peak_in_a_process(ours)
+        result |= quality(options, ours, theirs if options.johnson_run else None)
+    print(json.dumps(result))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=Path, help="a finished style run; default: the version in model_repository")
+    parser.add_argument("--untrained", action="store_true", help="the preset fast with random weights")
+    parser.add_argument("--johnson-run", type=Path, help="a finished run of the preset johnson, for its quality")
+    parser.add_argument("--style", type=Path, action="append", default=[], help="a painting the network knows; repeat")
+    parser.add_argument("--content", type=Path, help="folder of the photographs that the runs were trained on")
+    parser.add_argument("--photos", type=int, default=20, help="held-out photographs of the quality")
+    parser.add_argument("--passes", type=int, default=80, help="length of the L-BFGS curves of the quality")
+    options = parser.parse_args()
+    options.network_name = "untrained" if options.untrained else options.run.name if options.run else "served"
+    return options
+
+
+def _ours(options: argparse.Namespace, folder: Path) -> Style:
+    if options.untrained:
+        return Style.of(_random("fast"), folder / "model.onnx")
+    if options.run:
+        return Style.of(train.load(Run(options.run)), folder / "model.onnx")
+    return Style.served()
+
+
+def _random(preset: str) -> StyleNetwork:
+    keras.utils.set_random_seed(1)
+    return build(StyleNetworkConfig(tuple("abcde"), preset))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# Speed.
+
+
+def latencies(ours: Style, theirs: Style, johnson: StyleNetwork) -> dict[str, float | None]:
+    """Milliseconds of one picture at each size, in every runtime that is here."""
+    sides = {
+        "reverie_ms": (onnxruntime_paint(ours), len(ours.names)),
+        "johnson_onnxruntime_ms": (onnxruntime_paint(theirs), len(theirs.names)),
+        "johnson_tensorflow_ms": (tensorflow_paint(johnson), len(theirs.names)),
+        "johnson_openvino_ms": (openvino_paint(theirs), len(theirs.names)),
+        "reverie_openvino_ms": (openvino_paint(ours), len(ours.names)),
+    }
+    result: dict[str, float | None] = {}
+    for size in SIZES:
+        say(f"{size}x{size} pixels")
+        here = {name: partial(paint, *_request(size, styles)) for name, (paint, styles) in sides.items() if paint}
+        best = alternating(here)
+        result |= {f"{name}_{size}": best.get(name) for name in sides}
+    return result
+
+
+def _request(size: int, styles: int) -> tuple[np.ndarray, np.ndarray]:
+    photo = images.resize(images.read(PICTURES / "pagoda.jpg"), size, size)
+    return photo[None], np.eye(styles, dtype=np.float32)[:1]
+
+
+def alternating(functions: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """The best milliseconds of each function; a slower second of the machine meets all of them."""
+    for function in functions.values():
+        function()
+    times: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            times.setdefault(name, []).append(1e3 * (time.perf_counter() - started))
+    return {name: round(min(each), 2) for name, each in times.items()}
+
+
+def onnxruntime_paint(network: Style) -> Paint:
+    """The graph in ONNX Runtime on all cores."""
+    session = ort.InferenceSession(str(network.file), providers=["CPUExecutionProvider"])
+    return lambda image, weights: session.run(None, {"image": image, "style_weights": weights})[0]
+
+
+def tensorflow_paint(network: StyleNetwork) -> Paint:
+    """The Keras network as a traced TensorFlow function, bytes in and out as the graph's."""
+
+    @tf.function
+    def paint(image, weights):
+        painted = network((tf.cast(image, tf.float32), weights))
+        return tf.cast(tf.clip_by_value(tf.round(painted), 0.0, 255.0), tf.uint8)
+
+    return lambda image, weights: paint(tf.constant(image), tf.constant(weights)).numpy()
+
+
+def openvino_paint(network: Style) -> Paint | None:
+    """The graph in OpenVINO in float32, or None where it is not installed."""
+    if find_spec("openvino") is None:
+        say("openvino is not installed; its figures are null")
+        return None
+    openvino = import_module("openvino")
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(str(network.file), "CPU", settings).create_infer_request()
+    return lambda image, weights: request.infer({"image": image, "style_weights": weights})[0]
+
+
+def speedups(measured: Mapping[str, Any]) -> dict[str, float | None]:
+    """Johnson's milliseconds over Reverie's, for each runtime and size; and how time grows with the pixels."""
+    result: dict[str, float | None] = {}
+    for size in SIZES:
+        ours = measured[f"reverie_ms_{size}"]
+        for runtime in ("onnxruntime", "openvino", "tensorflow"):
+            theirs = measured[f"johnson_{runtime}_ms_{size}"]
+            result[f"speedup_vs_johnson_{runtime}_{size}"] = theirs and round(theirs / ours, 2)
+    small, large = (measured[f"reverie_ms_{size}"] / size**2 for size in (256, 1024))
+    return result | {"ms_per_pixel_1024_over_256": round(large / small, 2)}
+
+
+# The service.
+
+
+def through_triton(network: Style) -> dict[str, float | None]:
+    """A request through Triton at 512 pixels, and what it costs over decoding, network and encoding alone."""
+    if network.file.parents[2] != REPOSITORY:
+        say("only the served version is measured through Triton; stylize_end_to_end_ms_512 is null")
+        return {"stylize_end_to_end_ms_512": None, "serving_overhead": None}
+    say("through Triton")
+    picture, weights = _request(512, len(network.names))
+    data = images.encode(picture[0], "jpeg")
+    paint = onnxruntime_paint(network)
+
+    def alone() -> bytes:
+        return images.encode(paint(images.decode(data)[None], weights)[0], "jpeg")
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        TritonServer(REPOSITORY, log=Path(folder) / "triton.log") as server,
+        Client(server.address.grpc) as client,
+    ):
+        request = partial(client.stylize, data, style=network.names[0], format="jpeg")
+        best = alternating({"served": request, "alone": alone})
+    return {
+        "stylize_end_to_end_ms_512": best["served"],
+        "serving_overhead": round(best["served"] / best["alone"], 3),
+    }
+
+
+def peak_in_a_process(network: Style) -> int:
+    """See `benchmarks.style_memory`."""
+    say("4096x4096 pixels in a process of its own")
+    command = [sys.executable, "-m", "benchmarks.style_memory", str(network.file), "4096"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT).stdout.split()[-1])
+
+
+# Quality.
+
+
+def quality(options: argparse.Namespace, ours: Style, theirs: Style | None) -> dict[str, float | None]:
+    """L-BFGS passes that reach the networks' objective on held-out photographs; see `training.style.evaluate`."""
+    keys = ("lbfgs_passes_equal", "johnson_lbfgs_passes_equal")
+    if not (options.style and options.content):
+        say("without paintings and photographs (STYLES=, CONTENT=) the quality is null")
+        return dict.fromkeys(keys)
+    if theirs is None:
+        say("without a run of the preset johnson (--johnson-run) its quality is null")
+    _, held_out = train.split(Photos.of(options.content, minimum=2))
+    asked = evaluate.Evaluation(passes=options.passes)
+    result: dict[str, float | None] = {}
+    for key, network in zip(keys, (ours, theirs), strict=True):
+        paintings = {path.stem: path for path in options.style}
+        photos = held_out.paths[: options.photos]
+        measured = network and evaluate.evaluate(
+            onnxruntime_paint(network), network.names, paintings, photos, asked, say
+        )
+        result[key] = measured["lbfgs_passes_equal"] if measured else None
+    return result
+
+
+if __name__ == "__main__":
+    main()

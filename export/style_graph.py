@@ -1,0 +1,196 @@
+"""The style network as an ONNX graph, built from the trained Keras weights.
+
+Pictures are uint8 (batch, height, width, 3) at the edge and float32 NCHW inside. Against what a converter makes:
+normalisations are `InstanceNormalization` nodes, reflection pads are one node each, and nothing is transposed
+between the layers. Enlarging before a 3x3 convolution is merged into it (see `_enlarging_convolution`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from keras import ops
+from numpy.typing import ArrayLike
+from onnx import TensorProto
+
+from export import onnx_graph
+from export.text.graph import Graph, value
+from training.style.network import (
+    EPSILON,
+    ConditionalInstanceNormalization,
+    ConvNorm,
+    Residual,
+    StyleNetwork,
+    ToRGB,
+)
+
+_HEIGHT_WIDTH = np.array([2, 3])
+
+
+class StyleGraph:
+    """A graph in the making; methods take and return names of tensors.
+
+    Args:
+        network: trained; its weights are stored as float16.
+        name: of the model; the graph's name is this and a hash of the weights.
+        merges: whether enlarging is merged into 3x3 convolutions; else it is a `Resize` node.
+    """
+
+    def __init__(self, network: StyleNetwork, name: str, merges: bool = True):
+        self._network, self._name, self._merges = network, name, merges
+        self._graph = Graph()
+        self._made = 0
+
+    def model(self) -> onnx.ModelProto:
+        """The whole graph: `image` and `style_weights` to `stylized`."""
+        pixels = self._op("Transpose", self._op("Cast", "image", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+        scaled = self._op("Mul", pixels, self._constant(np.float32(1 / 127.5)))
+        photo = self._op("Sub", scaled, self._constant(np.float32(1)))
+        added = self._cropped(self._added(self._padded(photo)), photo)
+        painted = self._op("Add", self._op("Mul", photo, self._of_style(self._network.to_rgb.share)), added)
+        shifted = self._op("Add", painted, self._constant(np.float32(1)))
+        painted = self._op("Mul", shifted, self._constant(np.float32(127.5)))
+        limits = [self._constant(np.float32(limit)) for limit in (0, 255)]
+        clipped = self._op("Clip", self._op("Round", painted), *limits)
+        self._graph.op("Cast", self._op("Transpose", clipped, perm=[0, 2, 3, 1]), name="stylized", to=TensorProto.UINT8)
+        return self._finished()
+
+    def _finished(self) -> onnx.ModelProto:
+        sides = ["batch", "height", "width", 3]
+        styles = len(self._network.config.styles)
+        inputs = [
+            value("image", TensorProto.UINT8, sides),
+            value("style_weights", TensorProto.FLOAT, ["batch", styles]),
+        ]
+        model = self._graph.model(self._name, inputs, [value("stylized", TensorProto.UINT8, sides)])
+        model.graph.name = f"{self._name}_{onnx_graph.weights_hash(model)}"
+        return model
+
+    def _added(self, photo: str) -> str:
+        """What the network adds to its share of a photograph, both in [-1, 1]."""
+        network = self._network
+        x = first = self._conv_norm(photo, network.down[0])
+        for layer in network.down[1:]:
+            x = self._conv_norm(x, layer)
+        for block in network.residuals:
+            x = self._residual(x, block)
+        x = self._conv_norm(x, network.up[0])
+        x = self._op("Add", x, first) if network.skip else x
+        for layer in network.up[1:]:
+            x = self._conv_norm(x, layer)
+        return self._to_rgb(x, network.to_rgb)
+
+    # Layers.
+
+    def _conv_norm(self, x: str, layer: ConvNorm) -> str:
+        convolved = self._convolution(x, layer.conv, layer.padding, layer.enlarges)
+        normal = self._normalization(convolved, layer.norm)
+        return self._op("Relu", normal) if layer.activates else normal
+
+    def _residual(self, x: str, block: Residual) -> str:
+        return self._op("Add", x, self._conv_norm(self._conv_norm(x, block.first), block.second))
+
+    def _to_rgb(self, x: str, layer: ToRGB) -> str:
+        return self._convolution(x, layer.conv, layer.padding, layer.enlarges)
+
+    def _normalization(self, x: str, norm: ConditionalInstanceNormalization) -> str:
+        """Instance normalisation, then the scale and shift of the weighted styles, which differ by picture."""
+        channels = norm.gamma.shape[1]
+        ones, zeros = self._constant(np.ones(channels, np.float32)), self._constant(np.zeros(channels, np.float32))
+        normal = self._op("InstanceNormalization", x, ones, zeros, epsilon=EPSILON)
+        scaled = self._op("Mul", normal, self._of_style(norm.gamma))
+        return self._op("Add", scaled, self._of_style(norm.beta))
+
+    def _of_style(self, variable) -> str:
+        """Rows of a (styles, channels) variable, weighted by the request's styles: (batch, channels, 1, 1)."""
+        weighted = self._op("MatMul", "style_weights", self._constant(_array(variable)))
+        return self._op("Unsqueeze", weighted, self._constant(_HEIGHT_WIDTH))
+
+    def _convolution(self, x: str, conv, padding: int, enlarges: bool) -> str:
+        kernel = _array(conv.kernel).transpose(3, 2, 0, 1)
+        bias = [] if conv.bias is None else [_array(conv.bias)]
+        if enlarges and self._merges and kernel.shape[2:] == (3, 3):
+            return self._enlarging_convolution(x, kernel, bias)
+        if enlarges:
+            x = self._enlarged(x)
+        padded = self._pad(x, [padding] * 4, "reflect")
+        return self._conv(padded, kernel, bias, strides=list(conv.strides))
+
+    def _enlarging_convolution(self, x: str, kernel: np.ndarray, bias: list[np.ndarray]) -> str:
+        """Nearest-neighbour enlarging, reflection padding by one and a 3x3 convolution, at the small size.
+
+        A pixel of the enlarged picture sees two rows and two columns of the small one, so each of the four
+        pixels that a small pixel becomes is a 2x2 convolution: 4/9 of the arithmetic, and no large tensor with
+        many channels. The convolution gives all four at once as channels, `DepthToSpace` puts them in place,
+        and one row and column at each side are over.
+        """
+        padded = self._pad(x, [1] * 4, "edge")
+        phases = self._conv(padded, _phase_kernels(kernel), [np.tile(b, 4) for b in bias])
+        spread = self._op("DepthToSpace", phases, blocksize=2)
+        return self._op(
+            "Slice", spread, self._constant(np.array([1, 1])), self._constant(np.array([-1, -1])), self._axes()
+        )
+
+    def _conv(self, x: str, kernel: np.ndarray, bias: list[np.ndarray], strides: list[int] | None = None) -> str:
+        weights = [self._graph.stored(self._new("kernel"), kernel), *(self._constant(b) for b in bias)]
+        return self._op("Conv", x, *weights, strides=strides or [1, 1])
+
+    def _enlarged(self, x: str) -> str:
+        scales = self._constant(np.array([1, 1, 2, 2], np.float32))
+        mode = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        return self._op("Resize", x, "", scales, **mode)
+
+    # Any size: reflected to the next multiple, cropped back.
+
+    def _padded(self, photo: str) -> str:
+        """The photograph, reflected below and at the right to what the network takes."""
+        multiple = self._constant(np.array([self._network.config.multiple]))
+        sides = self._op("Shape", photo, start=2, end=4)
+        # Of positive operands only, since ONNX's Mod truncates towards zero.
+        over = self._op("Mod", sides, multiple)
+        missing = self._op("Mod", self._op("Sub", multiple, over), multiple)
+        pads = self._op("Concat", self._constant(np.zeros(6, np.int64)), missing, axis=0)
+        return self._op("Pad", photo, pads, mode="reflect")
+
+    def _cropped(self, x: str, photo: str) -> str:
+        sides = self._op("Shape", photo, start=2, end=4)
+        return self._op("Slice", x, self._constant(np.array([0, 0])), sides, self._axes())
+
+    # Small things.
+
+    def _pad(self, x: str, sides: list[int], mode: str) -> str:
+        """Args: `sides`: pixels at the top, left, bottom and right."""
+        return self._op("Pad", x, self._constant(np.array([0, 0, *sides[:2], 0, 0, *sides[2:]])), mode=mode)
+
+    def _axes(self) -> str:
+        return self._constant(_HEIGHT_WIDTH)
+
+    def _op(self, kind: str, *inputs: str, **attributes) -> str:
+        return self._graph.op(kind, *inputs, name=self._new(kind), **attributes)
+
+    def _constant(self, array: ArrayLike) -> str:
+        return self._graph.constant(self._new("constant"), np.asarray(array))
+
+    def _new(self, kind: str) -> str:
+        self._made += 1
+        return f"{kind}_{self._made}"
+
+
+def _phase_kernels(kernel: np.ndarray) -> np.ndarray:
+    """Of a 3x3 kernel on an enlarged picture, the 2x2 kernels on the small one.
+
+    Args:
+        kernel: float (out, in, 3, 3).
+
+    Returns:
+        float (4 out, in, 2, 2), in the order of `DepthToSpace`.
+    """
+    # The even pixel of a pair sees (above, own, own), the odd one (own, own, below). A pair begins one pixel before
+    # the row that `DepthToSpace` begins with, which is cropped, so odd pixels come first.
+    even, odd = np.array([[1, 0, 0], [0, 1, 1]]), np.array([[1, 1, 0], [0, 0, 1]])
+    phases = [np.einsum("oiyx,ay,bx->oiab", kernel, rows, columns) for rows in (odd, even) for columns in (odd, even)]
+    return np.concatenate(phases)
+
+
+def _array(variable) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(variable), np.float32)

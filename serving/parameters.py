@@ -1,0 +1,45 @@
+"""What tables of request parameters share: reading JSON, and the table in the documentation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def from_json(value: Any) -> Any:
+    """The value itself, or what it says if it is text: requests carry lists and objects as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def markdown_table(model: type[BaseModel]) -> str:
+    """The parameters as a Markdown table."""
+    rows = ["| parameter | default | accepted | meaning |", "|---|---|---|---|"]
+    for name, entry in model.model_json_schema()["properties"].items():
+        default = json.dumps(entry.get("default")) if "default" in entry else "none"
+        rows.append(f"| `{name}` | {default.replace('null', 'none')} | {_accepted(entry)} | {entry['description']} |")
+    return "\n".join(rows) + "\n"
+
+
+def _accepted(entry: dict[str, Any]) -> str:
+    entry = next((e for e in entry.get("anyOf", []) if e.get("type") != "null"), entry)
+    if "enum" in entry:
+        return ", ".join(entry["enum"])
+    names = {
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "true, false",
+        "string": "text",
+        "array": "list",
+        "object": "object",
+    }
+    bounds = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
+    limits = [text.format(entry[key]) for key, text in bounds.items() if key in entry]
+    limits += [f"at most {entry[key]} entries" for key in ("maxItems", "maxProperties") if key in entry]
+    return ", ".join([names[entry["type"]], *limits])

@@ -1,0 +1,116 @@
+"""A picture file in, the picture in a style out, as a file: decode, network, colours, encode.
+
+Safe to call from many threads, which is how the steps of different requests overlap. Knows nothing about Triton:
+the network is a function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from serving.errors import Unavailable
+from serving.style.colors import mix
+from serving.style.parameters import StylizeParameters
+from serving.style.tiles import TILE, restyle_in_tiles
+from synthesis import images
+
+Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3)."""
+
+UNTILED_PIXELS = TILE * TILE
+"""Larger pictures are restyled in tiles."""
+LARGE_AT_ONCE = 2
+"""Larger pictures that are read, restyled or waiting for each other; they take minutes, and others should not wait."""
+PIXELS_AT_ONCE = 80_000_000
+"""Of all pictures being worked on; one of the largest, and small ones beside it. Each takes up to about 12 bytes."""
+
+
+class Stylist:
+    """Restyles with one version of the model `style`.
+
+    Args:
+        folder: the version's files, `model.onnx` and `styles.json`.
+        network: runs that version.
+    """
+
+    def __init__(self, folder: Path, network: Network):
+        self.styles: list[str] = json.loads((folder / "styles.json").read_text())
+        self._model = folder / "model.onnx"
+        self._network = network
+        self._pixels = PixelBudget(PIXELS_AT_ONCE)
+        self._large = threading.Semaphore(LARGE_AT_ONCE)
+        self._tiling = threading.Lock()
+
+    def stylize(self, data: bytes, parameters: StylizeParameters) -> bytes:
+        """Restyle an encoded picture.
+
+        Raises:
+            InputError: the picture or the name of a style is not accepted.
+            Unavailable: too many large pictures are in work.
+        """
+        weights = parameters.weights(self.styles)
+        height, width = images.measure(data)
+        is_large = _is_large(*images.size_within(height, width, parameters.size))
+        with self._place_among_large(is_large), self._pixels.take(height * width):
+            picture = images.decode_picture(data, longest=parameters.size)
+            return self._finish(picture, self._restyle(picture.pixels, weights), parameters)
+
+    def _restyle(self, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        if not _is_large(*photo.shape[:2]):
+            return self._network(photo, weights)
+        # One at a time: tiles use all cores, and each picture's take memory.
+        with self._tiling:
+            return restyle_in_tiles(self._model, photo, weights)
+
+    def _finish(self, picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters) -> bytes:
+        mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)
+        format = picture.format if parameters.format == "same" else parameters.format
+        return images.encode(mixed, format, parameters.quality, picture.alpha, picture.icc_profile)
+
+    @contextlib.contextmanager
+    def _place_among_large(self, is_large: bool) -> Iterator[None]:
+        if not is_large:
+            yield
+            return
+        if not self._large.acquire(blocking=False):
+            raise Unavailable(f"{LARGE_AT_ONCE} pictures of more than {UNTILED_PIXELS} pixels are in work; try later")
+        try:
+            yield
+        finally:
+            self._large.release()
+
+
+def _is_large(height: int, width: int) -> bool:
+    return height * width > UNTILED_PIXELS
+
+
+@dataclass
+class PixelBudget:
+    """Bounds the memory of requests that run at once; waits until there is room."""
+
+    total: int
+    taken: int = 0
+
+    def __post_init__(self) -> None:
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        """Hold `pixels` of the budget; more than the total counts as the total."""
+        pixels = min(pixels, self.total)
+        with self._changed:
+            self._changed.wait_for(lambda: self.taken + pixels <= self.total)
+            self.taken += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.taken -= pixels
+                self._changed.notify_all()

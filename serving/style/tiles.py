@@ -1,0 +1,103 @@
+"""Large pictures in bounded memory: tiles that overlap, all with the normalisation statistics of the whole picture.
+
+The statistics are those of the picture shrunk to a thumbnail. Runs its own ONNX Runtime sessions on the files of the
+model `style`, because the statistics are no inputs of that model; they live as long as one picture, so what they
+allocated is returned. Knows nothing about files of pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from serving.style.statistics import SplitGraphs, split_statistics
+from synthesis import images
+
+TILE = 1024
+"""Height and width of a tile, and the longer side of the thumbnail, in pixels."""
+OVERLAP = 160
+"""Pixels that neighbouring tiles share; the inner part is cross-faded."""
+BORDER = 56
+"""Pixels from a border that are not used: the shipped network feels one for 47."""
+GRID = 16
+"""Tiles begin at multiples of it: the network's halvings and doublings then fall as they do in the whole picture."""
+
+
+def restyle_in_tiles(model: Path, photo: np.ndarray, style_weights: np.ndarray, tile: int = TILE) -> np.ndarray:
+    """Restyle a picture of any size.
+
+    Args:
+        model: the file of the model `style`.
+        photo: uint8 (height, width, 3).
+        style_weights: float32 (styles,), sum 1.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    graphs = _graphs(model)
+    given = {"style_weights": style_weights[None]}
+    thumbnail = images.fit_within(photo, TILE)
+    statistics = _session(graphs.measure).run(list(graphs.statistics), {"image": thumbnail[None]} | given)
+    given |= dict(zip(graphs.statistics, statistics, strict=True))
+    session = _session(graphs.restyle)
+
+    def restyle(part: np.ndarray) -> np.ndarray:
+        return session.run(["stylized"], {"image": np.ascontiguousarray(part)[None]} | given)[0][0]
+
+    return join_tiles(photo, restyle, tile)
+
+
+def join_tiles(photo: np.ndarray, restyle: Callable[[np.ndarray], np.ndarray], tile: int = TILE) -> np.ndarray:
+    """Apply `restyle` tile by tile and cross-fade where tiles overlap; both take uint8 (height, width, 3)."""
+    result = np.empty_like(photo)
+    for top, bottom in spans(photo.shape[0], tile):
+        band = np.empty_like(photo[top:bottom])
+        for left, right in spans(photo.shape[1], tile):
+            _join(band.swapaxes(0, 1), restyle(photo[top:bottom, left:right]).swapaxes(0, 1), left)
+        _join(result, band, top)
+    return result
+
+
+def spans(length: int, tile: int = TILE) -> Iterator[tuple[int, int]]:
+    """Begin and end of tiles of nearly equal size that cover `length` pixels with `OVERLAP`."""
+    count = max(1, -(-(length - OVERLAP) // (tile - OVERLAP)))
+    step = -(-(length - OVERLAP) // (count * GRID)) * GRID
+    for i in range(count):
+        yield i * step, length if i == count - 1 else i * step + step + OVERLAP
+
+
+def _join(canvas: np.ndarray, piece: np.ndarray, start: int) -> None:
+    """Put `piece` at row `start` of `canvas`, cross-fading its first `OVERLAP` rows with what is there."""
+    fade = min(OVERLAP, len(piece)) if start else 0
+    if fade:
+        here = canvas[start : start + fade]
+        share = _ramp()[:fade, None, None]
+        here[:] = images.to_uint8(here + share * (piece[:fade].astype(np.float32) - here))
+    canvas[start + fade : start + len(piece)] = piece[fade:]
+
+
+@lru_cache(maxsize=1)
+def _ramp() -> np.ndarray:
+    """Share of the second tile over the overlap: 0 where it feels its border, 1 where the first tile does."""
+    return np.clip((np.arange(OVERLAP, dtype=np.float32) + 0.5 - BORDER) / (OVERLAP - 2 * BORDER), 0, 1)
+
+
+@lru_cache(maxsize=2)
+def _graphs(model: Path) -> SplitGraphs:
+    return split_statistics(onnx.load(model))
+
+
+def _session(graph: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # It warns about every weight that only the other graph uses.
+    # Tiles have up to four shapes; a pattern for each takes twice the memory and saves no time.
+    options.enable_mem_pattern = False
+    # Spinning threads take the processor from the other models of a small machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    accepted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    return ort.InferenceSession(graph, options, [p for p in accepted if p in ort.get_available_providers()])

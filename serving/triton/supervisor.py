@@ -1,0 +1,128 @@
+"""Keep a server serving: start Triton again when it ended, and a model whose process has died.
+
+Triton 2.51 neither restarts a Python model whose process was killed nor stops calling it ready: its requests
+fail until the model is unloaded and loaded. Looks at processes only, and never at requests.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from serving.triton.server import ServerError, TritonServer
+
+_LOOK_EVERY_S = 0.5
+_LOAD_TIMEOUT_S = 120.0
+_LONGEST_PAUSE_S = 30.0
+_STUB = "triton_python_backend_stub"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version of a model as Triton names it."""
+
+    name: str
+    version: str
+
+
+def supervise(server: TritonServer, stop: threading.Event, say: Say, on_watching: Callable[[], None]) -> None:
+    """Watch a started `server` until `stop` is set; whatever ended is started again.
+
+    Args:
+        say: told in a sentence what ended and what is done.
+        on_watching: called once, when whatever ends from then on is noticed.
+    """
+    failures, whole = 0, _processes_when_whole(server, {})
+    on_watching()
+    while not stop.wait(_LOOK_EVERY_S):
+        status = server.poll()
+        if status is not None or server.pid is None:  # it ended, or could not be started again
+            pause = min(2.0**failures, _LONGEST_PAUSE_S)
+            if status is not None:
+                say(f"Triton ended by itself with status {status}; starting it again in {pause:.0f} s")
+            if stop.wait(pause):
+                return
+            whole.clear()
+            failures = 0 if _restart(server, say) else failures + 1
+            continue
+        assert server.pid is not None
+        running = Counter(model_processes(server.pid))
+        lost = {known.name for known, count in whole.items() if running[known] < count and _is_ready(server, known)}
+        for model in sorted(lost):
+            say(f"a process of model {model} ended; loading it again")
+            _reload(server, model, say)
+        whole = _processes_when_whole(server, {} if lost else whole)
+
+
+def model_processes(triton: int) -> Iterator[ModelVersion]:
+    """The version of every living process of Triton's Python backend below process `triton`."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(parent) == triton and state != "Z" and Path(arguments[0]).name == _STUB:
+            *_, name, version, _file = Path(arguments[1]).parts
+            yield ModelVersion(name, version)
+
+
+def _restart(server: TritonServer, say: Say) -> bool:
+    server.stop()
+    started = time.monotonic()
+    try:
+        server.start()
+    except ServerError as error:
+        say(f"Triton could not be started: {error}")
+        return False
+    say(f"Triton is ready again after {time.monotonic() - started:.1f} s")
+    return True
+
+
+def _processes_when_whole(server: TritonServer, known: dict[ModelVersion, int]) -> dict[ModelVersion, int]:
+    """How many processes each version has that runs now."""
+    assert server.pid is not None
+    return {model: known.get(model) or _instances(server, model) for model in set(model_processes(server.pid))}
+
+
+def _instances(server: TritonServer, model: ModelVersion) -> int:
+    """Processes that a version has once it is loaded; 0 while Triton does not say."""
+    request = service_pb2.ModelConfigRequest(name=model.name, version=model.version)
+    try:
+        with grpc.insecure_channel(server.address.grpc) as channel:
+            reply = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelConfig(request, timeout=5)
+    except grpc.RpcError:
+        return 0
+    return sum(group.count * max(1, len(group.gpus)) for group in reply.config.instance_group)
+
+
+def _is_ready(server: TritonServer, model: ModelVersion) -> bool:
+    """Whether Triton would send requests to this version; one that was unloaded it would not."""
+    request = service_pb2.ModelReadyRequest(name=model.name, version=model.version)
+    try:
+        with grpc.insecure_channel(server.address.grpc) as channel:
+            return service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(request, timeout=5).ready
+    except grpc.RpcError as error:
+        return error.code() == grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
+
+
+def _reload(server: TritonServer, model: str, say: Say) -> None:
+    """Unload and load: loading alone does nothing where no file is newer."""
+    try:
+        with grpc.insecure_channel(server.address.grpc) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=30)
+            stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name=model), timeout=_LOAD_TIMEOUT_S)
+    except grpc.RpcError as error:
+        say(f"model {model} could not be loaded again: {error.details()}")  # type: ignore[attr-defined]

@@ -1,0 +1,247 @@
+"""The book's loss for style transfer (listing 12-22), and what the field has added to it.
+
+With the defaults of `Aim` it is the book's: VGG19, one content layer, five Gram matrices of equal weight,
+total variation. More: several style pictures, a style for each region, layers and their weights, average
+pooling, a style taken at another scale, and convolutions in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import tensorflow as tf
+
+from synthesis import features, images
+from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
+
+
+@dataclass(frozen=True)
+class Style:
+    """One picture whose style is wanted, and where.
+
+    Attributes:
+        image: uint8 (height, width, 3).
+        weight: its share where regions do not tell them apart; all shares sum to 1.
+        mask: float32 (height, width) in [0, 1] at the picture's size: where this style belongs; None everywhere.
+    """
+
+    image: np.ndarray
+    weight: float = 1.0
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the picture should look like to the extractor, and the weights of each loss.
+
+    Attributes:
+        contents: float32 (1, h, w, channels), one a content layer.
+        grams: float32 (regions, channels, channels), one a style layer.
+        masks: float32 (regions, h, w, 1), one a style layer; where each region's style is looked for.
+        weights: float32 (3,): of the three losses; content_weights, style_weights: of each layer.
+    """
+
+    contents: tuple[tf.Tensor, ...]
+    grams: tuple[tf.Tensor, ...]
+    masks: tuple[tf.Tensor, ...]
+    weights: tf.Tensor
+    content_weights: tf.Tensor
+    style_weights: tf.Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The loss at a picture.
+
+    Attributes:
+        loss, parts: the sum, and its weighted parts by name.
+        layers: the weighted loss of each style and each content layer, by `style name` or `content name`.
+        gradient: float32 (height, width, 3).
+        exact: all layers, in float32; where not, `loss` is an estimate.
+    """
+
+    loss: float
+    parts: Mapping[str, float]
+    layers: Mapping[str, float]
+    gradient: np.ndarray
+    exact: bool = True
+
+
+PARTS = ("content", "style", "total_variation")
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Which layers of which network; hashable, so that compiled objectives can be kept."""
+
+    name: str
+    style: tuple[str, ...]
+    content: tuple[str, ...]
+    pooling: str = "max"
+
+
+def layers_of(name: str, style: Sequence[str] = (), content: Sequence[str] = (), pooling: str = "max") -> Layers:
+    """These layers of a network, or the book's where none are given.
+
+    Raises:
+        FeaturesError: the network has no style layers.
+    """
+    network = features.defaults(name)
+    if not network.style_layers:
+        raise features.FeaturesError(f"features: {name} has no style layers; accepted: vgg19, compact")
+    return Layers(name, tuple(style) or network.style_layers, tuple(content) or (network.content_layer,), pooling)
+
+
+def without_negligible(layers: Layers, losses: Mapping[str, float], share: float) -> Layers:
+    """The layers but the deepest ones that together hold less than `share` of the loss.
+
+    The network can then end earlier. At least one style layer stays.
+
+    Args:
+        losses: weighted, as in `Evaluation.layers`.
+    """
+    depth = features.layer_names(layers.name)
+    total, left_out = sum(losses.values()), 0.0
+    style, content = list(layers.style), list(layers.content)
+    for name in sorted({*style, *content}, key=depth.index, reverse=True):
+        left_out += losses.get(f"style {name}", 0.0) + losses.get(f"content {name}", 0.0)
+        if left_out >= share * total or style == [name]:
+            break
+        style, content = [s for s in style if s != name], [c for c in content if c != name]
+    return replace(layers, style=tuple(style), content=tuple(content))
+
+
+def restricted(targets: Targets, layers: Layers, kept: Layers) -> Targets:
+    """The targets of `layers` for the layers that are `kept`."""
+    styles = [layers.style.index(name) for name in kept.style]
+    contents = [layers.content.index(name) for name in kept.content]
+    return Targets(
+        tuple(targets.contents[i] for i in contents),
+        tuple(targets.grams[i] for i in styles),
+        tuple(targets.masks[i] for i in styles),
+        targets.weights,
+        tf.gather(targets.content_weights, tf.constant(contents, tf.int32)),
+        tf.gather(targets.style_weights, styles),
+    )
+
+
+class Objective:
+    """The loss and its gradient for one set of layers and one arithmetic; a single trace serves all sizes.
+
+    Sums over positions, the Gram matrices and the losses are float32 whatever `dtype` the convolutions have.
+    """
+
+    def __init__(self, layers: Layers, dtype: str = "float32", has_regions: bool = False):
+        self.layers = layers
+        self._has_regions, self._is_exact = has_regions, dtype == "float32"
+        self._extract = features.load(layers.name, [*layers.style, *layers.content], dtype, layers.pooling)
+        styles, contents = len(layers.style), len(layers.content)
+        self.loss_and_gradient = tf.function(
+            self._loss_and_gradient,
+            input_signature=[
+                tf.TensorSpec((1, None, None, 3), tf.float32),
+                tuple(tf.TensorSpec((1, None, None, None), tf.float32) for _ in range(contents)),
+                tuple(tf.TensorSpec((None, None, None), tf.float32) for _ in range(styles)),
+                tuple(tf.TensorSpec((None, None, None, 1), tf.float32) for _ in range(styles)),
+                tf.TensorSpec((3,), tf.float32),
+                tf.TensorSpec((contents,), tf.float32),
+                tf.TensorSpec((styles,), tf.float32),
+            ],
+        )
+        self._activations = tf.function(self._extract, input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
+
+    def measure(self, pixels: np.ndarray, targets: Targets) -> Evaluation:
+        """Loss, parts and gradient at float pixels (height, width, 3) in [0, 255]."""
+        t = targets
+        image = tf.constant(pixels[None], tf.float32)
+        loss, parts, by_layer, gradient = self.loss_and_gradient(
+            image, t.contents, t.grams, t.masks, t.weights, t.content_weights, t.style_weights
+        )
+        named = dict(zip(PARTS, parts.numpy().tolist(), strict=True))
+        names = [f"content {n}" for n in self.layers.content] + [f"style {n}" for n in self.layers.style]
+        layers = dict(zip(names, by_layer.numpy().tolist(), strict=True))
+        return Evaluation(float(loss), named, layers, gradient.numpy()[0], self._is_exact)
+
+    def activations(self, pixels: np.ndarray) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Style and content activations, float32, of pixels (height, width, 3) in [0, 255]."""
+        seen = [tf.cast(a, tf.float32) for a in self._activations(tf.constant(pixels[None], tf.float32))]
+        count = len(self.layers.style)
+        return seen[:count], seen[count:]
+
+    def _loss_and_gradient(self, image, contents, grams, masks, weights, content_weights, style_weights):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            seen = self._extract(image)
+            styles, shown = seen[: len(grams)], seen[len(grams) :]
+            pixels = tf.cast(tf.shape(image)[1] * tf.shape(image)[2], tf.float32)
+            style = [style_loss(self._grams(s, m), g, pixels) for s, m, g in zip(styles, masks, grams, strict=True)]
+            content = [content_loss(a, wanted) for a, wanted in zip(shown, contents, strict=True)]
+            content = weights[0] * content_weights * tf.reshape(tf.convert_to_tensor(content, tf.float32), (-1,))
+            style = weights[1] * style_weights * tf.stack(style)
+            parts = tf.stack([tf.reduce_sum(content), tf.reduce_sum(style), weights[2] * total_variation(image)])
+            loss = tf.reduce_sum(parts)
+        return loss, parts, tf.concat([content, style], axis=0), tape.gradient(loss, image)
+
+    def _grams(self, activation, masks):
+        """Gram matrices (regions, channels, channels); without regions the mask is all ones and left out."""
+        return gram_matrix(tf.cast(activation, tf.float32) * masks if self._has_regions else activation)
+
+
+def make_targets(
+    objective: Objective,
+    content: np.ndarray,
+    styles: Sequence[Style],
+    weights: Sequence[float],
+    content_weights: Sequence[float],
+    style_weights: Sequence[float],
+    style_scale: float = 1.0,
+) -> Targets:
+    """Compute once what every step compares with.
+
+    A style is resampled to the picture's size (the book's way, whatever its shape) times `style_scale`.
+
+    Args:
+        content: uint8 or float (height, width, 3) in [0, 255]; its size is the picture's.
+        styles: with masks all, or none of them.
+        weights: of content, style and total variation; content_weights, style_weights: of each layer.
+    """
+    height, width, _ = content.shape
+    shown, contents = objective.activations(content)
+    size = [max(images.MIN_SIDE, round(side * style_scale)) for side in (height, width)]
+    seen = [objective.activations(images.resize(s.image, *size))[0] for s in styles]
+    pairs = [
+        _region_targets([activations[i] for activations in seen], styles, layer.shape[1:3])
+        for i, layer in enumerate(shown)
+    ]
+    return Targets(
+        tuple(contents),
+        tuple(grams for grams, _ in pairs),
+        tuple(masks for _, masks in pairs),
+        tf.constant(weights, tf.float32),
+        tf.constant(content_weights, tf.float32),
+        tf.constant(style_weights, tf.float32),
+    )
+
+
+def _region_targets(activations: list[tf.Tensor], styles: Sequence[Style], cells: Sequence[int]):
+    """One layer's Gram matrices and masks, for a picture of `cells` positions at this layer.
+
+    A Gram matrix is a sum over positions: each is brought to the number of positions of its region. Styles
+    without masks share one region, which wants the weighted mean of their matrices.
+    """
+    means = [gram_matrix(a) / float(a.shape[1] * a.shape[2]) for a in activations]
+    given = [s.mask[..., None] for s in styles if s.mask is not None]
+    if not given:
+        mean = tf.add_n([s.weight * m for s, m in zip(styles, means, strict=True)])
+        return mean * float(cells[0] * cells[1]), tf.ones((1, *cells, 1))
+    masks = tf.stack([tf.image.resize(mask, cells, method="area") for mask in given])
+    return tf.concat(means, axis=0) * tf.reduce_sum(masks**2, axis=(1, 2, 3))[:, None, None], masks
+
+
+@lru_cache(maxsize=8)
+def compiled(layers: Layers, dtype: str = "float32", has_regions: bool = False) -> Objective:
+    """The objective of these layers, made and traced once."""
+    return Objective(layers, dtype, has_regions)

@@ -1,0 +1,68 @@
+"""The three ways down a loss: L-BFGS (SciPy's), the book's SGD, and Adam. Knows nothing about pictures' meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.optimize
+
+from synthesis.objective import Evaluation
+
+Evaluate = Callable[[np.ndarray], Evaluation]
+"""Float pixels (height, width, 3) in [0, 255] to the loss there."""
+Report = Callable[[np.ndarray, Evaluation], None]
+"""Called after every step with the pixels and the loss there; may raise, which ends the optimisation."""
+
+LBFGS_PAIRS, LBFGS_BYTES = 30, 512 * 2**20
+"""Pairs of steps and gradients that L-BFGS remembers, and the memory they may take for a large picture."""
+
+
+def lbfgs(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report) -> np.ndarray:
+    """One run of SciPy's L-BFGS-B: its memory lasts from the first step to the last."""
+    latest: Evaluation | None = None
+
+    def fun(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal latest
+        latest = evaluate(flat.reshape(start.shape))
+        return latest.loss, latest.gradient.astype(np.float64).ravel()
+
+    def callback(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        assert latest is not None  # the accepted point is the one evaluated last
+        report(intermediate_result.x.reshape(start.shape).copy(), latest)
+
+    # SciPy stops by itself on small relative change; only the step count may end a transfer.
+    limits = {"maxiter": steps, "maxfun": 4 * steps + 20, "maxcor": _pairs(start.size), "ftol": 0.0, "gtol": 0.0}
+    found = scipy.optimize.minimize(fun, start.ravel(), jac=True, method="L-BFGS-B", callback=callback, options=limits)
+    return found.x.reshape(start.shape)
+
+
+def _pairs(numbers: int) -> int:
+    """How many pairs of float64 vectors fit; L-BFGS is of little use with fewer than 5."""
+    return int(np.clip(LBFGS_BYTES // (16 * numbers), 5, LBFGS_PAIRS))
+
+
+def sgd(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report) -> np.ndarray:
+    """Listing 12-23: plain gradient descent, the rate falling by 4 % every 100 steps."""
+    pixels, rate = start, learning_rate or 100.0
+    for i in range(steps):
+        here = evaluate(pixels)
+        report(pixels, here)
+        pixels = pixels - rate * 0.96 ** (i / 100) * here.gradient
+    return pixels
+
+
+def adam(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report) -> np.ndarray:
+    """Adam (Kingma & Ba 2015) with bias correction; moments 0.9 and 0.999."""
+    pixels, rate = start, learning_rate or 5.0
+    mean, square = np.zeros_like(start), np.zeros_like(start)
+    for i in range(1, steps + 1):
+        here = evaluate(pixels)
+        report(pixels, here)
+        mean = 0.9 * mean + 0.1 * here.gradient
+        square = 0.999 * square + 0.001 * here.gradient**2
+        pixels = pixels - rate * (mean / (1 - 0.9**i)) / (np.sqrt(square / (1 - 0.999**i)) + 1e-8)
+    return pixels
+
+
+OPTIMISERS = {"lbfgs": lbfgs, "sgd": sgd, "adam": adam}

@@ -1,0 +1,57 @@
+import keras
+import numpy as np
+import pytest
+
+from export import parity, style
+from training.style.network import PRESETS, StyleNetworkConfig, build, restyle
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def network(request):
+    """A network that changes pictures much, and differently in each style."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(1)
+    made = build(StyleNetworkConfig(("a", "b", "c"), request.param, width=12, blocks=1))
+    rng = np.random.default_rng(1)
+    for weight in made.weights:
+        if len(weight.shape) == 2:
+            weight.assign(rng.normal(1, 0.5, weight.shape))
+    made.to_rgb.conv.kernel.assign(rng.normal(0, 0.1, made.to_rgb.conv.kernel.shape))
+    made.to_rgb.conv.bias.assign([0.1, -0.2, 0.3])
+    return made
+
+
+def picture(height, width, batch=1):
+    return np.random.default_rng(height).integers(0, 256, (batch, height, width, 3), np.uint8)
+
+
+def styled(network, image, weights, merges=True):
+    return parity.run_graph(style.graph_of(network, merges), {"image": image, "style_weights": weights})
+
+
+@pytest.mark.parametrize("merges", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 31), (48, 40), (61, 16)])
+def test_the_graph_equals_keras_at_any_size(network, merges, height, width):
+    image, weights = picture(height, width), np.array([[0.2, 0.5, 0.3]], np.float32)
+    expected = restyle(network, image, weights)
+    assert np.abs(expected.astype(int) - image).mean() > 20
+    difference = np.abs(styled(network, image, weights, merges).astype(int) - expected)
+    assert difference.max() <= 3
+    assert difference.mean() < 0.3
+
+
+def test_each_picture_of_a_batch_has_its_own_style_and_is_as_if_alone(network):
+    image, weights = picture(24, 33, batch=3), np.eye(3, dtype=np.float32)
+    together = styled(network, image, weights)
+    for i in range(3):
+        alone = styled(network, image[[i]], weights[[i]])
+        assert np.abs(together[[i]].astype(int) - alone).max() <= 1
+    assert np.abs(styled(network, image[[0] * 3], weights).astype(int)[0] - together[1]).mean() > 5
+
+
+def test_normalisations_are_single_nodes_and_nothing_is_tiled_or_enlarged_at_full_width(network):
+    graph = style.graph_of(network).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("InstanceNormalization") == len(network.down) + 2 * len(network.residuals) + len(network.up)
+    assert not {"Tile", "ReduceMean", "Resize"} & set(kinds)
+    assert kinds.count("Transpose") == 2

@@ -1,0 +1,113 @@
+"""DeepDream and Gatys through the embedded Triton: what the stream carries, and how jobs share the instance."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import grpc
+import numpy as np
+import pytest
+
+from serving.client import Client, ReverieError
+from synthesis import images
+
+DREAM = {"size": 160, "num_octave": 1, "iterations": 3, "max_loss": 0.0}
+TRANSFER = {"size": 64, "steps": 3}
+ENDLESS = {"size": 160, "num_octave": 1, "iterations": 1000, "max_loss": 0.0}
+
+
+@pytest.fixture(scope="module")
+def glass() -> bytes:
+    return images.encode(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+
+
+def test_every_record_has_the_parts_of_its_loss(client, photo, glass):
+    steps = list(client.transfer(photo, glass, **TRANSFER))
+    assert set(steps[0].loss_parts) == {"content", "style", "total_variation"}
+    assert all(sum(s.loss_parts.values()) == pytest.approx(s.loss, rel=1e-4) for s in steps)
+
+
+def test_previews_have_the_size_asked_for_and_the_result_its_own(client, photo):
+    steps = list(client.dream(photo, preview_every=3, preview_size=50, **DREAM))
+    assert [max(images.decode(s.image).shape) for s in steps if s.image] == [50, 160]
+
+
+def test_a_raw_result_is_its_pixels(client, photo):
+    last = list(client.dream(photo, format="raw", **DREAM))[-1]
+    pixels = np.frombuffer(last.image, np.uint8).reshape(last.shape)
+    encoded = images.decode(list(client.dream(photo, **DREAM))[-1].image)
+    np.testing.assert_array_equal(pixels, encoded)  # and the same request gives the same picture
+
+
+def test_several_styles_with_masks_and_a_guide_travel_as_inputs(client, photo, glass):
+    height, width, _ = images.decode(photo).shape
+    mask = np.zeros((height, width, 3), np.uint8)
+    mask[:, : width // 2] = 255
+    masks = [images.encode(mask), images.encode(255 - mask)]
+    assert list(client.transfer(photo, [glass, photo], style_mask=masks, **TRANSFER))[-1].done
+    assert list(client.dream(photo, guide_image=photo, **DREAM))[-1].done
+
+
+def test_a_zoom_sequence_sends_its_frames(client, photo):
+    steps = list(client.dream(photo, frames=2, **(DREAM | {"iterations": 1})))
+    assert [s.frame for s in steps] == [0, 1, 0, 2, 0]
+
+
+def test_time_that_is_up_gives_the_best_so_far_marked_so(client, photo):
+    *_, last = client.dream(photo, max_seconds=0.5, **ENDLESS)
+    assert (last.done, last.stopped) == (True, "max_seconds")
+    assert images.decode(last.image).shape[1] == 160
+
+
+def test_a_short_job_does_not_wait_for_a_long_one_to_end(client, server, photo):
+    with Client(server.address.grpc) as other, other.dream(photo, **ENDLESS) as long_job:
+        next(long_job)
+        assert list(client.dream(photo, **DREAM))[-1].done
+        assert not next(long_job).done
+
+
+def test_many_cancelled_jobs_leave_the_instance_free(client, server, photo):
+    for _ in range(3):
+        streams = [client.dream(photo, **ENDLESS) for _ in range(8)]
+        for stream in streams:
+            next(stream)
+        for stream in streams:
+            stream.cancel()
+    assert list(client.dream(photo, timeout=60, **DREAM))[-1].done
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda c, p: c.transfer(p, p, style_mask=[p, p]), "style_mask: 2 masks for 1 style images"),
+        (lambda c, p: c.transfer(p, [p] * 9), "style_image: 9 pictures; accepted: 1 to 8"),
+        (lambda c, p: c.transfer(p, p, style_layers="block9_conv1=1"), "'block9_conv1' is not in compact; accepted"),
+        (lambda c, p: c.transfer(p, p, total_variation_weight=float("nan")), "total_variation_weight: nan"),
+        (lambda c, p: c.dream(p, tile=3), "tile: 3; accepted by compact: 0, or 80 to 2048"),
+        (lambda c, p: c.dream(p, layers="block4_conv1:512=1"), "accepted: 0 to 511"),
+        (lambda c, p: c.dream(p, guide_image=b"x"), "guide_image: 1 bytes that are not an image"),
+        (lambda c, p: c.dream(p, preview_size=-1), "preview_size: -1"),
+    ],
+)
+def test_bad_input_is_an_invalid_argument_with_what_is_accepted(client, photo, call, expected):
+    with pytest.raises(ReverieError, match=expected) as caught:
+        list(call(client, photo))
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_two_jobs_alternate(server, photo):
+    """Both computed at the same time: each got records between the other's."""
+    order: list[str] = []
+
+    def run(name: str) -> None:
+        with Client(server.address.grpc) as connection:
+            for _ in connection.dream(photo, **(DREAM | {"iterations": 30})):
+                order.append(name)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sum(a != b for a, b in itertools.pairwise(order)) > 6

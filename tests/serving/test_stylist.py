@@ -1,0 +1,206 @@
+"""Picture files through the stylist with a network of three styles, without a server."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from serving.errors import Unavailable
+from serving.parameters import markdown_table
+from serving.style.colors import mix
+from serving.style.parameters import StylizeParameters
+from serving.style.stylist import PixelBudget, Stylist
+from synthesis import images
+from synthesis.errors import InputError
+from tests.conftest import PROJECT
+from tests.serving.style_graph import tint, write_version
+
+
+@pytest.fixture(scope="module")
+def stylist(tmp_path_factory) -> Stylist:
+    return Stylist(write_version(tmp_path_factory.mktemp("style") / "1"), tint)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return images.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), 60, 80)
+
+
+def restyled(stylist: Stylist, data: bytes, **parameters) -> Image.Image:
+    return Image.open(io.BytesIO(stylist.stylize(data, StylizeParameters(**parameters))))
+
+
+def encoded(image: Image.Image, format="png", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def test_a_style_is_taken_by_name_and_the_first_by_default(stylist, picture):
+    data = images.encode(picture)
+    for name, weights in (("", [1, 0, 0]), ("red", [1, 0, 0]), ("blue", [0, 0, 1])):
+        np.testing.assert_array_equal(restyled(stylist, data, style=name), tint(picture, np.array(weights)))
+
+
+def test_a_blend_depends_only_on_the_proportions_of_its_weights(stylist, picture):
+    data, half = images.encode(picture), tint(picture, np.array([0.5, 0, 0.5]))
+    for weights in ({"red": 0.5, "blue": 0.5}, {"red": 3, "green": 0, "blue": 3}, {"red": 1e308, "blue": 1e308}):
+        np.testing.assert_array_equal(restyled(stylist, data, styles=weights), half)
+
+
+def test_strength_goes_from_the_photograph_to_the_style(picture):
+    stylized = tint(picture, np.array([0, 1, 0]))
+    np.testing.assert_array_equal(mix(picture, stylized, 0, False), picture)
+    np.testing.assert_array_equal(mix(picture, stylized, 1, False), stylized)
+    expected = picture + 0.3 * (stylized.astype(float) - picture)
+    assert np.abs(mix(picture, stylized, 0.3, False) - expected).max() <= 1
+
+
+def test_preserved_colors_are_the_photograph_s_and_the_lightness_the_painting_s():
+    # Muted colours, so that nothing is clipped.
+    photo = images.resize(np.random.default_rng(1).integers(90, 166, (5, 5, 3), np.uint8), 40, 40)
+    painting = np.roll(photo, 7, axis=1)
+    y, cb, cr = Image.fromarray(mix(photo, painting, 1, True)).convert("YCbCr").split()
+    _, photo_cb, photo_cr = Image.fromarray(photo).convert("YCbCr").split()
+    pairs = ((y, Image.fromarray(painting).convert("YCbCr").getchannel("Y")), (cb, photo_cb), (cr, photo_cr))
+    for found, expected in pairs:
+        assert np.abs(np.asarray(found, int) - np.asarray(expected)).max() <= 2
+
+
+def test_the_result_has_the_photograph_s_format_unless_another_is_asked_for(stylist, picture):
+    for own in images.FORMATS:
+        assert restyled(stylist, images.encode(picture, own)).format == own.upper()
+        for other in images.FORMATS:
+            assert restyled(stylist, images.encode(picture, own), format=other).format == other.upper()
+
+
+def test_transparency_is_kept_where_the_format_has_it_and_becomes_white_elsewhere(stylist, picture):
+    alpha = np.zeros(picture.shape[:2], np.uint8)
+    alpha[:, 40:] = 255
+    data, stylized = images.encode(picture, alpha=alpha), tint(picture, np.array([1, 0, 0]))
+    png = np.asarray(restyled(stylist, data))
+    np.testing.assert_array_equal(png, np.dstack([stylized, alpha]))
+    np.testing.assert_array_equal(np.asarray(restyled(stylist, data, format="webp"))[..., 3], alpha)
+    jpeg = np.asarray(restyled(stylist, data, format="jpeg", quality=100))
+    assert jpeg.shape[2] == 3
+    assert jpeg[:, :32].min() > 250  # Blocks at the edge hold both sides.
+
+
+def test_a_large_photograph_is_shrunk_to_size_and_a_small_one_is_not_enlarged(stylist, picture):
+    data = images.encode(picture)
+    assert restyled(stylist, data, size=40).size == (40, 30)
+    assert restyled(stylist, data, size=8192).size == (80, 60)
+
+
+def test_a_sideways_jpeg_comes_out_upright_and_without_its_other_exif(stylist):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "where it was taken"
+    result = restyled(stylist, encoded(Image.new("RGB", (80, 40), "gold"), "jpeg", exif=exif))
+    assert result.size == (40, 80)
+    assert not result.getexif()
+
+
+def test_a_picture_that_size_would_make_too_narrow_is_refused_with_the_reason(stylist):
+    thin = images.encode(np.zeros((20, 800, 3), np.uint8))
+    with pytest.raises(InputError, match="800x20 pixels become 100x2 at size 100"):
+        stylist.stylize(thin, StylizeParameters(size=100))
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("style", {"style": "pink"}), ("styles", {"styles": {"pink": 1}})])
+def test_an_unknown_style_is_answered_with_those_there_are(stylist, picture, name, parameters):
+    with pytest.raises(InputError, match=f"{name}: 'pink' is unknown; accepted: red, green, blue"):
+        stylist.stylize(images.encode(picture), StylizeParameters(**parameters))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"styles": {"red": -1}}, "'red' has weight -1.0; weights should be finite and at least 0"),
+        ({"styles": {"red": float("nan")}}, "'red' has weight nan"),
+        ({"styles": '{"red": Infinity}'}, "'red' has weight inf"),
+        ({"styles": {"red": 0, "blue": 0}}, "all weights are 0"),
+        ({"styles": "red"}, "not JSON"),
+        ({"styles": "[" * 100_000}, "not JSON"),
+        ({"styles": "[1]"}, "valid dictionary"),
+        ({"styles": '{"red": "much"}'}, "valid number"),
+        ({"style": "red", "styles": {"blue": 1}}, "give one of the two"),
+        ({"strength": 1.1}, "less than or equal to 1"),
+        ({"strength": float("nan")}, "finite"),
+        ({"size": 8193}, "less than or equal to 8192"),
+        ({"size": 15}, "greater than or equal to 16"),
+        ({"quality": 0}, "greater than or equal to 1"),
+        ({"format": "gif"}, "'same', 'png', 'jpeg' or 'webp'"),
+        ({"strenght": 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_what_is_accepted(wrong, message):
+    with pytest.raises(ValidationError, match=message):
+        StylizeParameters(**wrong)
+
+
+def test_the_documentation_is_the_table():
+    assert markdown_table(StylizeParameters) in (PROJECT / "docs" / "stylize.md").read_text()
+
+
+def test_pictures_wait_until_there_is_room_for_their_pixels():
+    budget, entered = PixelBudget(100), threading.Event()
+
+    def another() -> None:
+        with budget.take(50):
+            entered.set()
+
+    waiting = threading.Thread(target=another)
+    with budget.take(1000):  # More than there is: all of it.
+        waiting.start()
+        assert not entered.wait(0.05)
+    assert entered.wait(10)
+    waiting.join()
+    assert budget.taken == 0
+
+
+def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_is_not(tmp_path, picture, monkeypatch):
+    tiling, may_end = threading.Semaphore(0), threading.Event()
+
+    def slow(model, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        tiling.release()
+        assert may_end.wait(10)
+        return photo
+
+    monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", slow)
+    monkeypatch.setattr("serving.style.stylist.UNTILED_PIXELS", 10_000)
+    stylist, large = Stylist(write_version(tmp_path / "1"), tint), images.encode(np.zeros((200, 100, 3), np.uint8))
+    first = threading.Thread(target=restyled, args=(stylist, large))
+    first.start()
+    assert tiling.acquire(timeout=10)
+    with stylist._place_among_large(True), pytest.raises(Unavailable, match="2 pictures of more than 10000 pixels"):
+        restyled(stylist, large)
+    assert restyled(stylist, images.encode(picture)).size == (80, 60)
+    may_end.set()
+    first.join()
+    assert restyled(stylist, large).size == (100, 200)
+
+
+def test_one_picture_is_decoded_and_encoded_while_another_is_in_the_network(tmp_path, picture):
+    in_network, may_leave = threading.Event(), threading.Event()
+
+    def slow_for_red(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        if weights[0] == 1:
+            in_network.set()
+            assert may_leave.wait(10)
+        return tint(photo, weights)
+
+    stylist, results = Stylist(write_version(tmp_path / "1"), slow_for_red), []
+    data = images.encode(picture)
+    first = threading.Thread(target=lambda: results.append(restyled(stylist, data, style="red")))
+    first.start()
+    assert in_network.wait(10)
+    assert restyled(stylist, data, style="blue").size == (80, 60)
+    assert not results
+    may_leave.set()
+    first.join()
+    assert len(results) == 1

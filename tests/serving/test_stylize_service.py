@@ -1,0 +1,115 @@
+"""`stylize` in the embedded Triton: blends of several styles, large pictures, requests side by side, a full queue."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+
+from serving.client import Client, ReverieError
+from serving.triton.server import TritonServer
+from synthesis import images
+from tests.serving.style_graph import tint, write_repository
+
+WORKERS, WAITING = 2, 4
+
+
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory):
+    """A server with a network of three styles, two workers and room for four more requests."""
+    repository = tmp_path_factory.mktemp("three_styles") / "model_repository"
+    write_repository(repository, workers=WORKERS, max_waiting=WAITING)
+    with TritonServer(repository, log=repository.parent / "triton.log") as server:
+        yield server
+        assert server.poll() is None
+
+
+@pytest.fixture
+def three_styles(small_server):
+    with Client(small_server.address.grpc) as client:
+        yield client
+        assert client.ready()
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 9, width // 9, 3), np.uint8)
+    return images.resize(coarse, height, width)
+
+
+def test_a_blend_of_styles_reaches_the_network(three_styles):
+    photo = noise(64, 80)
+    answer = images.decode(three_styles.stylize(images.encode(photo), styles={"green": 1, "blue": 3}))
+    assert np.abs(answer.astype(int) - tint(photo, np.array([0, 0.25, 0.75]))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"style": "mona_lisa"}, "style: 'mona_lisa' is unknown; accepted: red, green, blue"),
+        ({"styles": {"red": 1, "pink": 1}}, "styles: 'pink' is unknown; accepted: red, green, blue"),
+        ({"styles": {"red": -1}}, "'red' has weight -1.0; weights should be finite and at least 0"),
+        ({"styles": {"red": float("nan")}}, "'red' has weight nan"),
+        ({"styles": {"red": 0.0}}, "all weights are 0"),
+        ({"style": "red", "styles": {"red": 1}}, "parameters: "),
+        ({"strength": -0.5}, "strength: -0.5 is not accepted; Input should be greater than or equal to 0"),
+        ({"size": 100_000}, "size: 100000 is not accepted; Input should be less than or equal to 8192"),
+        ({"format": "bmp"}, "format: 'bmp' is not accepted; Input should be 'same', 'png', 'jpeg' or 'webp'"),
+        ({"colour": True}, "colour: unknown parameter; accepted: format, preserve_colors"),
+    ],
+)
+def test_a_wrong_parameter_is_an_invalid_argument_with_what_is_accepted(three_styles, photo, parameters, expected):
+    with pytest.raises(ReverieError) as caught:
+        three_styles.stylize(photo, **parameters)
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert expected in caught.value.message
+
+
+def test_a_large_picture_takes_the_whole_picture_s_statistics(three_styles):
+    photo = noise(1200, 2000)
+    photo = photo // 4 + np.linspace(0, 180, 2000).astype(np.uint8)[:, None]
+    answer = images.decode(three_styles.stylize(images.encode(photo), size=2000, style="red"))
+    assert np.abs(answer.astype(int) - tint(photo, np.array([1, 0, 0]))).max() <= 3  # A thumbnail's are a little off.
+
+
+def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_picture(three_styles):
+    photos = [noise(900, 900, seed) for seed in range(24)]
+    files = [images.encode(photo) for photo in photos]
+
+    def outcome(i: int) -> grpc.StatusCode | None:
+        try:
+            answer = images.decode(three_styles.stylize(files[i], style="blue"))
+        except ReverieError as error:
+            assert "4 requests are waiting; no more may; try again later" in error.message
+            return error.code
+        assert np.abs(answer.astype(int) - tint(photos[i], np.array([0, 0, 1]))).max() <= 1
+        return None
+
+    with ThreadPoolExecutor(len(files)) as pool:
+        outcomes = list(pool.map(outcome, range(len(files))))
+    assert set(outcomes) == {None, grpc.StatusCode.UNAVAILABLE}
+    assert outcomes.count(None) >= WORKERS + WAITING
+    assert outcome(0) is None
+
+
+def test_pictures_of_equal_size_share_a_batch_of_the_network(client, photo):
+    def executions() -> tuple[int, int]:
+        """Pictures that the network has restyled, and batches that it took."""
+        answer = client._call(client._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name="style"))
+        return sum(s.inference_count for s in answer.model_stats), sum(s.execution_count for s in answer.model_stats)
+
+    pictures, batches = executions()
+    start = threading.Barrier(6)
+
+    def call(_: int) -> None:
+        start.wait()
+        client.stylize(photo)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(call, range(6)))
+    more_pictures, more_batches = executions()
+    assert more_pictures - pictures == 6
+    assert more_batches - batches < 6

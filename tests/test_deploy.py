@@ -1,0 +1,185 @@
+"""The deployment files agree with each other and with Triton; nothing here starts a container."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from export.configuration import ENGINE_CACHE
+from serving.client.client import _CONTROL_HEADER
+from serving.triton.server import _library_path, _wheel
+
+DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+TRITON_METRICS = {
+    "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
+    "nv_inference_pending_request_count", "nv_inference_request_summary_us", "nv_inference_queue_summary_us",
+    "nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes", "nv_gpu_power_usage", "nv_cpu_utilization",
+}  # fmt: skip
+MANIFESTS = sorted([*DEPLOY.glob("kubernetes/*.yaml"), *DEPLOY.glob("kserve/*.yaml")])
+
+
+def load(path: str | Path) -> Any:
+    return yaml.safe_load((DEPLOY / path).read_text())
+
+
+def the(kind: str) -> dict[str, Any]:
+    """The one manifest of `kind`."""
+    (found,) = (m for m in map(load, MANIFESTS) if m["kind"] == kind)
+    return found
+
+
+def pod() -> dict[str, Any]:
+    return the("Deployment")["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.name)
+def test_a_manifest_says_what_it_is(path):
+    found = load(path)
+    assert found["apiVersion"] and found["kind"]
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", found["metadata"]["name"])
+
+
+def test_everything_selects_the_pods_of_the_deployment():
+    labels = the("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert the("Deployment")["spec"]["selector"]["matchLabels"] == labels
+    assert the("Service")["spec"]["selector"] == labels
+    assert the("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    assert the("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == labels
+    target = the("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", the("Deployment")["metadata"]["name"])
+
+
+def test_ports_are_those_of_the_container():
+    ports = {p["name"]: p["containerPort"] for p in pod()["containers"][0]["ports"]}
+    assert ports == {"http": 8000, "grpc": 8001, "metrics": 8002}
+    assert {p["targetPort"]: p["port"] for p in the("Service")["spec"]["ports"]} == ports
+    allowed = {p["port"] for rule in the("NetworkPolicy")["spec"]["ingress"] for p in rule["ports"]}
+    assert allowed == set(ports.values())
+
+
+@pytest.mark.parametrize("spec", [pod(), the("ServingRuntime")["spec"]], ids=["Deployment", "ServingRuntime"])
+def test_containers_are_not_root_and_can_write_only_where_they_must(spec):
+    (container,) = spec["containers"]
+    context = {**spec.get("securityContext", {}), **container["securityContext"]}
+    assert context["runAsNonRoot"] and context["runAsUser"] > 0
+    assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"]
+    assert context["capabilities"]["drop"] == ["ALL"]
+    volumes = {volume["name"] for volume in spec["volumes"]}
+    mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
+    assert {m["name"] for m in mounts.values()} <= volumes
+    assert {"/tmp", "/dev/shm"} <= set(mounts)
+    assert any(ENGINE_CACHE.startswith(path) for path in mounts)
+    assert "/models" not in mounts or mounts["/models"]["readOnly"]
+
+
+def test_a_pod_that_goes_has_time_to_drain():
+    (container,) = pod()["containers"]
+    drain = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+    exit_seconds = int({e["name"]: e.get("value") for e in container["env"]}["REVERIE_EXIT_SECONDS"])
+    assert pod()["terminationGracePeriodSeconds"] > drain + exit_seconds
+    assert the("Deployment")["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_replicas_follow_the_calls_that_wait():
+    (metric,) = the("HorizontalPodAutoscaler")["spec"]["metrics"]
+    assert metric["pods"]["metric"]["name"] in TRITON_METRICS
+    assert the("PodDisruptionBudget")["spec"]["minAvailable"] < the("HorizontalPodAutoscaler")["spec"]["minReplicas"]
+
+
+def test_the_inference_service_uses_the_runtime():
+    model = the("InferenceService")["spec"]["predictor"]["model"]
+    runtime = the("ServingRuntime")
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["modelFormat"]["name"] in {f["name"] for f in runtime["spec"]["supportedModelFormats"]}
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+
+
+def test_compose_mounts_files_that_exist_and_hardens_the_server():
+    compose = load("compose.yaml")
+    for service in compose["services"].values():
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (DEPLOY / source).exists(), source
+    server = compose["services"]["reverie"]
+    assert server["read_only"] and server["user"] == "1000:1000" and server["cap_drop"] == ["ALL"]
+    assert all(port.startswith("127.0.0.1:") for s in compose["services"].values() for port in s["ports"])
+    (job,) = load("prometheus/prometheus.yml")["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["reverie:8002"]}]
+
+
+def test_the_dockerfile_copies_what_exists_and_ends_as_an_ordinary_user():
+    text = (DEPLOY / "Dockerfile").read_text()
+    sources = [line.split()[1] for line in text.splitlines() if line.startswith("COPY")]
+    assert all((DEPLOY.parent / source).exists() for source in sources)
+    let_in = {line[1:] for line in (DEPLOY.parent / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(sources) == let_in
+    assert re.search(r"^USER 1000", text, re.MULTILINE) and "HEALTHCHECK" in text
+    assert f"{ENGINE_CACHE}" in text
+
+
+def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_without_a_key():
+    script = (DEPLOY / "start.sh").read_text()
+    options = set(re.findall(r"^  (--[a-z-]+)", script, re.MULTILINE))
+    wheel = _wheel()
+    binary, environment = wheel / "bin" / "tritonserver", {"LD_LIBRARY_PATH": _library_path(wheel)}
+    shown = subprocess.run([binary, "--help"], env=environment, capture_output=True, text=True)
+    assert options <= set(re.findall(r"(--[a-z-]+)\b", shown.stdout + shown.stderr))
+    header = re.search(r",logging:([a-z-]+)=", script)
+    assert header and f"triton-grpc-protocol-{header[1]}" == _CONTROL_HEADER
+    refused = subprocess.run(
+        ["bash", DEPLOY / "start.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert "REVERIE_CONTROL_KEY is empty" in refused.stderr
+
+
+def expressions() -> list[str]:
+    rules = [rule["expr"] for group in load("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
+    dashboard = json.loads((DEPLOY / "grafana/dashboards/reverie.json").read_text())
+    return rules + [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+def test_rules_and_panels_ask_for_metrics_that_are_exported():
+    ours = {"reverie_canary_promoted", "up"}
+    for expression in expressions():
+        names = set(re.findall(r"\b(?:nv|reverie)_\w+", expression)) or set(re.findall(r"^\w+", expression))
+        assert names <= TRITON_METRICS | ours, expression
+        assert expression.count("(") == expression.count(")")
+
+
+def test_the_metrics_are_those_of_the_running_server(server):
+    import urllib.request
+
+    text = urllib.request.urlopen(server.address.metrics).read().decode()
+    exported = set(re.findall(r"^# HELP (\w+)", text, re.MULTILINE))
+    # Those of the GPU and of the processor depend on the machine.
+    assert {m for m in TRITON_METRICS if m.startswith("nv_inference")} <= exported
+
+
+def test_every_alert_has_a_line_and_a_section_of_the_runbook():
+    readme = (DEPLOY / "README.md").read_text()
+    sections = {title.lower() for title in re.findall(r"^### (\w+)$", readme, re.MULTILINE)}
+    rules = [rule for group in load("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
+    assert len(rules) >= 6
+    for rule in rules:
+        anchor = re.match(r"deploy/README\.md#(\w+): \w+", rule["annotations"]["runbook"])
+        assert anchor and anchor[1] == rule["alert"].lower()
+        assert anchor[1] in sections
+        assert rule["labels"]["severity"] in ("page", "ticket")
+
+
+def test_the_dashboard_has_what_an_operator_looks_for():
+    dashboard = json.loads((DEPLOY / "grafana/dashboards/reverie.json").read_text())
+    titles = " ".join(panel["title"] for panel in dashboard["panels"])
+    for topic in ("Latency", "queue", "batch", "GPU", "canary", "Failed"):
+        assert topic in titles
+    assert (
+        dashboard["panels"][0]["datasource"]["uid"]
+        == load("grafana/provisioning/datasources/prometheus.yaml")["datasources"][0]["uid"]
+    )

@@ -1,0 +1,60 @@
+import json
+
+import numpy as np
+import pytest
+
+from synthesis import gatys, images
+from training.style import evaluate
+from training.style.evaluate import Evaluation, passes_equal
+
+
+def test_an_objective_between_two_passes_is_between_them_along_the_logarithm():
+    curve = [1000.0, 100.0, 10.0, 10.0, 1.0]
+    assert passes_equal(1000.0, curve) == 0
+    assert passes_equal(5000.0, curve) == 0
+    assert passes_equal(10**1.5, curve) == pytest.approx(1.5)
+    assert passes_equal(0.5, curve) == 4
+
+
+def test_a_picture_that_moves_with_the_photograph_has_no_one_pixel_response():
+    photo = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    assert evaluate.one_pixel_shift(lambda image: 255 - image, photo) == 0
+    stripes = (np.arange(79) % 2 * 10).astype(np.uint8)[None, :, None]
+    assert evaluate.one_pixel_shift(lambda image: image // 2 + stripes, photo) == pytest.approx(10)
+
+
+def test_the_untouched_photograph_is_no_pass_and_the_transfer_s_result_is_its_last(data, monkeypatch, tmp_path):
+    monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
+    photos = sorted((data / "photos").iterdir())[:2]
+    paintings = {"wave": data / "styles" / "wave.jpg"}
+    evaluation = Evaluation(size=64, passes=3, cache=tmp_path)
+    untouched = evaluate.evaluate(lambda image, _: image, ["wave"], paintings, photos, evaluation)
+    curves = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert (untouched["photos"], untouched["lbfgs_passes_equal"], untouched["ssim"]) == (2, 0, 1)
+    assert untouched["content_loss"] == untouched["feature_distance"] == 0
+    assert (
+        untouched["objective"]
+        == untouched["objective_photo"]
+        == pytest.approx(np.mean([json.loads(f.read_text())[0] for f in curves]), rel=1e-3)
+    )
+
+    def transfer(image, _):
+        return gatys.transfer(image[0], images.read(paintings["wave"]), evaluation.gatys)[None]
+
+    monkeypatch.setattr(evaluate, "one_pixel_shift", lambda *_: 0.0)
+    painted = evaluate.evaluate(transfer, ["wave"], paintings, photos, evaluation)
+    assert painted["lbfgs_passes_equal"] == pytest.approx(3, abs=0.3)
+    assert painted["content_loss"] > 0
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == curves
+
+
+def test_a_painting_that_is_no_style_of_the_network_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"\['b'\] are no styles of the network; accepted: a"):
+        evaluate.evaluate(lambda image, _: image, ["a"], {"b": tmp_path}, [], Evaluation())
+
+
+def test_the_contact_sheet_has_a_column_for_the_photograph_and_every_style(tmp_path, random_photos):
+    photos = sorted(random_photos.iterdir())[:3]
+    networks = [(lambda image, _: image, 2), (lambda image, _: 255 - image, 1)]
+    evaluate.contact_sheet(networks, photos, tmp_path / "sheet.jpg")
+    assert images.read(tmp_path / "sheet.jpg").shape == (3 * 256, 4 * 256, 3)

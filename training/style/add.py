@@ -1,0 +1,96 @@
+"""Teach a trained network one more style: `reverie train add-style`, `make add-style`.
+
+A style is a row of scales and shifts in each normalisation (Dumoulin et al. 2017, section 3.2). Only the new
+row is fitted; the rest of the network, and so every style it knows, stays bit for bit as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from training import loop
+from training.photos import Photos
+from training.runs import Run, RunError
+from training.style.network import StyleNetwork, StyleNetworkConfig, build
+from training.style.teachers import Batch
+from training.style.train import (
+    KIND,
+    PerceptualLoss,
+    StyleTrainer,
+    StyleTraining,
+    batch_of,
+    fit,
+    load,
+    read_paintings,
+    split,
+)
+
+
+def add(
+    source: Run, name: str, painting: Path, photos: Photos, path: Path | None, schedule: loop.Schedule, **changes
+) -> Run:
+    """Train or resume a run that adds the style `name`.
+
+    Args:
+        source: a finished run; its photographs' split and its settings hold here too.
+        changes: fields of `StyleTraining` that differ from the source's.
+
+    Returns:
+        A style run like any other: ready for export, and for a further style.
+
+    Raises:
+        RunError: the source is not finished, or has a style of that name.
+    """
+    config = extended(source, name, steps=schedule.steps, **changes)
+    old = load(source)
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
+    network = with_style(old, config.network)
+    kept, held_out = split(photos)
+    loss = PerceptualLoss(config, read_paintings([painting], config))
+    run = Run.create(KIND, asdict(config) | {"added_to": str(source.path)}, path)
+    new = np.eye(len(config.network.styles), dtype=np.float32)[-1:]
+
+    def batch_at(step: int) -> Batch:
+        crops, _, corner = batch_of(kept, config, step)
+        return crops, np.repeat(new, len(crops), axis=0), corner
+
+    # The loss knows one painting only, the new one.
+    model = StyleTrainer(network, lambda seen, photo, weights: loss(seen, photo, weights[:, -1:]))
+    fit(run, model, config, batch_at, held_out, schedule, [name])
+    return run
+
+
+def extended(source: Run, name: str, **changes) -> StyleTraining:
+    """The settings of `source` with one more style, and without a teacher.
+
+    Raises:
+        RunError: see `add`.
+    """
+    if not source.finished:
+        raise RunError(f"{source.path} is not finished; a style can be added to a finished run")
+    known = StyleTraining.from_dict(source.config)
+    if name in known.network.styles:
+        raise RunError(f"{source.path} has a style {name!r} already; give another name (NAME=)")
+    network = replace(known.network, styles=(*known.network.styles, name))
+    return replace(known, network=network, distilled_steps=0, **changes)
+
+
+def with_style(old: StyleNetwork, config: StyleNetworkConfig) -> StyleNetwork:
+    """A copy of `old` with a style more, the mean of the others, of which only the normalisations can be trained.
+
+    Their older rows stay as they are although they are trainable: in batches of the new style alone their
+    gradients are zero, and so are Adam's steps.
+    """
+    network = build(config)
+    for new, value in zip(network.weights, old.weights, strict=True):
+        known = keras.ops.convert_to_numpy(value)
+        is_style = new.shape != value.shape
+        new.assign(np.concatenate([known, known.mean(axis=0, keepdims=True)]) if is_style else known)
+    for layer in network.convolutions():
+        layer.trainable = False
+    return network
