@@ -11,6 +11,7 @@ import pytest
 
 from loadtests.endpoints import ENDPOINTS
 from serving.triton.server import PROJECT, TritonServer
+from tests.loadtests.paced_server import paced_server
 from tests.loadtests.test_measure import read
 
 
@@ -52,3 +53,40 @@ def test_what_cannot_be_run_is_refused_before_a_server_is_started(arguments: tup
     refused = run(*arguments)
     assert refused.returncode == 2
     assert message in refused.stderr and "starting a server" not in refused.stderr
+
+
+def test_the_capacity_of_a_server_is_found_and_what_three_times_that_does_to_it(tmp_path: Path):
+    promises = "[capacity.score]\np95_ms = 400\nmax_failure_ratio = 0.05\n[overload]\nrecovery_seconds = 60\n"
+    (tmp_path / "slo.toml").write_text(promises)
+    with paced_server(seconds=0.05) as address:
+        done = run(
+            *("capacity", "--address", address, "--slo", str(tmp_path / "slo.toml"), "--out", str(tmp_path)),
+            *(
+                "--window",
+                "1",
+                "--surge",
+                "1.5",
+                "--min-requests",
+                "15",
+                "--precision",
+                "0.4",
+                "--arrivals",
+                "constant",
+            ),
+            *("--max-lag-ms", "60000"),
+        )
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 5 < found["capacity_rps"]["score"] < 25  # 20; on a busy machine steps fail that would pass.
+    assert found["overload"]["score"]["refused"] > 0 and found["reject_ms_p99"] is not None
+    assert found["valid"] and "<svg" in (tmp_path / "report.html").read_text()
+
+
+def test_two_servers_are_told_apart(tmp_path: Path):
+    with paced_server(seconds=0.02) as fast, paced_server(seconds=0.2) as slow:
+        done = run(
+            *("compare", fast, slow, "--endpoints", "score", "--rate", "5", "--rounds", "3", "--window", "1"),
+            *("--arrivals", "constant", "--max-lag-ms", "60000", "--out", str(tmp_path)),
+        )
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["verdict"] == "B is slower"
