@@ -7,9 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f")
-WIDTH, HEIGHT = 760, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 30, 44
+COLOURS = (
+    *("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf"),
+    *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#393b79", "#ad494a"),
+)
+WIDTH, HEIGHT = 820, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 240, 30, 44
 _TICKS = 6
 
 

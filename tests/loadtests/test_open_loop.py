@@ -66,7 +66,6 @@ def test_a_request_without_an_answer_when_the_test_ends_is_a_failed_call():
 def test_every_call_is_told_as_it_ends():
     told: list[Call] = []
     planned = schedule([Phase(200, 0.1)], {"score": 1}, "constant")
-    assert sorted(told, key=lambda c: c.scheduled_s) == [] and len(planned) == 20
     calls = send_on_schedule(planned, answer_after(0.0), on_call=told.append)
     assert sorted(told, key=lambda c: c.scheduled_s) == calls
 
