@@ -1,6 +1,6 @@
 """A restyled video, or folder of frames, frame by frame through a running server, with less flicker and its audio.
 
-Video files need PyAV (`pip install av`); folders of frames do not.
+Video files are read and written with PyAV; folders of frames do without.
 """
 
 from __future__ import annotations
@@ -145,6 +145,6 @@ def _pyav() -> Any:
         import av
     except ModuleNotFoundError:
         raise InputError(
-            "video files need PyAV 14 or newer; install it with 'pip install av', or give a folder of frames"
+            "video files need PyAV 14 or newer; install it with 'make setup', or give a folder of frames"
         ) from None
     return av

@@ -61,15 +61,16 @@ def serve(connection: Connection, engine: TextEngine) -> None:
     requests: dict[int, Request] = {}
     while True:
         try:
-            kind, number, *task = connection.recv()
+            kind, number, *rest = connection.recv()
         except (EOFError, OSError):
             return
         if kind == "cancel":
-            request = requests.get(number)
-            if request is not None:
-                engine.cancel(request)
+            cancelled = requests.get(number)
+            if cancelled is not None:
+                engine.cancel(cancelled)
         else:
-            request = engine.enqueue(*task, _PipeSink(connection, number, requests))
+            (task,) = rest
+            request = engine.enqueue(task, _PipeSink(connection, number, requests))
             with engine.work:  # it may have ended already
                 if not request.closed:
                     requests[number] = request

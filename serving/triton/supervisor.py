@@ -114,7 +114,7 @@ def _is_ready(server: TritonServer, model: ModelVersion) -> bool:
         with grpc.insecure_channel(server.address.grpc) as channel:
             return service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(request, timeout=5).ready
     except grpc.RpcError as error:
-        return error.code() == grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
+        return error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _reload(server: TritonServer, model: str, say: Say) -> None:
@@ -125,4 +125,4 @@ def _reload(server: TritonServer, model: str, say: Say) -> None:
             stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=30)
             stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name=model), timeout=_LOAD_TIMEOUT_S)
     except grpc.RpcError as error:
-        say(f"model {model} could not be loaded again: {error.details()}")  # type: ignore[attr-defined]
+        say(f"model {model} could not be loaded again: {error.details()}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from synthesis import features, gatys, images
 from synthesis.gatys import GatysParameters
+from synthesis.optimisers import OPTIMISERS
 from training.runs import Run
 from training.style import train
 from training.style.network import restyle
@@ -139,20 +140,16 @@ def measure(
     """Everything about one picture; `paint` takes and gives uint8 (height, width, 3)."""
     painted = paint(photo)
     goal, asked = gatys.objective("vgg19"), evaluation.gatys
-    targets = goal.targets(photo, images.resize(painting, *photo.shape[:2]), asked)
-    content, style, variation = (
-        goal.at(painted.astype(np.float64), replace(targets, weights=targets.weights * part))[0]
-        for part in np.eye(3, dtype=np.float32)
-    )
-    objective = content + style + variation
+    targets = gatys.book_targets(goal, photo, images.resize(painting, *photo.shape[:2]), asked)
+    seen = goal.measure(painted.astype(np.float64), targets)
     curve = lbfgs_curve(photo, painting, evaluation)
     return Measured(
-        lbfgs_passes_equal=passes_equal(objective, curve),
-        objective=objective,
+        lbfgs_passes_equal=passes_equal(seen.loss, curve),
+        objective=seen.loss,
         objective_photo=curve[0],
-        content_loss=content,
-        style_loss=style,
-        total_variation=variation,
+        content_loss=seen.parts["content"],
+        style_loss=seen.parts["style"],
+        total_variation=seen.parts["total_variation"],
         ssim=float(tf.image.ssim(tf.constant(photo), tf.constant(painted), 255)),
         feature_distance=feature_distance(photo, painted),
         one_pixel_shift=one_pixel_shift(paint, photo),
@@ -172,10 +169,18 @@ def lbfgs_curve(photo: np.ndarray, painting: np.ndarray, evaluation: Evaluation)
     digest = hashlib.sha256(photo.tobytes() + painting.tobytes() + asked.model_dump_json().encode()).hexdigest()[:24]
     file = evaluation.cache / f"{digest}.json"
     if not file.exists():
-        goal, losses = gatys.objective("vgg19"), []
-        targets = goal.targets(photo, images.resize(painting, *photo.shape[:2]), asked)
-        losses.append(goal.at(photo.astype(np.float64), targets)[0])
-        gatys.transfer(photo, painting, asked, lambda progress: losses.append(progress.loss))
+        goal = gatys.objective("vgg19")
+        targets = gatys.book_targets(goal, photo, images.resize(painting, *photo.shape[:2]), asked)
+        start = photo.astype(np.float64)
+        losses = [goal.measure(start, targets).loss]
+        # Plain L-BFGS, not `gatys.transfer`, whose first picture and smaller sizes make it faster.
+        OPTIMISERS["lbfgs"](
+            lambda pixels: goal.measure(pixels, targets),
+            start,
+            evaluation.passes,
+            0.0,
+            lambda pixels, here: losses.append(here.loss),
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(losses) + "\n")
     return json.loads(file.read_text())
