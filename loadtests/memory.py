@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import theilslopes
 
+from loadtests.slo import SoakBounds
+
 SETTLING = 0.2
 """The first part of a run, left out of the slope: caches fill, allocators grow to their working size."""
 
@@ -74,6 +76,18 @@ def slope(samples: Sequence[Usage]) -> Slope | None:
         return None
     found = theilslopes([s.mib for s in settled], np.array([s.at_s for s in settled]) / 3600)
     return Slope(*(float(v) for v in (found.slope, found.low_slope, found.high_slope)))
+
+
+def growth_violations(found: Slope | None, samples: Sequence[Usage], bounds: SoakBounds) -> list[str]:
+    """How memory breaks `bounds`: only a growth whose whole interval lies above the bound is one."""
+    if not samples or not samples[-1].processes:
+        return ["the server's processes have ended"]
+    if found is None:
+        return ["too few looks at the memory for a slope; run longer, or look more often"]
+    if found.low <= bounds.max_growth_mib_per_hour:
+        return []
+    interval = f"{found.low:.0f} to {found.high:.0f} MiB an hour"
+    return [f"memory grows by {interval}, at most {bounds.max_growth_mib_per_hour:g} promised"]
 
 
 def _processes() -> list[int]:

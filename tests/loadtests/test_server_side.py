@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from loadtests.memory import Sampler, Slope, Usage, session_of, slope
+from loadtests.memory import Sampler, Slope, Usage, growth_violations, session_of, slope
 from loadtests.server_metrics import Poll, Poller, intervals, parse
+from loadtests.slo import SoakBounds
 
 TEXT = """\
 # HELP nv_inference_request_success Number of successful inference requests
@@ -93,3 +94,20 @@ def test_memory_is_that_of_a_whole_session_of_processes():
     assert sampler.samples[0].processes == 2 and sampler.samples[0].mib > 1
     sampler.sample()
     assert sampler.samples[1].processes == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "sentences"),
+    [
+        (Slope(100, 70, 130), ["memory grows by 70 to 130 MiB an hour, at most 64 promised"]),
+        (Slope(100, 60, 140), []),
+        (None, ["too few looks at the memory for a slope; run longer, or look more often"]),
+    ],
+)
+def test_only_a_growth_that_is_surely_above_the_bound_is_a_violation(found: Slope | None, sentences: list[str]):
+    assert growth_violations(found, [usage(0, 500)], SoakBounds(64)) == sentences
+
+
+def test_a_server_that_has_ended_does_not_pass_for_one_that_does_not_grow():
+    ended = Usage(10, 0.0, processes=0, descriptors=0, threads=0)
+    assert growth_violations(Slope(0, 0, 0), [ended], SoakBounds()) == ["the server's processes have ended"]
