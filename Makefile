@@ -61,8 +61,18 @@ configs: $(VENV)/.runtime ## write every config.pbtxt from its description; ARGS
 gpu-check: $(VENV)/.runtime ## every ONNX model on an NVIDIA GPU beside the CPU; says so where there is none
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
-loadtest: $(VENV)/.runtime ## headless locust against a server of its own; ADDRESS=host:port for a running one
+loadtest: $(VENV)/.runtime ## a minute of the default mix on a server of its own; ADDRESS=host:port for a running one ARGS="--open --rate 4"
 	$(BIN)/python -m loadtests.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+
+loadtest-capacity: $(VENV)/.runtime ## the highest rate of each endpoint within its objectives, then three times that; ADDRESS= ARGS=
+	@$(BIN)/python -m loadtests.capacity $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+
+loadtest-compare: $(VENV)/.runtime ## two running servers under the same load, in turns; A=host:port B=host:port ARGS=
+	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo 'say which servers: make loadtest-compare A=127.0.0.1:8001 B=127.0.0.1:9001'; exit 2; }
+	@$(BIN)/python -m loadtests.compare $(A) $(B) $(ARGS)
+
+loadtest-soak: $(VENV)/.runtime ## an hour of the default mix, and how the server's memory grows; ADDRESS= ARGS="--seconds 28800"
+	@$(BIN)/python -m loadtests.soak $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
 bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
 	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features

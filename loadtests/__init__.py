@@ -1,6 +1,10 @@
-"""Load test: a realistic mix of users over gRPC for a while, held against objectives.
+"""Load tests: realistic requests over gRPC, held against objectives.
 
-`users.py` says who asks for what, `slo.toml` what is promised, `slo.py` whether a promise was kept,
-`measure.py` keeps every response time, and `run.py` (`python -m loadtests.run`) puts them together.
-Importing `users.py` or `run.py` imports locust, which monkey-patches the process; the other two are plain.
+What is asked: `endpoints.py` (every endpoint, seeded sizes and prompts), `users.py` (locust users of them).
+When: `closed_loop.py` (N users, each waits for its answer), `arrivals.py` and `open_loop.py` (a schedule that waits
+for nobody). What came of it: `calls.py` (one record a request), `measure.py` (percentiles, rates), `generator.py`
+(whether the generator itself was the bottleneck), `server_metrics.py` and `memory.py` (the server's side), `slo.py`
+with `slo.toml` (what is promised), `report.py` with `plots.py` (one page). Commands: `run.py`, `capacity.py`,
+`compare.py`, `soak.py`; `target.py` starts or finds the server. Importing `users.py`, `closed_loop.py` or a command
+imports locust, which monkey-patches the process; the rest is plain.
 """

@@ -1,172 +1,229 @@
 """`python -m loadtests.run`: load a server for a while and say whether it met its objectives.
 
-Headless and closed-loop (a user sends its next request after the answer and a pause). Progress goes to
-stderr, a table and a last line of JSON to stdout. Exit status: 0 objectives met, 1 not met, 2 no server
-or bad arguments.
+Closed loop by default (a user sends its next request after the answer and a pause); with `--open`, requests come
+on a schedule whatever the server does, and latency counts from the scheduled time. Progress goes to stderr, a
+table and a last line of JSON to stdout. Exit status: 0 objectives met, 1 not met, 2 no server or bad arguments,
+3 the generator was the bottleneck and the run says nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import random
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 # First: importing locust monkey-patches what the modules below use.
-from locust.env import Environment  # isort: skip
-from locust.html import get_html_report  # isort: skip
-from locust.stats import stats_history  # isort: skip
+from loadtests.users import TIMEOUT_S, USERS  # isort: skip
 
-import gevent
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtests import slo
-from loadtests.measure import Measured, Samples, write_csv
-from loadtests.users import TIMEOUT_S, USERS, checked, recorded_names
-from serving.client import Client
-from serving.triton.server import PROJECT, ServerError, TritonServer
+from loadtests import report, slo
+from loadtests.arrivals import Phase, ScheduleError, schedule
+from loadtests.background import every
+from loadtests.calls import Call
+from loadtests.closed_loop import send_from_users
+from loadtests.endpoints import ENDPOINTS, recorded_names
+from loadtests.generator import CpuMeter, GeneratorHealth, Limits
+from loadtests.measure import Measured, measure, write_csv
+from loadtests.open_loop import send_on_schedule
+from loadtests.server_metrics import Interval, Poller, intervals
+from loadtests.slo import Objective
+from loadtests.target import Target, say, sender, target, warm_up
+from serving.triton.server import ServerError
 
-READY_WITHIN_S = 60.0
-WARM_UP_TIMEOUT_S = 300.0
-"""The first dream traces its TensorFlow functions and reads its weights."""
 PROGRESS_EVERY_S = 5.0
+POLL_EVERY_S = 1.0
+DRAIN_S = 5.0
+"""How much longer than a request's deadline the last answers are waited for."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a load test found; `violations` are sentences, none where the objectives were met."""
+class Result:
+    """What a load test found.
 
-    measured: dict[str, Measured]
+    Attributes:
+        violations: sentences, none where the objectives were met.
+        invalid: why the run says nothing, none where it does.
+        server: what the server's counters say.
+    """
+
+    calls: Sequence[Call]
+    measured: Mapping[str, Measured]
     seconds: float
-    violations: list[str]
+    health: GeneratorHealth
+    violations: Sequence[str] = ()
+    invalid: Sequence[str] = ()
+    server: Sequence[Interval] = ()
+
+    @property
+    def exit_code(self) -> int:
+        return 3 if self.invalid else 1 if self.violations else 0
 
     def summary(self) -> dict[str, Any]:
-        """The JSON line; first messages are entries of their own, but count in no total."""
-        whole = [self.measured[user.endpoint] for user in USERS]
+        """The JSON line; times within streams are entries of their own, but count in no total."""
+        whole = [m for name, m in self.measured.items() if name in ENDPOINTS]
         return {
-            "endpoints": {name: _rounded(m) for name, m in self.measured.items()},
-            "requests_per_s": round(sum(m.requests_per_s for m in whole), 3),
-            "failures": sum(m.failures for m in whole),
+            "endpoints": {name: m.rounded() for name, m in self.measured.items()},
+            **{name: round(sum(getattr(m, name) for m in whole), 3) for name in _TOTALS},
+            "generator": {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self.health).items()},
+            "valid": not self.invalid,
             "slo_met": not self.violations,
         }
 
 
+_TOTALS = ("requests", "failures", "refused", "dropped", "offered_per_s", "achieved_per_s", "goodput_per_s")
+
+
+@dataclass
+class Progress:
+    """Counts calls as they end."""
+
+    ended: int = 0
+    failed: int = 0
+    _began: float = field(default_factory=time.perf_counter)
+
+    def count(self, call: Call) -> None:
+        self.ended += 1
+        self.failed += bool(call.error)
+
+    def tell(self) -> None:
+        say(f"{time.perf_counter() - self._began:.0f} s: {self.ended} requests, {self.failed} failed")
+
+
+Address = Annotated[
+    str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server; empty starts one.")
+]
+MetricsUrl = Annotated[str, typer.Option(help="Metrics of that server, such as http://127.0.0.1:8002/metrics.")]
+SloFile = Annotated[Path, typer.Option("--slo", help="Objectives.")]
+Arrivals = Annotated[str, typer.Option(help="poisson or constant.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed asks for the same at the same times.")]
+MaxInFlight = Annotated[int, typer.Option(min=1, help="Arrivals that find so many unanswered are dropped.")]
+MaxCpuShare = Annotated[float, typer.Option(help="Above this share of a core the generator makes a run invalid.")]
+MaxLag = Annotated[float, typer.Option("--max-lag-ms", help="Above this p99 of the schedule lag, too.")]
+
+
 def main(
-    address: Annotated[
-        str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server; empty starts one.")
-    ] = "",
-    users: Annotated[int, typer.Option(min=len(USERS), help="Users at once; fewer would leave endpoints out.")] = 6,
-    seconds: Annotated[float, typer.Option(min=1, help="How long users send requests.")] = 60,
-    slo_file: Annotated[Path, typer.Option("--slo", help="Objectives.")] = Path(__file__).parent / "slo.toml",
-    out: Annotated[Path, typer.Option(help="Folder to write report.html and *.csv into.")] = Path("out/loadtest"),
+    address: Address = "",
+    metrics: MetricsUrl = "",
+    users: Annotated[int, typer.Option(min=len(USERS), help="Users at once; fewer would leave endpoints out.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="How long requests are sent.")] = 60,
+    open_loop: Annotated[bool, typer.Option("--open", help="Requests on a schedule, not from waiting users.")] = False,
+    rate: Annotated[float, typer.Option(help="Requests per second of the whole mix, with --open.")] = 4.0,
+    arrivals: Arrivals = "poisson",
+    seed: Seed = 0,
+    max_in_flight: MaxInFlight = 1000,
+    max_cpu_share: MaxCpuShare = Limits.cpu_share,
+    max_lag_ms: MaxLag = Limits.lag_p99_ms,
+    slo_file: SloFile = slo.DEFAULT_FILE,
+    out: Annotated[Path, typer.Option(help="Folder to write report.html, report.json and *.csv into.")] = Path(
+        "out/loadtest"
+    ),
 ) -> None:
-    """Load a server with a mix of users and hold the response times against objectives."""
-    try:
-        objectives = slo.load(slo_file, recorded_names())
+    """Load a server with a mix of requests and hold the response times against objectives."""
+    limits = Limits(max_cpu_share, max_lag_ms)
+    with errors_told():
+        objectives = slo.load(slo_file, "open" if open_loop else "closed", recorded_names())
+        weights = {e.name: e.weight for e in ENDPOINTS.values()}
+        planned = schedule([Phase(rate, seconds)], weights, arrivals, seed)
         out.mkdir(parents=True, exist_ok=True)
-        with _server(address, out) as target:
-            outcome = load_test(target, users, seconds, objectives, out)
-    except (slo.ObjectiveError, ServerError, OSError) as error:
-        say(f"error: {error}")
-        raise typer.Exit(2) from None
-    print_outcome(outcome)
-    raise typer.Exit(1 if outcome.violations else 0)
+        with target(address, out, metrics) as server:
+            warm_up(server.address)
+            if open_loop:
+                say(f"{len(planned)} requests due within {seconds:g} s")
+            progress = Progress()
+
+            def load() -> list[Call]:
+                if not open_loop:
+                    return send_from_users(server.address, users, seconds, progress.count)
+                with sender(server.address, TIMEOUT_S) as send:
+                    return send_on_schedule(planned, send, max_in_flight, TIMEOUT_S + DRAIN_S, progress.count)
+
+            result = observe(load, server, progress, seconds if open_loop else None, objectives, limits)
+    write_report(out, result)
+    print_result(result)
+    raise typer.Exit(result.exit_code)
 
 
-def load_test(address: str, users: int, seconds: float, objectives: dict[str, slo.Objective], out: Path) -> Outcome:
-    """Warm the server up, load it, write the reports into `out`, and compare with `objectives`."""
-    warm_up(address)
-    samples = Samples()
-    environment = Environment(user_classes=list(USERS), host=address, stop_timeout=TIMEOUT_S)
-    environment.events.request.add_listener(samples.record)
-    _send_load(environment, samples, users, seconds)
-    measured = samples.measured(recorded_names())
-    (out / "report.html").write_text(get_html_report(environment, show_download_link=False))
-    write_csv(out, samples, measured)
-    violations = [f"{n}: {v}" for n, objective in objectives.items() for v in slo.check(objective, measured[n])]
-    return Outcome(measured, samples.seconds, violations)
+def observe(
+    load: Callable[[], list[Call]],
+    server: Target,
+    progress: Progress,
+    seconds: float | None,
+    objectives: Mapping[str, Objective],
+    limits: Limits,
+) -> Result:
+    """Run `load` while the server's metrics are polled, and hold what came of it against `objectives`.
+
+    Args:
+        seconds: for how long requests were due; None in a closed loop, where it is until the last answer.
+    """
+    poller, meter = Poller(server.metrics), CpuMeter()
+    with every(POLL_EVERY_S, poller.poll), every(PROGRESS_EVERY_S, progress.tell):
+        calls = load()
+    health = GeneratorHealth.of(calls if seconds else [], meter.share())
+    window = seconds or max((c.finished_s for c in calls), default=0.0)
+    measured = measure(calls, recorded_names(), window, {n: o.good_ms for n, o in objectives.items()})
+    violations = slo.check_all(objectives, measured)
+    return Result(calls, measured, window, health, violations, health.bottlenecks(limits), intervals(poller.polls))
 
 
-def warm_up(address: str) -> None:
-    """One request to each endpoint, unrecorded; a failure is told, and left to the load to record."""
-    with Client(address, timeout=WARM_UP_TIMEOUT_S) as client:
-        for user in USERS:
-            started = time.perf_counter()
-            try:
-                for _ in checked(user.request(client, random.Random(0))):
-                    pass
-                say(f"warmed up {user.endpoint} in {time.perf_counter() - started:.1f} s")
-            except Exception as error:
-                say(f"warm-up of {user.endpoint} failed: {error}")
+def write_report(out: Path, result: Result, more: Sequence[report.Section] = ()) -> None:
+    """Write `report.html` (`more` sections at its end), `report.json` and the CSV files."""
+    sections = [
+        report.verdict(result.violations, result.invalid),
+        report.summary(result.measured),
+        report.Section(
+            "The generator", report.table(list(asdict(result.health)), [list(asdict(result.health).values())])
+        ),
+        report.distribution(result.calls, result.measured),
+        report.client_timeline(result.calls, bucket_s=max(1.0, result.seconds / 60)),
+        report.server_timeline(result.server),
+        *more,
+    ]
+    (out / "report.html").write_text(report.page("Load test", sections))
+    details = {"violations": list(result.violations), "invalid": list(result.invalid)}
+    server = [asdict(i) for i in result.server]
+    (out / "report.json").write_text(json.dumps({**result.summary(), **details, "server": server}, indent=1))
+    write_csv(out, result.calls, result.measured)
 
 
-def print_outcome(outcome: Outcome) -> None:
+def print_result(result: Result) -> None:
     """Table, violations and the JSON line."""
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    table = Table(title=f"{outcome.seconds:.0f} s of load")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table(title=f"{result.seconds:.0f} s of load")
     table.add_column("endpoint", no_wrap=True)
-    for heading in ("requests", "failures", "requests/s", "p50 ms", "p95 ms", "p99 ms"):
+    for heading in ("requests", "failed", "offered/s", "answered/s", "good/s", "p50 ms", "p95 ms", "p99 ms"):
         table.add_column(heading, justify="right")
-    for name, m in outcome.measured.items():
+    for name, m in result.measured.items():
+        rates = (f"{rate:.2f}" for rate in (m.offered_per_s, m.achieved_per_s, m.goodput_per_s))
         times = (_milliseconds(t) for t in (m.p50_ms, m.p95_ms, m.p99_ms))
-        table.add_row(name, str(m.requests), str(m.failures), f"{m.requests_per_s:.2f}", *times)
+        table.add_row(name, str(m.requests), str(m.failures), *rates, *times)
     console.print(table)
-    for violation in outcome.violations:
+    health = result.health
+    lag = "" if health.lag_p99_ms is None else f", sent late by {health.lag_p99_ms:.1f} ms at p99"
+    typer.echo(f"generator: {health.cpu_share:.0%} of a core{lag}, {health.late} late, {health.dropped} dropped")
+    for violation in result.violations:
         typer.echo(f"objective not met: {violation}")
-    typer.echo(json.dumps(outcome.summary(), allow_nan=False))
-
-
-def say(line: str) -> None:
-    """Tell the person who waits; stdout is for results."""
-    typer.echo(line, err=True)
+    for reason in result.invalid:
+        typer.echo(f"invalid run: {reason}")
+    typer.echo(json.dumps(result.summary(), allow_nan=False))
 
 
 @contextlib.contextmanager
-def _server(address: str, out: Path) -> Iterator[str]:
-    """The address of a server that is ready: the given one, or one that lives as long as this context."""
-    if address:
-        _wait_until_ready(address)
-        yield address
-        return
-    log = out / "triton.log"
-    say(f"starting a server; its output goes to {log}")
-    with TritonServer(PROJECT / "model_repository", log=log) as server:
-        yield server.address.grpc
-
-
-def _wait_until_ready(address: str) -> None:
-    deadline = time.monotonic() + READY_WITHIN_S
-    with Client(address) as client:
-        while not client.ready():
-            if time.monotonic() > deadline:
-                raise ServerError(f"no server was ready at {address} within {READY_WITHIN_S:.0f} s")
-            time.sleep(0.5)
-
-
-def _send_load(environment: Environment, samples: Samples, users: int, seconds: float) -> None:
-    """Run `users` for `seconds`; requests that are under way then are waited for."""
-    runner = environment.create_local_runner()
-    history = gevent.spawn(stats_history, runner)
-    runner.start(users, spawn_rate=users)
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        time.sleep(min(left, PROGRESS_EVERY_S))
-        done = [s for s in samples if s.name in {user.endpoint for user in USERS}]
-        failed = sum(bool(s.error) for s in done)
-        say(f"{seconds - max(0.0, deadline - time.monotonic()):.0f} s: {len(done)} requests, {failed} failed")
-    runner.quit()
-    history.kill()
-
-
-def _rounded(measured: Measured) -> dict[str, Any]:
-    return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(measured).items()}
+def errors_told() -> Iterator[None]:
+    """Tells in one line what a person can mend, and ends the command with status 2."""
+    try:
+        yield
+    except (slo.ObjectiveError, ScheduleError, ServerError, OSError) as error:
+        say(f"error: {error}")
+        raise typer.Exit(2) from None
 
 
 def _milliseconds(value: float | None) -> str:

@@ -1,0 +1,97 @@
+"""`python -m loadtests.soak`: the default mix for hours, and what the server's processes use meanwhile.
+
+Exit status: 0 the objectives of `[closed.*]` were met and memory grew no faster than `[soak]` allows, 1 not,
+2 no server or bad arguments, 3 the generator was the bottleneck. The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+# First: it imports locust, which monkey-patches what the modules below use.
+from loadtests.users import USERS  # isort: skip
+
+import typer
+
+from loadtests import slo
+from loadtests.background import every
+from loadtests.closed_loop import send_from_users
+from loadtests.endpoints import recorded_names
+from loadtests.generator import Limits
+from loadtests.memory import Sampler, Slope, Usage, growth_violations, slope
+from loadtests.plots import Axis, Line, line_chart
+from loadtests.report import Section
+from loadtests.run import (
+    Address,
+    MetricsUrl,
+    Progress,
+    SloFile,
+    errors_told,
+    observe,
+    print_result,
+    write_report,
+)
+from loadtests.target import target, warm_up
+
+
+def main(
+    address: Address = "",
+    metrics: MetricsUrl = "",
+    pid: Annotated[int | None, typer.Option(help="Of a running server on this machine, to sample its memory.")] = None,
+    users: Annotated[int, typer.Option(min=len(USERS), help="Users at once.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 3600,
+    sample_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the memory.")] = 10,
+    slo_file: SloFile = slo.DEFAULT_FILE,
+    out: Annotated[Path, typer.Option(help="Folder to write report.html, report.json and *.csv into.")] = Path(
+        "out/soak"
+    ),
+) -> None:
+    """Load a server for long and say whether its memory grows."""
+    with errors_told():
+        objectives = slo.load(slo_file, "closed", recorded_names())
+        bounds = slo.load_soak(slo_file)
+        out.mkdir(parents=True, exist_ok=True)
+        with target(address, out, metrics, pid) as server:
+            warm_up(server.address)
+            progress = Progress()
+            sampler = Sampler(server.pid or 0)
+            with every(sample_every, sampler.sample if server.pid else lambda: None):
+                result = observe(
+                    lambda: send_from_users(server.address, users, seconds, progress.count),
+                    server,
+                    progress,
+                    None,
+                    objectives,
+                    Limits(),
+                )
+    found = slope(sampler.samples)
+    if server.pid:
+        growth = growth_violations(found, sampler.samples, bounds)
+        result = replace(result, violations=[*result.violations, *growth])
+    write_report(out, result, [memory_section(sampler.samples, found)])
+    print_result(result)
+    typer.echo(json.dumps({**result.summary(), "memory": to_summary(sampler.samples, found)}, allow_nan=False))
+    raise typer.Exit(result.exit_code)
+
+
+def to_summary(samples: Sequence[Usage], found: Slope | None) -> dict[str, Any]:
+    """What the server's processes used at the beginning and the end, and the slope of their memory."""
+    ends = {"first": samples[0], "last": samples[-1]} if samples else {}
+    rounded = {when: {k: round(v, 1) for k, v in asdict(usage).items()} for when, usage in ends.items()}
+    return {**rounded, "slope": {k: round(v, 2) for k, v in asdict(found).items()} if found else None}
+
+
+def memory_section(samples: Sequence[Usage], found: Slope | None) -> Section:
+    """Memory over time."""
+    told = f"{found.mib_per_hour:.1f} MiB an hour ({found.low:.1f} to {found.high:.1f})" if found else "not known"
+    lines = [Line("all processes", [(s.at_s, s.mib) for s in samples])]
+    chart = line_chart("Memory of the server's processes", Axis("s"), Axis("MiB (PSS)"), lines)
+    return Section("Memory", f"<p>Growth after the first fifth: {told}.</p>{chart}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
