@@ -3,7 +3,7 @@
 Example:
     >>> with Client("127.0.0.1:8001") as client:            # doctest: +SKIP
     ...     picture = client.stylize(Path("photo.jpg").read_bytes())
-    ...     for piece in client.generate("this movie", temperature=0.7):
+    ...     for piece in client.generate("This movie", temperature=0.7):
     ...         print(piece.text, end="", flush=True)
 """
 

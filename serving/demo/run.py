@@ -22,7 +22,7 @@ from serving.triton.server import TritonServer
 from synthesis import images
 
 PICTURES = Path(__file__).parent / "pictures"
-PROMPT = "this movie"
+PROMPT = "This movie"
 TEMPERATURES = (0.2, 0.5, 0.7, 1.0, 1.5)
 
 console = Console(stderr=True)

@@ -164,6 +164,12 @@ class EnginePool:
         deadline = time.monotonic() + _END_SECONDS
         while self._live and time.monotonic() < deadline and any(p.process.poll() is None for p in self._processes):
             time.sleep(0.01)
+        if self._live:
+            for process in self._processes:
+                process.process.kill()
+        # Only then: a connection must not be closed while it is read from.
+        for thread in self._threads:
+            thread.join()
         for process in self._processes:
             process.connection.close()
         for process in self._processes:
@@ -171,8 +177,6 @@ class EnginePool:
                 process.process.wait(_END_SECONDS)
             except subprocess.TimeoutExpired:
                 process.process.kill()
-        for thread in self._threads:
-            thread.join()
 
     # Processes.
 

@@ -76,7 +76,7 @@ def write_repository(repository: Path, **settings: int) -> Path:
     from export import configuration
 
     write_version(repository / "style" / "1")
-    (repository / "style" / "config.pbtxt").write_text(configuration.style(tuple(COLORS)))
+    (repository / "style" / "config.pbtxt").write_text(configuration.style(tuple(COLORS)).text())
     shutil.copytree(PROJECT / "model_repository" / "stylize", repository / "stylize")
     config = repository / "stylize" / "config.pbtxt"
     kept = [line for line in config.read_text().splitlines() if not any(f'key: "{name}"' in line for name in settings)]

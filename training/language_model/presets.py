@@ -24,7 +24,8 @@ def book() -> LanguageModelTraining:
 
     Command: `reverie train lm --preset book` (a GPU's work; on few cores give `--steps`)
     Time: not yet measured for all 200 epochs
-    Reached: not yet measured
+    Reached: not yet measured. The same model after 0.5 epochs (3,600 batches of 32, AdamW, 52 minutes on 2 shared
+    cores of an AMD EPYC, Zen 4) has a perplexity of 123.8 on 5,000 test reviews; a Kneser-Ney trigram has 160.9.
     """
     return LanguageModelTraining(
         LanguageModelConfig(), steps=200 * 810, batch_size=256, optimizer="rmsprop", learning_rate=1e-3
@@ -39,8 +40,8 @@ def reviews() -> LanguageModelTraining:
     over the training reviews, so no dropout.
 
     Command: `reverie train lm --preset reviews`
-    Time: 1.2 s a step on 2 cores of an AMD EPYC (Zen 4) that do nothing else, so 72 minutes
-    Reached: not yet measured
+    Time: 1.2 to 1.4 s a step on 2 cores of an AMD EPYC (Zen 4) that do nothing else, so 72 to 84 minutes
+    Reached: @@REACHED@@
     """
     return LanguageModelTraining(
         PreNormConfig(),
