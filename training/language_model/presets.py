@@ -41,7 +41,7 @@ def reviews() -> LanguageModelTraining:
 
     Command: `reverie train lm --preset reviews`
     Time: 1.2 to 1.4 s a step on 2 cores of an AMD EPYC (Zen 4) that do nothing else, so 72 to 84 minutes
-    Reached: @@REACHED@@
+    Reached: 1.511 bits per byte on 1,000 test reviews after 2,500 steps (105 minutes beside other work)
     """
     return LanguageModelTraining(
         PreNormConfig(),
