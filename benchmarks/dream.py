@@ -21,13 +21,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.timing import say, seconds_of
 from serving.models.outbox import Outbox, encode_preview
 from synthesis import features, images
 from synthesis.deepdream import DeepDreamParameters, dream, octave_shapes
@@ -65,12 +65,12 @@ def _book(photo: np.ndarray, iterations: int) -> tuple[dict, np.ndarray]:
     model = keras.applications.InceptionV3(weights=None, include_top=False)
     model.load_weights(features.weights_path("inception_v3"))
     book = BookDream(model, LAYERS, lambda image: image)
-    tracing = _seconds(lambda: book.dream(photo, iterations=1))
+    tracing = seconds_of(lambda: book.dream(photo, iterations=1))
     losses: list[float] = []
     started = time.perf_counter()
     picture = book.dream(photo, iterations=iterations, losses=losses)
     seconds = time.perf_counter() - started
-    _say(f"book: {len(losses)} steps in {seconds:.1f} s, loss {losses[0]:.3f} to {losses[-1]:.3f}")
+    say(f"book: {len(losses)} steps in {seconds:.1f} s, loss {losses[0]:.3f} to {losses[-1]:.3f}")
     result = {
         "book_seconds": round(seconds, 2),
         "book_seconds_with_tracing": round(seconds + tracing - 3 * seconds / max(1, len(losses)), 2),
@@ -82,12 +82,12 @@ def _book(photo: np.ndarray, iterations: int) -> tuple[dict, np.ndarray]:
 
 def _reverie(photo: np.ndarray, name: str, precision: str, iterations: int, goal: float, book: np.ndarray) -> dict:
     parameters = BOOK.model_copy(update={"precision": precision, "iterations": iterations})
-    _seconds(lambda: dream(photo, parameters.model_copy(update={"iterations": 1})))
+    seconds_of(lambda: dream(photo, parameters.model_copy(update={"iterations": 1})))
     records: list[Progress] = []
     picture = dream(photo, parameters, records.append)
     reached = next((r.seconds for r in records if r.stage == 2 and r.loss >= 0.999 * goal), None)
     last = records[-1]
-    _say(f"{name}: {len(records)} steps in {last.seconds:.1f} s, loss {records[0].loss:.3f} to {last.loss:.3f}")
+    say(f"{name}: {len(records)} steps in {last.seconds:.1f} s, loss {records[0].loss:.3f} to {last.loss:.3f}")
     if reached is None:
         raise SystemExit(f"{name} ended at a loss of {last.loss:.4f}; the book's is {goal:.4f}")
     dtype = features.dtype_of(precision)
@@ -124,7 +124,7 @@ def _matrix_rate(dtype: str) -> float:
     a = tf.cast(tf.random.normal((n, n)), dtype)
     product = tf.function(lambda x: tf.matmul(x, x))
     product(a).numpy()
-    return 2 * n**3 / min(_seconds(lambda: product(a).numpy()) for _ in range(5))
+    return 2 * n**3 / min(seconds_of(lambda: product(a).numpy()) for _ in range(5))
 
 
 def _preview_cost(photo: np.ndarray) -> dict:
@@ -161,16 +161,6 @@ def _dream_large(photo: np.ndarray) -> None:
         BOOK.model_copy(update={"tile": 512, "size": 2048, "num_octave": 1, "iterations": 2, "precision": "auto"}),
     )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

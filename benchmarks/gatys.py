@@ -23,9 +23,7 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +31,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.timing import say, seconds_of
 from serving.models.outbox import Outbox, encode_preview
 from serving.models.turns import Turnstile
 from synthesis import features, gatys
@@ -87,7 +86,7 @@ def _book(content: np.ndarray, style: np.ndarray, steps: int) -> dict:
     combination = tf.Variable(_to_caffe(content))
     schedule = keras.optimizers.schedules.ExponentialDecay(RATE, decay_steps=100, decay_rate=0.96)
     optimizer = keras.optimizers.SGD(schedule)
-    tracing = _seconds(lambda: book.loss_and_gradient(combination, base, reference))
+    tracing = seconds_of(lambda: book.loss_and_gradient(combination, base, reference))
     seconds, losses = [], {}
     for i in range(1, steps + 1):
         started = time.perf_counter()
@@ -96,7 +95,7 @@ def _book(content: np.ndarray, style: np.ndarray, steps: int) -> dict:
         seconds.append(time.perf_counter() - started)
         if i in CURVE_STEPS or i == steps:
             losses[str(i)] = round(float(loss))
-            _say(f"book: step {i}, loss {float(loss):.0f}")
+            say(f"book: step {i}, loss {float(loss):.0f}")
     return {
         "book_steps_run": steps,
         "book_seconds_per_step": round(statistics.median(seconds), 4),
@@ -117,7 +116,7 @@ def _measure_curve(content: np.ndarray, style: np.ndarray) -> None:
     def report(pixels: np.ndarray, here: Evaluation) -> None:
         losses.append(here.loss)
         if len(losses) in CURVE_STEPS:
-            _say(f"curve: step {len(losses)}, loss {here.loss:.0f}")
+            say(f"curve: step {len(losses)}, loss {here.loss:.0f}")
 
     sgd(lambda pixels: goal.measure(pixels, targets), content.astype(np.float64), max(CURVE_STEPS), RATE, report)
     curve = {str(i): round(losses[i - 1]) for i in CURVE_STEPS}
@@ -150,7 +149,7 @@ class _Counter:
 def _reverie(content: np.ndarray, style: np.ndarray, steps: int, goal: float) -> dict:
     parameters = GatysParameters(features="vgg19", steps=steps)
     # As many small steps as in the timed run, so that the same layers are left out and traced here.
-    tracing = _seconds(lambda: gatys.transfer(content, style, parameters))
+    tracing = seconds_of(lambda: gatys.transfer(content, style, parameters))
     last_stage = len(gatys.plan(HEIGHT, WIDTH, parameters)) - 1
     reached: dict[str, float] = {}
     records: list[Progress] = []
@@ -163,7 +162,7 @@ def _reverie(content: np.ndarray, style: np.ndarray, steps: int, goal: float) ->
                 reached.update(seconds=progress.seconds, passes=counter.passes, step=progress.step)
 
         gatys.transfer(content, style, parameters, on_progress)
-    _say(f"reverie: {[(r.step, round(r.loss)) for r in records[:: max(1, steps // 10)]]}, {records[-1].loss:.0f}")
+    say(f"reverie: {[(r.step, round(r.loss)) for r in records[:: max(1, steps // 10)]]}, {records[-1].loss:.0f}")
     if not reached:
         raise SystemExit(f"{steps} steps ended at {records[-1].loss:.0f}, above {goal:.0f}; give more --steps")
     return {
@@ -187,7 +186,7 @@ def _seconds_per_pass(content: np.ndarray, style: np.ndarray) -> dict:
     seconds: dict[str, list[float]] = {dtype: [] for dtype in goals}
     for _ in range(10):
         for dtype, goal in goals.items():
-            seconds[dtype].append(_seconds(lambda goal=goal: goal.measure(content, targets)))  # type: ignore[misc]
+            seconds[dtype].append(seconds_of(lambda goal=goal: goal.measure(content, targets)))  # type: ignore[misc]
     return {
         "seconds_per_pass": round(statistics.median(seconds["float32"]), 4),
         "fast_dtype": features.fast_dtype(),
@@ -228,18 +227,8 @@ def _two_jobs(content: np.ndarray, style: np.ndarray) -> dict:
             for future in [pool.submit(job) for _ in range(2)]:
                 future.result()
 
-    one_by_one, together = _seconds(job) + _seconds(job), _seconds(both)
+    one_by_one, together = seconds_of(job) + seconds_of(job), seconds_of(both)
     return {"two_jobs_over_their_sum": round(together / one_by_one, 3)}
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +35,7 @@ import numpy as np
 import onnxruntime as ort
 import tensorflow as tf
 
+from benchmarks.timing import say, seconds_of
 from export import style
 from serving.client import Client
 from serving.demo.run import PICTURES
@@ -121,10 +121,6 @@ def _random(preset: str) -> StyleNetwork:
     return build(StyleNetworkConfig(tuple("abcde"), preset))
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 # Speed.
 
 
@@ -158,9 +154,7 @@ def alternating(functions: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            times.setdefault(name, []).append(1e3 * (time.perf_counter() - started))
+            times.setdefault(name, []).append(1e3 * seconds_of(function))
     return {name: round(min(each), 2) for name, each in times.items()}
 
 

@@ -22,9 +22,7 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +36,7 @@ import numpy as np
 import tensorflow as tf
 from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 
+from benchmarks.timing import say
 from export import configuration, language_model
 from export.text import variants
 from language.sampling import BatchSampler, Sampling
@@ -45,7 +44,7 @@ from language.tokenizer import load_tokenizer
 from language.vocabulary import Vocabulary
 from serving.client import Client
 from serving.text.decoder import Decoder
-from serving.text.engine import Piece
+from serving.text.engine import Collector
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EnginePool
 from serving.triton.server import TritonServer
@@ -84,10 +83,6 @@ def main() -> None:
         result |= grpc_rates(folder / "model_repository")
         result |= context_rates(files)
     print(json.dumps(result | ratios(result)))
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def ratios(result: dict) -> dict[str, float]:
@@ -248,39 +243,16 @@ def ctranslate2_rates(generators: list[ctranslate2.Generator]) -> dict[str, floa
 # Reverie.
 
 
-class Waiter:
-    """Takes a request's pieces and says when the first and the last came."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.first = 0.0
-        self.error: BaseException | None = None
-        self.ended = threading.Event()
-
-    def send(self, pieces: list[Piece], last: bool) -> None:
-        self.first = self.first or time.perf_counter()
-        if last:
-            self.ended.set()
-
-    def fail(self, error: BaseException) -> None:
-        self.error = error
-        self.ended.set()
-
-    def cancelled(self) -> bool:
-        return False
-
-
 def engine_rates(files: Path) -> dict[str, float]:
     """Tokens per second of one stream, and of 32 that are replaced as they end."""
     engine = EnginePool(files)
 
     def generate(requests: int) -> None:
-        waiters = [Waiter() for _ in range(requests)]
-        for seed, waiter in enumerate(waiters):
-            engine.submit(PROMPT, GenerateParameters(seed=seed, stream=True, **ASKED), waiter)
-        for waiter in waiters:
-            waiter.ended.wait()
-            assert waiter.error is None, waiter.error
+        collectors = [Collector() for _ in range(requests)]
+        for seed, collector in enumerate(collectors):
+            engine.submit(PROMPT, GenerateParameters(seed=seed, stream=True, **ASKED), collector)
+        for collector in collectors:
+            collector.pieces()
 
     try:
         generate(STREAMS)

@@ -21,7 +21,6 @@ from training.language_model import train
 from training.runs import Run
 
 NAME = "language_model"
-DEPENDENTS = ("generate", "score")
 TOLERANCE = parity.Tolerance(largest=1e-4, mean=1e-5, unit="logits")
 """Of the float32 decode graph against Keras with the same float16-rounded weights."""
 MAX_LOSS = 0.01
@@ -53,7 +52,6 @@ def export(run: Run, folder: Path) -> Exported:
     perplexities = check_precisions(folder, rows, len(tokenizer), padding)
     return Exported(
         NAME,
-        DEPENDENTS,
         configuration.language_model(model.config.positions),
         measured,
         {"perplexity": perplexities},
@@ -90,7 +88,7 @@ def scoring_graph(model: train.Model) -> onnx.ModelProto:
         output="token_logprobs",
         name=NAME,
     )
-    return onnx_graph.store_weights_as_float16(graph, only_exact=True)
+    return onnx_graph.store_weights_as_float16(graph)
 
 
 def next_token_logprobs(model: train.Model, token_ids):

@@ -46,13 +46,11 @@ def weights_hash(model: onnx.ModelProto) -> str:
     return digest.hexdigest()[:16]
 
 
-def store_weights_as_float16(model: onnx.ModelProto, only_exact: bool = False) -> onnx.ModelProto:
+def store_weights_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Halve the file: large float32 weights become float16 and are cast back when the graph is loaded.
 
-    Arithmetic stays float32. Weights outside the range of float16 are refused.
-
-    Args:
-        only_exact: leave constants that float16 would round (weights that were rounded before are exact).
+    Nothing is rounded: weights are to be rounded before, and constants that float16 would round stay. Arithmetic
+    stays float32. Weights outside the range of float16 are refused.
 
     Raises:
         OverflowError: a weight is larger than float16 holds.
@@ -65,7 +63,7 @@ def store_weights_as_float16(model: onnx.ModelProto, only_exact: bool = False) -
         if np.abs(weights).max() > np.finfo(np.float16).max:
             raise OverflowError(f"weight {tensor.name} has values up to {np.abs(weights).max():g}; float16 holds 65504")
         halved = weights.astype(np.float16)
-        if only_exact and not np.array_equal(halved, weights):
+        if not np.array_equal(halved, weights):
             continue
         full = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(halved, f"{full}/float16"))

@@ -17,7 +17,6 @@ from training.style import train
 from training.style.network import StyleNetwork, restyle
 
 NAME = "style"
-DEPENDENTS = ("stylize",)
 TOLERANCE = parity.Tolerance(largest=6.0, mean=0.1, unit="of 255")
 """Rounding to uint8 alone makes 1; weights are stored as float16."""
 
@@ -34,7 +33,7 @@ def export(run: Run, folder: Path) -> Exported:
     measured = [_compare(graph, network, image) for image in _sample_photos(run)]
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
     (folder / "styles.json").write_text(json.dumps(styles) + "\n")
-    return Exported(NAME, DEPENDENTS, configuration.style(styles), max(measured, key=lambda p: p.largest))
+    return Exported(NAME, configuration.style(styles), max(measured, key=lambda p: p.largest))
 
 
 def graph_of(network: StyleNetwork, merges: bool = True) -> onnx.ModelProto:

@@ -23,7 +23,6 @@ class Exported:
 
     Attributes:
         model: name of the ONNX model.
-        dependents: the Python models that must be reloaded after it.
         configuration: the description of its config.pbtxt.
         parity: how far the graph is from Keras.
         measured: what else was measured, for the manifest.
@@ -31,7 +30,6 @@ class Exported:
     """
 
     model: str
-    dependents: tuple[str, ...]
     configuration: ModelConfiguration
     parity: Parity
     measured: dict[str, Any] = field(default_factory=dict)

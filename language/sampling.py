@@ -485,7 +485,7 @@ def _keep_nuclei(weights: np.ndarray, top_p: np.ndarray) -> None:
 def _nucleus_floor(weights: np.ndarray, mass: float) -> np.float32:
     """The weight of the least likely token among the likeliest that together have `mass`; the largest is 1.
 
-    Halves the candidates, as quickselect does, until few are left to sort: sorting all takes ten times as long.
+    Halves the candidates, as quickselect does, until few are left to sort: sorting thousands takes most of a draw.
     """
     for floor in _NUCLEUS_FLOORS:
         candidates = weights[np.flatnonzero(weights >= floor)]

@@ -6,7 +6,6 @@ It lives here because it joins `serving`, which runs the files, and `training`, 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -76,39 +75,11 @@ class _Served:
     def _continue_prompt(
         self, prompt: str, tokens: int, temperatures: Sequence[float], seeds: Sequence[int]
     ) -> list[str]:
-        from serving.text.engine import joined
+        from serving.text.engine import Collector, joined
         from serving.text.parameters import GenerateParameters
 
-        waiters = [_Waiter() for _ in seeds]
-        for waiter, temperature, seed in zip(waiters, temperatures, seeds, strict=True):
+        collectors = [Collector() for _ in seeds]
+        for collector, temperature, seed in zip(collectors, temperatures, seeds, strict=True):
             parameters = GenerateParameters(max_tokens=tokens, temperature=temperature, seed=seed, echo=True)
-            self._engine.submit(prompt, parameters, waiter)
-        return [joined(waiter.pieces()) for waiter in waiters]
-
-
-class _Waiter:
-    """Takes a request's pieces from the engine's threads."""
-
-    def __init__(self) -> None:
-        self._pieces: list = []
-        self._error: BaseException | None = None
-        self._ended = threading.Event()
-
-    def send(self, pieces: list, last: bool) -> None:
-        self._pieces += pieces
-        if last:
-            self._ended.set()
-
-    def fail(self, error: BaseException) -> None:
-        self._error = error
-        self._ended.set()
-
-    def cancelled(self) -> bool:
-        return False
-
-    def pieces(self) -> list:
-        """All pieces, once the last has come."""
-        self._ended.wait()
-        if self._error is not None:
-            raise self._error
-        return self._pieces
+            self._engine.submit(prompt, parameters, collector)
+        return [joined(collector.pieces()) for collector in collectors]

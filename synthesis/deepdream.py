@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, Field
 
-from synthesis import colours, features, images
+from synthesis import colors, features, images
 from synthesis.ascent import ascent, climb, roll, smoothed
 from synthesis.errors import InputError
 from synthesis.named import LayerWeights
@@ -249,7 +249,7 @@ class _Job:
         if p.strength != 1:
             pixels = image + p.strength * (pixels - image)
         if p.preserve_colors:
-            pixels = colours.with_colours_of(pixels, image)
+            pixels = colors.with_colors_of(pixels, image)
         return images.to_uint8(pixels)
 
 

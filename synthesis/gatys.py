@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from synthesis import colours, features, images
+from synthesis import colors, features, images
 from synthesis.errors import InputError
 from synthesis.named import LayerWeights, parse_numbers
 from synthesis.objective import (
@@ -142,10 +142,10 @@ def transfer(
     styles = _styles(content, given, parameters, masks)
     content = images.fit_within(content, parameters.size)
     if parameters.preserve_colors:
-        photo, content = content, colours.luminance(content)
-        styles = [Style(colours.luminance(s.image), s.weight, s.mask) for s in styles]
+        photo, content = content, colors.luminance(content)
+        styles = [Style(colors.luminance(s.image), s.weight, s.mask) for s in styles]
         painted = _Job(content, styles, parameters, on_progress).run()
-        return images.to_uint8(colours.with_colours_of(painted, photo))
+        return images.to_uint8(colors.with_colors_of(painted, photo))
     return images.to_uint8(_Job(content, styles, parameters, on_progress).run())
 
 
@@ -282,7 +282,7 @@ class _Job:
         if self._parameters.optimizer == "sgd" or self._styles[0].mask is not None:
             return self._content.astype(np.float64)
         weights = np.array([style.weight for style in self._styles])
-        return colours.match_colours(self._content, [style.image for style in self._styles], weights)
+        return colors.match_colors(self._content, [style.image for style in self._styles], weights)
 
     def _descend(self, stage: Stage, start: np.ndarray) -> np.ndarray:
         """One uninterrupted run of the optimiser, so that L-BFGS keeps its memory; see `Stage`."""

@@ -12,11 +12,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from language.tokenizer import Tokenizer, load_tokenizer
-from serving.models.requests import Request, Unavailable, to_stream_error
+from serving.models.requests import Request, to_stream_error
 from serving.models.siblings import Sibling
-from serving.text.engine import Piece, QueueFull, TokenLogprobs
+from serving.text.engine import Piece, TokenLogprobs
 from serving.text.parameters import GenerateParameters
-from serving.text.pool import EngineLost, EnginePool
+from serving.text.pool import EnginePool
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -74,8 +74,6 @@ class _TritonSink:
             self._send(last=last)
 
     def fail(self, error: BaseException) -> None:
-        if isinstance(error, (QueueFull, EngineLost)):
-            error = Unavailable(str(error))
         self._send(pb_utils.InferenceResponse(error=to_stream_error(error)), last=True)
 
     def cancelled(self) -> bool:

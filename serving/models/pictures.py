@@ -21,12 +21,6 @@ from synthesis import images
 from synthesis.progress import NotANumberError, OnProgress, Progress
 
 
-class PictureFormat(BaseModel):
-    """How a picture is encoded."""
-
-    format: Literal["png", "jpeg", "webp"] = "png"
-
-
 class StreamFormat(BaseModel):
     """How the pictures of a stream are sent.
 

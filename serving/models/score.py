@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 
 from language.tokenizer import load_tokenizer
-from serving.models.requests import Outputs, Request, to_error, to_response
+from serving.models.requests import AnsweringModel, Outputs, Request
 from serving.models.siblings import Sibling
 from synthesis.errors import InputError
 
@@ -17,26 +15,20 @@ MAX_TOKENS = 4096
 _MAX_BYTES = 64 * MAX_TOKENS
 
 
-class TritonPythonModel:
+class TritonPythonModel(AnsweringModel):
     """Input `text_input`; outputs `logprob`, the sum, and `tokens` and `token_logprobs`, one entry a scored token.
 
     A word model gives the first word no probability, so it is not scored. A text longer than the model's
     context is scored in windows that overlap by half.
     """
 
-    def initialize(self, args: dict[str, str]) -> None:
-        self._model = Sibling(args, "language_model")
+    def setup(self) -> None:
+        self._model = Sibling(self.args, "language_model")
         self._tokenizer = load_tokenizer(self._model.folder)
         self._positions = _positions(self._model)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(Request(raw)) for raw in requests]
-
-    def _answer(self, request: Request) -> Any:
-        try:
-            return to_response(self._score(request.text("text_input")))
-        except Exception as failure:
-            return pb_utils.InferenceResponse(error=to_error(failure))
+    def answer(self, request: Request) -> Outputs:
+        return self._score(request.text("text_input"))
 
     def _score(self, text: str) -> Outputs:
         tokens = [*self._tokenizer.begin, *self._encode(text)]

@@ -25,6 +25,7 @@ import numpy as np
 
 from language.sampling import BatchSampler, Logprobs, Sampling
 from language.tokenizer import Tokenizer, load_tokenizer
+from serving.errors import Unavailable
 from serving.text.decoder import PREFILL_CHUNK, Decoder
 from serving.text.parameters import GenerateParameters
 from serving.text.pieces import TextPieces
@@ -43,8 +44,8 @@ _MAX_BYTES_A_TOKEN = 256
 """Prompts of more bytes than this for every position are refused unread."""
 
 
-class QueueFull(RuntimeError):
-    """As many sequences are waiting as may; the request can be sent again later."""
+class QueueFull(Unavailable):
+    """As many sequences are waiting as may."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,34 @@ class Sink(Protocol):
 
     def cancelled(self) -> bool:
         """Whether nobody wants the text any more."""
+
+
+class Collector:
+    """A sink for a caller in this process that waits for the whole text."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Piece] = []
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+
+    def send(self, pieces: list[Piece], last: bool) -> None:
+        self._pieces += pieces
+        if last:
+            self._ended.set()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._ended.set()
+
+    def cancelled(self) -> bool:
+        return False
+
+    def pieces(self) -> list[Piece]:
+        """All pieces, once the last has come; raises what the request failed with."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._pieces
 
 
 @dataclass(frozen=True)

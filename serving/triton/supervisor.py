@@ -41,7 +41,8 @@ def supervise(server: TritonServer, stop: threading.Event, say: Say, on_watching
         say: told in a sentence what ended and what is done.
         on_watching: called once, when whatever ends from then on is noticed.
     """
-    failures, whole = 0, _processes_when_whole(server, {})
+    assert server.pid is not None
+    failures, whole = 0, _processes_when_whole(server, set(model_processes(server.pid)), {})
     on_watching()
     while not stop.wait(_LOOK_EVERY_S):
         status = server.poll()
@@ -60,7 +61,8 @@ def supervise(server: TritonServer, stop: threading.Event, say: Say, on_watching
         for model in sorted(lost):
             say(f"a process of model {model} ended; loading it again")
             _reload(server, model, say)
-        whole = _processes_when_whole(server, {} if lost else whole)
+        intact = {model for model in running if model.name not in lost}
+        whole = _processes_when_whole(server, intact, whole)
 
 
 def model_processes(triton: int) -> Iterator[ModelVersion]:
@@ -90,10 +92,11 @@ def _restart(server: TritonServer, say: Say) -> bool:
     return True
 
 
-def _processes_when_whole(server: TritonServer, known: dict[ModelVersion, int]) -> dict[ModelVersion, int]:
-    """How many processes each version has that runs now."""
-    assert server.pid is not None
-    return {model: known.get(model) or _instances(server, model) for model in set(model_processes(server.pid))}
+def _processes_when_whole(
+    server: TritonServer, models: set[ModelVersion], known: dict[ModelVersion, int]
+) -> dict[ModelVersion, int]:
+    """How many processes each of `models` has when none is missing; asks Triton for those that are not `known`."""
+    return {model: known.get(model) or _instances(server, model) for model in models}
 
 
 def _instances(server: TritonServer, model: ModelVersion) -> int:

@@ -16,7 +16,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
 
 
-def with_colours_of(pixels: np.ndarray, photo: np.ndarray) -> np.ndarray:
+def with_colors_of(pixels: np.ndarray, photo: np.ndarray) -> np.ndarray:
     """The luminance of `pixels` under the chroma of `photo`.
 
     Args:
@@ -31,7 +31,7 @@ def with_colours_of(pixels: np.ndarray, photo: np.ndarray) -> np.ndarray:
     return photo + change[..., None]
 
 
-def match_colours(image: np.ndarray, palettes: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+def match_colors(image: np.ndarray, palettes: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """`image` with the mean and covariance of colour that `palettes` have on a weighted average.
 
     The linear optimal transport between two normal distributions (as in Gatys et al. 2017, section 3.1).
