@@ -241,7 +241,8 @@ def language_model(positions: int) -> ModelConfiguration:
         max_batch_size=8,
         max_queue=256,
         kind=Kind.auto,
-        warmup=(tokens(1, positions + 1),),
+        # The shortest text: versions that see fewer tokens than the stable one are loaded under its configuration.
+        warmup=(tokens(1, 2),),
         tensorrt=TensorRT(least=tokens(1, 2), usual=tokens(4, positions + 1), most=tokens(8, positions + 1)),
         versions_about="Those that a label names. `generate` and `score` pin the stable version; the one before "
         "stays until they have moved on, and for a rollback.",

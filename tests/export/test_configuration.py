@@ -80,3 +80,10 @@ def test_labels_and_versions_come_back_from_what_is_written():
 def test_a_bounded_queue_without_a_batcher_is_refused():
     with pytest.raises(ValueError, match="bounded queue needs Triton's batcher"):
         ModelConfiguration("m", "python", "", (Tensor("a", "TYPE_FP32", (1,)),), (), max_queue=3)
+
+
+@pytest.mark.parametrize("positions", [12, 100, 256])
+def test_a_language_model_is_warmed_up_with_a_text_that_every_version_takes(positions):
+    """While a version is tried out, it is loaded under the stable version's configuration."""
+    (warmup,) = configuration.language_model(positions).warmup
+    assert warmup.of == {"token_ids": (2,)}
