@@ -101,6 +101,21 @@ def adopt(model: Name, version: Version, repository: Repository = MODELS) -> Non
 
 
 @models_app.command()
+def restore(
+    version: Version,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run. Default: a new one under runs/.")] = None,
+    repository: Repository = MODELS,
+) -> None:
+    """Make a run of a published language model, for `reverie train lm --from`."""
+    from export.text import restore as restoring
+
+    restored = restoring.restore(repository / Kind.language_model.value / str(version), run)
+    typer.echo(
+        f"{restored.path}: version {version}; go on with 'reverie train lm --preset reviews --from {restored.path}'"
+    )
+
+
+@models_app.command()
 def promote(
     model: Name,
     version: Version,

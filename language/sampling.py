@@ -452,8 +452,12 @@ def _candidates(logits: np.ndarray, maxima: np.ndarray, floors: np.ndarray) -> t
     """
     rows, groups = maxima.shape
     found = np.flatnonzero(maxima >= floors[:, None])
+    inside = logits.reshape(-1, FINE_GROUP).take(found, axis=0)
+    if rows == 1:  # nothing to fill up, and most of a lone stream's draw
+        hits = np.flatnonzero(inside >= floors[0])
+        tokens = found[hits // FINE_GROUP] * FINE_GROUP + hits % FINE_GROUP
+        return tokens[None], inside.reshape(-1)[hits][None]
     group_row = found // groups
-    inside = logits.reshape(-1, FINE_GROUP)[found]
     hits = np.flatnonzero(inside >= floors[group_row, None])
     group = hits // FINE_GROUP
     row = group_row[group]

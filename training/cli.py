@@ -40,6 +40,10 @@ def train_lm(
     ] = None,
     preset: Annotated[str, typer.Option(help="book (listing 12-6) or reviews; the options below change it.")] = "book",
     run: RunOption = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A run whose weights and tokenizer to go on from; its text may be another."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Batches to train for.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of one context each in a batch.")] = None,
     optimizer: Annotated[
@@ -66,6 +70,7 @@ def train_lm(
     from training.language_model import presets, reviews
     from training.language_model.train import train
     from training.loop import Schedule
+    from training.runs import Run
 
     if preset not in presets.PRESETS:
         raise typer.BadParameter(f"{preset!r}; accepted: {', '.join(presets.PRESETS)}", param_hint="--preset")
@@ -84,7 +89,8 @@ def train_lm(
     schedule = Schedule(
         config.steps, sample_every=sample_every, checkpoint_every=checkpoint_every, validate_every=validate_every
     )
-    _report(train(config, data or reviews.download(), cache, run, schedule, distribution, jit_compile))
+    initial = Run(source) if source else None
+    _report(train(config, data or reviews.download(), cache, run, schedule, distribution, jit_compile, initial))
 
 
 @eval_app.command("lm")
@@ -117,6 +123,9 @@ def train_style(
     ],
     content: Content = None,
     run: RunOption = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A run whose weights to go on from; its loss may be another.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="fast, or johnson: the full-size network, for comparison.")] = "fast",
     steps: Annotated[int, typer.Option(help="Batches to train for.")] = 12_000,
     batch_size: Annotated[int, typer.Option(help="Photographs in a batch.")] = 4,
@@ -150,6 +159,7 @@ def train_style(
     _use_weights(weights_dir, needs_vgg19=features == "vgg19")
     from training.loop import Schedule
     from training.photos import Photos, download
+    from training.runs import Run
     from training.style.network import StyleNetworkConfig
     from training.style.train import StyleTraining, teacher_of, train
 
@@ -163,7 +173,7 @@ def train_style(
     photos = Photos.of(content or download(), minimum=2)
     say = lambda made: typer.echo(f"pair {made} of {pairs}", err=True)  # noqa: E731
     chosen = teacher_of(config, paintings, photos, teacher, pairs, cache, say)
-    _report(train(config, paintings, photos, run, schedule, chosen))
+    _report(train(config, paintings, photos, run, schedule, chosen, Run(source) if source else None))
 
 
 @train_app.command("add-style")

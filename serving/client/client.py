@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import grpc
+import grpc.experimental
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -27,6 +28,7 @@ _AFTERMATH_S = 10.0
 _LABELS_S = 1.0
 """How long a model's labels are remembered."""
 _LABELS_TIMEOUT_S = 5.0
+_STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 _CONTROL_HEADER = "triton-grpc-protocol-reverie-control"
 
 Message = TypeVar("Message")
@@ -251,12 +253,22 @@ class Client:
     """
 
     def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0, control_key: str | None = None):
-        options = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", _MAX_MESSAGE)]
+        options = [
+            ("grpc.max_receive_message_length", _MAX_MESSAGE),
+            ("grpc.max_send_message_length", _MAX_MESSAGE),
+            (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
+        ]
         self.timeout = timeout
         key = os.environ.get("REVERIE_CONTROL_KEY") if control_key is None else control_key
         self._control = ((_CONTROL_HEADER, key),) if key else ()
         self._channel = grpc.insecure_channel(address, options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # Ours send one request a stream. Called as such, gRPC needs no thread to send it and none to receive.
+        self._stream = self._channel.unary_stream(
+            _STREAM_METHOD,
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
         self._given_up: set[Any] = set()
         self._versions = Versions(self.labels)
 
@@ -410,9 +422,8 @@ class Client:
         timeout: float | None = None,
     ) -> Stream[Message]:
         """Call any decoupled model; `parse` turns one response's arrays into messages."""
-        requests = iter([to_request(model, inputs, parameters)])
         # Never with the header `triton_grpc_error`: errors then crash Triton 2.51 (see docs/decisions.md).
-        call = self._stub.ModelStreamInfer(requests, timeout=timeout or self.timeout)
+        call = self._stream(to_request(model, inputs, parameters), timeout=timeout or self.timeout)
         return Stream(call, parse)
 
     def _control_call(self, method: grpc.UnaryUnaryMultiCallable, request: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from export import language_model, manifest, onnx_graph, parity, publishing, style
 from export.repository import Repository
-from export.text import variants
+from export.text import restore, variants
 from export.version import staged
 from language.sampling import FINE_GROUP
 from language.vocabulary import Vocabulary
@@ -18,7 +18,7 @@ from serving.text.decoder import Decoder
 from training.language_model.model import LanguageModel, LanguageModelConfig
 from training.language_model.model import build as build_language_model
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
-from training.language_model.train import HELD_OUT_FILE, LanguageModelTraining, train
+from training.language_model.train import HELD_OUT_FILE, LanguageModelTraining, load, train
 from training.loop import Schedule
 from training.runs import Run, RunError
 from training.style.network import StyleNetworkConfig
@@ -130,6 +130,21 @@ def test_what_training_leaves_behind_is_all_that_export_needs(preset, repository
     exported, version = publish(run, language_model.export, repository)
     assert version == 1
     assert set(exported.measured["perplexity"]) == set(variants.VARIANTS)
+    folder = repository.path / language_model.NAME / "1"
+    if preset == "book":
+        with pytest.raises(restore.RestoreError, match="is not of the preset reviews"):
+            restore.restore(folder, tmp_path / "restored")
+    else:
+        restored = restore.restore(folder, tmp_path / "restored")
+        assert restored.config["model"] == run.config["model"]
+        assert (restored.path / "tokenizer.json").read_text() == (run.path / "tokenizer.json").read_text()
+        for a, b in zip(load(restored)[0].get_weights(), load(run)[0].get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_a_version_that_is_not_there_is_not_restored(tmp_path):
+    with pytest.raises(restore.RestoreError, match="holds no language model"):
+        restore.restore(tmp_path / "7")
 
 
 MODELS = {

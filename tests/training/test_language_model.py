@@ -248,6 +248,25 @@ def test_a_run_that_still_trains_can_be_loaded_at_its_best_so_far(source, tmp_pa
 
 
 @PRESETS
+def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(source, tmp_path, preset):
+    first = run_to(source, tmp_path / "first", tmp_path / "cache", preset)
+    other = tmp_path / "other"
+    other.mkdir()
+    for i in range(200):
+        (other / f"{i:03d}.txt").write_text("the film had a good plot and the film was long")
+    config, schedule = configuration(preset, learning_rate=1e-9, steps=1), Schedule(1, 1, 1, 1, 1)
+    run = train(config, other, tmp_path / "cache", tmp_path / "second", schedule, initial=first)
+    (before, tokenizer), (after, same) = load(first), load(run)
+    assert [same.token_bytes(i) for i in range(len(same))] == [tokenizer.token_bytes(i) for i in range(len(tokenizer))]
+    for a, b in zip(before.get_weights(), after.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert len(run.config["initial_weights_sha256"]) == 64
+    other_preset = {"book": "reviews", "reviews": "book"}[preset]
+    with pytest.raises(RunError, match="has the architecture"):
+        train(configuration(other_preset), other, tmp_path / "cache", None, schedule, initial=first)
+
+
+@PRESETS
 def test_a_run_learns_and_leaves_what_it_did_behind(source, tmp_path, preset):
     config = configuration(preset, steps=60)
     run = train(config, source, tmp_path / "cache", tmp_path / "run", Schedule(60, 10, 30, 30, 30))

@@ -111,6 +111,28 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_a_run_goes_on_from_another_s_weights_finished_or_not(paintings, random_photos, tmp_path):
+    photos = Photos.of(random_photos)
+    first = run_to(paintings, photos, tmp_path / "first")
+    weights = load(first).get_weights()
+    config, schedule = configuration(steps=1, learning_rate=1e-9, style_weight=2.0), Schedule(1)
+
+    def goes_on(name):
+        run = train(config, paintings, photos, tmp_path / name, schedule, initial=first)
+        for a, b in zip(weights, load(run).get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+    goes_on("from a finished run")
+    (first.path / "result.json").unlink()
+    goes_on("from a checkpoint")
+    (first.path / "checkpoint.npz").unlink()
+    with pytest.raises(RunError, match="has no weights yet"):
+        train(config, paintings, photos, None, schedule, initial=first)
+    wider = replace(config, network=replace(TINY, width=18))
+    with pytest.raises(RunError, match="has the network"):
+        train(wider, paintings, photos, None, schedule, initial=first)
+
+
 def test_a_new_style_is_learnt_and_all_others_stay_bit_for_bit(paintings, random_photos, tmp_path):
     photos = Photos.of(random_photos)
     source = run_to(paintings, photos, tmp_path / "two")

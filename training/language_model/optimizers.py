@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 from training.loop import warmup_cosine
 
@@ -28,7 +29,7 @@ def muon(
     model: keras.Model, *, learning_rate: float, steps: int, warmup_steps: int, weight_decay: float, beta_2: float
 ) -> keras.optimizers.Optimizer:
     """Muon (Jordan et al. 2024) for matrices, scaled to AdamW's rates (Liu et al. 2025); AdamW for the rest."""
-    optimizer = keras.optimizers.Muon(
+    optimizer = PrecisionMuon(
         warmup_cosine(learning_rate, steps, warmup_steps),
         weight_decay=weight_decay,
         adam_weight_decay=weight_decay,
@@ -36,6 +37,14 @@ def muon(
         global_clipnorm=1.0,
     )
     return _decay_matrices_only(optimizer, model)
+
+
+class PrecisionMuon(keras.optimizers.Muon):
+    """Keras's, which orthogonalises in float32; as its authors do, in bfloat16 where the run computes in it."""
+
+    def zeropower_via_newtonschulz5(self, x, steps: int):
+        dtype = keras.config.dtype_policy().compute_dtype
+        return ops.cast(super().zeropower_via_newtonschulz5(ops.cast(x, dtype), steps), x.dtype)
 
 
 OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {"rmsprop": rmsprop, "adamw": adamw, "muon": muon}

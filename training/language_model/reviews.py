@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.console import Console
@@ -149,7 +149,15 @@ class Reviews:
     info: dict[str, Any]
 
     @classmethod
-    def prepare(cls, source: Path, tokenization: str, vocabulary_size: int, length: int, cache: Path) -> Reviews:
+    def prepare(
+        cls,
+        source: Path,
+        tokenization: str,
+        vocabulary_size: int,
+        length: int,
+        cache: Path,
+        tokenizer: Tokenizer | None = None,
+    ) -> Reviews:
         """Tokenise `source` once into `cache` and map the result.
 
         Args:
@@ -157,26 +165,29 @@ class Reviews:
             tokenization: "words" (a row holds words of one review) or "byte_pairs" (rows of one packed stream).
             vocabulary_size: at most 65,536 (ids are uint16).
             length: positions the model sees.
+            tokenizer: to use instead of one made from `source`.
         """
         check_exists(source)
         padded = tokenization == "words"
-        folder = cache / _key(source, tokenization, vocabulary_size, length if padded else 0)
+        folder = cache / _key(source, tokenization, vocabulary_size, length if padded else 0, tokenizer)
         if not (folder / "info.json").exists():
             Console(stderr=True).print(f"tokenising {source} into {folder} (once)")
-            _prepare_into(folder, source, vocabulary_size, length if padded else 0)
+            _prepare_into(folder, source, vocabulary_size, length if padded else 0, tokenizer)
         train, validation = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "validation"))
         if not padded:
             train, validation = rows_of_stream(train, length), rows_of_stream(validation, length)
         return cls(load_tokenizer(folder), train, validation, padded, json.loads((folder / "info.json").read_text()))
 
 
-def _prepare_into(folder: Path, source: Path, vocabulary_size: int, length: int) -> None:
+def _prepare_into(
+    folder: Path, source: Path, vocabulary_size: int, length: int, tokenizer: Tokenizer | None = None
+) -> None:
     """Make the files beside `folder` and move them there, so that neither a kill nor a second process leaves half."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary) / "made"
         made.mkdir()
-        info = _tokenise(list(read_reviews(source, "train")), made, vocabulary_size, length)
+        info = _tokenise(list(read_reviews(source, "train")), made, vocabulary_size, length, tokenizer)
         (made / "info.json").write_text(json.dumps(info, indent=2) + "\n")
         try:
             made.rename(folder)
@@ -185,34 +196,40 @@ def _prepare_into(folder: Path, source: Path, vocabulary_size: int, length: int)
                 raise
 
 
-def _tokenise(texts: list[str], folder: Path, vocabulary_size: int, length: int) -> dict[str, Any]:
+def _tokenise(
+    texts: list[str], folder: Path, vocabulary_size: int, length: int, tokenizer: Tokenizer | None = None
+) -> dict[str, Any]:
     """Write the tokenizer and both splits; `length` 0 makes streams of byte pairs, else padded rows of words."""
     splits = {
         "train": [t for i, t in enumerate(texts) if i % VALIDATION_EVERY],
         "validation": [t for i, t in enumerate(texts) if i % VALIDATION_EVERY == 0],
     }
     # The words are counted in the held-out reviews too, as the book's are; nothing is predicted from that.
-    tokenizer = (
-        Vocabulary.from_texts(texts, vocabulary_size)
-        if length
-        else BytePairs.from_texts(splits["train"], vocabulary_size)
-    )
+    if tokenizer is None:
+        tokenizer = (
+            Vocabulary.from_texts(texts, vocabulary_size)
+            if length
+            else BytePairs.from_texts(splits["train"], vocabulary_size)
+        )
     tokenizer.save(folder)
     info: dict[str, Any] = {}
     for name, split in splits.items():
         ids = (
             encode_rows(split, tokenizer, length)
             if isinstance(tokenizer, Vocabulary)
-            else encode_stream(split, tokenizer)
+            else encode_stream(split, cast(BytePairs, tokenizer))
         )
         np.save(folder / f"{name}.npy", ids)
         info[name] = {"reviews": len(split), "bytes": sum(len(t.encode()) for t in split), "ids": int(ids.size)}
     return {"digest": hashlib.sha256((folder / "train.npy").read_bytes()).hexdigest()} | info
 
 
-def _key(source: Path, tokenization: str, vocabulary_size: int, length: int) -> str:
+def _key(source: Path, tokenization: str, vocabulary_size: int, length: int, tokenizer: Tokenizer | None = None) -> str:
     stat = source.stat()
     what = f"{source.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{tokenization}|{vocabulary_size}|{length}"
+    if tokenizer is not None:
+        pieces = b"\0".join(tokenizer.token_bytes(token) for token in range(len(tokenizer)))
+        what += f"|{hashlib.sha256(pieces).hexdigest()}"
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 

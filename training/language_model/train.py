@@ -6,6 +6,7 @@ Two architectures share everything here: the book's over words, and pre-norm blo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -118,6 +119,7 @@ def train(
     schedule: loop.Schedule,
     distribution: Distribution | None = None,
     jit_compile: bool = False,
+    initial: Run | None = None,
 ) -> Run:
     """Train or resume a run and write its best weights, tokenizer, samples and validation figures.
 
@@ -127,24 +129,65 @@ def train(
         schedule: `sample_every` None samples after each epoch, as the book does.
         distribution: where the replicas are; default: one device.
         jit_compile: compile the step with XLA; it cannot be combined with a distribution.
+        initial: a run to go on from: its sizes, tokenizer and weights instead of new ones. `config` says the rest.
 
     Raises:
         ValueError: `jit_compile` with a distribution, or replicas that do not divide the batch.
+        RunError: `initial` has another architecture, or no weights yet.
     """
     distribution = distribution or Distribution()
     distribution.check(config.batch_size, jit_compile)
     keras.utils.set_random_seed(config.seed)
+    start = Start.of(initial, config.architecture) if initial else None
+    if start:
+        config = replace(config, model=replace(start.model, dropout=config.model.dropout))
     data = reviews.Reviews.prepare(
-        source, config.tokenization, config.model.vocabulary_size, config.model.positions, cache
+        source,
+        config.tokenization,
+        config.model.vocabulary_size,
+        config.model.positions,
+        cache,
+        start.tokenizer if start else None,
     )
     # A small corpus has fewer words than were allowed.
     config = replace(config, model=replace(config.model, vocabulary_size=len(data.tokenizer)))
-    with distribution.open_run(KIND, asdict(config) | {"data_sha256": data.info["digest"]}, path) as run:
+    facts = {"data_sha256": data.info["digest"]} | ({"initial_weights_sha256": start.digest} if start else {})
+    with distribution.open_run(KIND, asdict(config) | facts, path) as run:
         if not run.finished:
             data.tokenizer.save(run.path)
             np.save(run.path / HELD_OUT_FILE, evenly_spaced(data.validation, VALIDATION_ROWS))
-            _train(config, data, run, schedule, distribution, jit_compile)
+            _train(config, data, run, schedule, distribution, jit_compile, start)
     return run
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run that goes on from another begins with.
+
+    Attributes:
+        variables: of the whole model, in its order.
+        digest: SHA-256 of them.
+    """
+
+    model: LanguageModelConfig | PreNormConfig
+    tokenizer: Tokenizer
+    variables: list[np.ndarray]
+    digest: str
+
+    @classmethod
+    def of(cls, run: Run, architecture: str) -> Start:
+        """The best weights of `run`, whose architecture must be `architecture`.
+
+        Raises:
+            RunError: it is not, or the run has no weights yet.
+        """
+        found = LanguageModelTraining.from_dict(run.config).architecture
+        if found != architecture:
+            raise RunError(f"{run.path} has the architecture {found!r}; accepted: {architecture!r}, this preset's")
+        model, tokenizer = load(run)
+        variables = [ops.convert_to_numpy(variable) for variable in model.variables]
+        digest = hashlib.sha256(b"".join(v.tobytes() for v in variables)).hexdigest()
+        return cls(model.config, tokenizer, variables, digest)
 
 
 def _train(
@@ -154,10 +197,13 @@ def _train(
     schedule: loop.Schedule,
     distribution: Distribution,
     jit_compile: bool,
+    start: Start | None,
 ) -> None:
     keras.config.set_dtype_policy(config.precision)
     with distribution.scope():
         model = build(config)
+        if start:
+            loop.assign(model.variables, start.variables)
         optimizer = _optimizer(config, model)
         # Keras runs JAX operation by operation without it.
         jit_compile = jit_compile or keras.backend.backend() == "jax"

@@ -184,19 +184,27 @@ def train(
     path: Path | None,
     schedule: loop.Schedule,
     teacher: Teacher | None = None,
+    initial: Run | None = None,
 ) -> Run:
     """Train or resume a run; writes weights, sample pictures and the loss on held-out photos.
 
     Args:
         teacher: what the first `config.distilled_steps` steps copy.
+        initial: a run to go on from: its weights instead of random ones.
+
+    Raises:
+        RunError: `initial` has another network, or no weights yet.
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     # Before the extractor, whose building draws random numbers only once in a process.
     network = build(config.network)
+    start = {"from": str(initial.path)} if initial else {}
+    if initial:
+        loop.assign(network.variables, weights_of(initial, config.network))
     kept, held_out = split(photos)
     loss = PerceptualLoss(config, read_paintings(paintings.values(), config))
-    run = Run.create(KIND, asdict(config), path)
+    run = Run.create(KIND, asdict(config) | start, path)
 
     def batch_at(step: int) -> Batch:
         return teacher.batch(step) if teacher and step < config.distilled_steps else batch_of(kept, config, step)
@@ -309,6 +317,23 @@ def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) ->
         restyled = [ops.convert_to_numpy(network((photo, style[None])))[0] for style in styles]
         rows.append(np.concatenate([photo[0], *restyled], axis=1))
     Image.fromarray(images.to_uint8(np.concatenate(rows))).save(run.samples / f"step_{step:06d}.jpg", quality=90)
+
+
+def weights_of(run: Run, network: StyleNetworkConfig) -> list[np.ndarray]:
+    """The network's variables: a finished run's, or those of the last checkpoint.
+
+    Raises:
+        RunError: the run has another network than `network`, or no checkpoint yet.
+    """
+    found = StyleTraining.from_dict(run.config).network
+    if found != network:
+        raise RunError(f"{run.path} has the network {found}; accepted: {network}, this run's")
+    if run.finished:
+        return [ops.convert_to_numpy(variable) for variable in load(run).variables]
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        raise RunError(f"{run.path} has no weights yet; let it train to its first checkpoint")
+    return checkpoint[1][: len(build(found).variables)]  # the model's come first
 
 
 def load(run: Run) -> StyleNetwork:
