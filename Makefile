@@ -74,6 +74,9 @@ loadtest-compare: $(VENV)/.runtime ## two running servers under the same load, i
 loadtest-soak: $(VENV)/.runtime ## an hour of the default mix, and how the server's memory grows; ADDRESS= ARGS="--seconds 28800"
 	@$(BIN)/python -m loadtests.soak $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
+fuzz: $(VENV)/.runtime ## 20,000 almost right requests; no crash, no hang, no internal error; ADDRESS= ARGS="--requests 2000 --seed 7"
+	@$(BIN)/python -m loadtests.fuzz.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+
 bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
 	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features
 
@@ -82,6 +85,7 @@ bench-gatys: $(VENV)/.dev ## style transfer beside the book's loop; DATA=folder 
 
 bench-dream: $(VENV)/.dev ## DeepDream beside the book's loop; DATA=folder with chicago.jpg and InceptionV3's weights
 	@$(BIN)/python -m benchmarks.dream --data $(DATA) $(ARGS)
+
 bench-style: $(VENV)/.bench ## milliseconds a picture beside Johnson's network; STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder for the quality too
 	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(ARGS)
 

@@ -133,7 +133,7 @@ def train_style(
     style_size: Annotated[
         int, typer.Option(help="Longer side of the paintings in pixels: the scale of the strokes.")
     ] = 384,
-    style_weight: Annotated[float, typer.Option(help="Of the style loss; that of the content is 1.")] = 30.0,
+    style_weight: Annotated[float, typer.Option(help="Of the style loss; that of the content is 1.")] = 6.0,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
     width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
     distilled_steps: Annotated[

@@ -28,7 +28,7 @@ _AFTERMATH_S = 10.0
 _LABELS_S = 1.0
 """How long a model's labels are remembered."""
 _LABELS_TIMEOUT_S = 5.0
-_STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 _CONTROL_HEADER = "triton-grpc-protocol-reverie-control"
 
 Message = TypeVar("Message")
@@ -265,7 +265,7 @@ class Client:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         # Ours send one request a stream. Called as such, gRPC needs no thread to send it and none to receive.
         self._stream = self._channel.unary_stream(
-            _STREAM_METHOD,
+            STREAM_METHOD,
             request_serializer=service_pb2.ModelInferRequest.SerializeToString,
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )

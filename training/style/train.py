@@ -59,7 +59,7 @@ class StyleTraining:
     distilled_steps: int = 0
     learning_rate: float = 2e-3
     content_weight: float = 1.0
-    style_weight: float = 30.0
+    style_weight: float = 6.0
     total_variation_weight: float = 10.0
     features: str = "vgg19"
     precision: str = "float32"

@@ -1,0 +1,197 @@
+"""Send thousands of almost right requests and see that the server takes no harm: `make fuzz`.
+
+    python -m loadtests.fuzz.run [--requests 20000] [--seed 1] [--only NUMBER] [--address host:port]
+
+Every request must be answered or refused with a reason within its deadline. An answer that speaks of the server's
+own failure (INTERNAL, UNKNOWN) counts as an internal error, a missing one as a hang, a server that has gone or is
+not ready as a crash. The last line is JSON; the exit status is 1 where one of them is not 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from loadtests.fuzz.cases import EXCLUDED, Case, case
+from loadtests.target import Target, target
+from serving.client import ReverieError
+from serving.client.client import STREAM_METHOD
+
+DEADLINE_S = 60.0
+_SENDERS = 6
+_REFUSALS = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.OUT_OF_RANGE,
+}
+_TRITON_S_REFUSALS = ("max allowed is",)
+"""Parts of clear refusals that Triton gives the status INTERNAL."""
+_SIGNS_OF_FAILURE = ("Traceback", "Error:", "Exception", "Stub process", "INTERNAL", "core dumped")
+
+
+@dataclass
+class Findings:
+    """What happened to the requests; `add` may be called from any thread.
+
+    Attributes:
+        outcomes: how many had which status.
+        failures: what each harmful request was answered, by its number.
+    """
+
+    outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
+    failures: dict[int, str] = field(default_factory=dict)
+    hangs: int = 0
+    crashes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, number: int, outcome: str, failure: str = "") -> None:
+        """Record the answer to a request; `failure` says why it is one."""
+        with self._lock:
+            self.outcomes[outcome] += 1
+            if outcome == "DEADLINE_EXCEEDED":
+                self.hangs += 1
+            if failure:
+                self.failures[number] = failure
+                if len(self.failures) <= 20:
+                    print(f"case {number}: {failure[:300]}", file=sys.stderr)
+
+    @property
+    def internal_errors(self) -> int:
+        return len(self.failures) - self.hangs
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.failures or self.crashes)
+
+
+class Sender:
+    """Sends cases over one connection, as they are: without the client's checks."""
+
+    def __init__(self, address: str):
+        self._channel = grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)])
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._stream = self._channel.unary_stream(
+            STREAM_METHOD,
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def send(self, sent: Case) -> tuple[str, str]:
+        """The outcome of a case, and what is wrong with it if it is a failure."""
+        try:
+            if sent.streams:
+                return self._read(self._stream(sent.request, timeout=DEADLINE_S))
+            self._stub.ModelInfer(sent.request, timeout=DEADLINE_S)
+            return "OK", ""
+        except grpc.RpcError as error:
+            told = ReverieError.of(error)
+            return told.code.name, _failure_in(told)
+
+    def is_ready(self) -> bool:
+        """Whether the server answers and has all its models."""
+        try:
+            return self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=DEADLINE_S).ready
+        except grpc.RpcError:
+            return False
+
+    @staticmethod
+    def _read(replies: Iterable[service_pb2.ModelStreamInferResponse]) -> tuple[str, str]:
+        outcome, failure = "OK", ""
+        for reply in replies:
+            if reply.error_message:
+                told = ReverieError.in_band(reply.error_message)
+                outcome, failure = f"in band {told.code.name}", _failure_in(told)
+        return outcome, failure
+
+
+def _failure_in(error: ReverieError) -> str:
+    """`error` as text if it is the server's failure; Triton refuses streams without a status, so words decide there."""
+    if error.code in _REFUSALS or any(part in error.message for part in _TRITON_S_REFUSALS):
+        return ""
+    is_triton_s_own = error.code is grpc.StatusCode.UNKNOWN
+    if is_triton_s_own and not any(sign in error.message for sign in _SIGNS_OF_FAILURE):
+        return ""
+    return str(error)
+
+
+def fuzz(server: Target, numbers: Iterable[int], seed: int) -> Findings:
+    """Send the cases of these numbers, several at a time."""
+    findings, waiting, lock = Findings(), iter(numbers), threading.Lock()
+
+    def next_numbers() -> Iterator[int]:
+        while True:
+            with lock:
+                number = next(waiting, None)
+            if number is None:
+                return
+            yield number
+
+    def work() -> None:
+        with Sender(server.address) as sender:
+            for number in next_numbers():
+                findings.add(number, *sender.send(case(seed, number)))
+
+    with ThreadPoolExecutor(_SENDERS) as pool:
+        for worker in [pool.submit(work) for _ in range(_SENDERS)]:
+            worker.result()
+    with Sender(server.address) as sender:
+        findings.crashes += not sender.is_ready()
+    return findings
+
+
+def main() -> None:
+    """Run from the command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, help="send this case alone, and print it")
+    parser.add_argument("--address", default="", help="of a running server; default: one of its own")
+    options = parser.parse_args()
+    out = Path("out") / "fuzz"
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = range(options.requests) if options.only is None else [options.only]
+    if options.only is not None:
+        print(str(case(options.seed, options.only))[:4_000], file=sys.stderr)
+    started = time.monotonic()
+    with target(options.address, out) as server:
+        findings = fuzz(server, numbers, options.seed)
+    print(
+        json.dumps(
+            {
+                "fuzz_requests": sum(findings.outcomes.values()),
+                "crashes": findings.crashes,
+                "hangs": findings.hangs,
+                "internal_errors": findings.internal_errors,
+                "outcomes": dict(findings.outcomes.most_common()),
+                "excluded": EXCLUDED,
+                "seed": options.seed,
+                "seconds": round(time.monotonic() - started, 1),
+                "failing_cases": sorted(findings.failures)[:50],
+            }
+        )
+    )
+    sys.exit(0 if findings.is_clean else 1)
+
+
+if __name__ == "__main__":
+    main()
