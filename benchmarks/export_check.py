@@ -78,7 +78,7 @@ def endpoints(text: bool) -> dict[str, Callable[[Client], Any]]:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
     photo = images.encode(pixels[0], "png")
-    raw: dict[str, np.ndarray] = {"image": pixels, "style_weights": np.ones((1, 1), np.float32)}
+    raw: dict[str, np.ndarray] = {"image": pixels, "style_weights": np.eye(1, len(shipped_styles()), dtype=np.float32)}
     calls: dict[str, Callable[[Client], Any]] = {
         "stylize": lambda c: c.stylize(photo),
         "style": lambda c: c.infer("style", raw),
@@ -93,13 +93,20 @@ def endpoints(text: bool) -> dict[str, Callable[[Client], Any]]:
     return calls
 
 
+def shipped_styles() -> tuple[str, ...]:
+    """Names of the styles that are served: a network of others could not be a canary beside theirs."""
+    newest = max((PROJECT / "model_repository" / "style").glob("[0-9]*"), key=lambda path: int(path.name))
+    return tuple(json.loads((newest / "styles.json").read_text()))
+
+
 def train_style(folder: Path, photos: Path, seed: int) -> Path:
     """A few steps of a small style network; returns the folder of runs."""
     keras.utils.set_random_seed(seed)
-    network = StyleNetworkConfig(("starry_night",), width=8, blocks=1)
+    network = StyleNetworkConfig(shipped_styles(), width=8, blocks=1)
     config = style.StyleTraining(network, steps=2, batch_size=2, size=32, style_size=48, features="compact")
     painting = next(iter(Photos.of(photos).paths))
-    style.train(config, {"starry_night": painting}, Photos.of(photos), folder / "style" / str(seed), Schedule(2))
+    paintings = dict.fromkeys(network.styles, painting)
+    style.train(config, paintings, Photos.of(photos), folder / "style" / str(seed), Schedule(2))
     return folder
 
 

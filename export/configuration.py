@@ -267,6 +267,7 @@ def style(styles: Sequence[str]) -> ModelConfiguration:
         max_queue=64,
         kind=Kind.auto,
         warmup=(pictures(1, 256),),
+        parameters=(Parameter("styles", ",".join(styles), "Names, in the order of the weights; clients list them."),),
         # `stylize` accepts sides of 16 to 2048.
         tensorrt=TensorRT(least=pictures(1, 16), usual=pictures(1, 512), most=pictures(8, 2048)),
         versions_about="Those that a label names. `stylize` pins the stable version; the one before stays until it "

@@ -178,7 +178,7 @@ class BatchSampler:
         Args:
             logits: float32 (n, width), C-contiguous; changed in place. Columns from the vocabulary's end on
                 must be far below the others.
-            maxima: float32 (n, width / `FINE_GROUP`), the largest logit of every `FINE_GROUP` columns;
+            maxima: float32 (n, width / `FINE_GROUP`), C-contiguous, the largest logit of every `FINE_GROUP` columns;
                 changed in place. None to have them computed.
 
         Returns:
@@ -340,12 +340,15 @@ class _Edits:
         self._bias = np.zeros((slots, 8), np.float32)
         self._seen = np.zeros((slots, 8), bool)
         self._count = np.zeros((slots, 8), np.float32)
+        self._bans: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
+        """By number of rows: which logits and groups the rows ban, or None where they do more. Kept between changes."""
 
     @property
     def _rectangles(self) -> tuple[np.ndarray, ...]:
         return self._tokens, self._bias, self._seen, self._count
 
     def stop(self, slot: int) -> None:
+        self._bans.clear()
         for array, empty in zip(self._rectangles, (self._junk, 0, False, 0), strict=True):
             array[slot] = empty
         self._entry[slot] = {}
@@ -372,6 +375,7 @@ class _Edits:
                 self._seen[slot, entry] = True
 
     def move(self, source: int, target: int) -> None:
+        self._bans.clear()
         vectors = (self._used, self._repetition, self._frequency, self._presence)
         for array in (*self._rectangles, *vectors):
             array[target] = array[source]
@@ -382,17 +386,28 @@ class _Edits:
     def apply(self, logits: np.ndarray, maxima: np.ndarray) -> None:
         """Edit the first rows in place, and the largest logits of the groups that they belong to."""
         rows = len(logits)
-        used = int(self._used[:rows].max())
-        if not used:
-            return
-        tokens, bias, seen, count = (array[:rows, :used] for array in self._rectangles)
-        row = self._rows[:rows]
-        if any(self._adding[:rows]):
-            self._add(logits, row, tokens, bias, seen, count)
+        if rows not in self._bans:
+            self._bans[rows] = self._find_bans(rows, logits.shape[1])
+        bans = self._bans[rows]
+        if bans is not None:
+            columns, groups = bans
+            logits.reshape(-1)[columns] = -np.inf
         else:
-            logits[row, tokens] = -np.inf
-        groups = tokens // FINE_GROUP
-        maxima[row, groups] = logits.reshape(rows, -1, FINE_GROUP)[row, groups].max(axis=2)
+            used = int(self._used[:rows].max())
+            tokens, bias, seen, count = (array[:rows, :used] for array in self._rectangles)
+            row = self._rows[:rows]
+            self._add(logits, row, tokens, bias, seen, count)
+            groups = (row * maxima.shape[1] + tokens // FINE_GROUP).reshape(-1)
+        if len(groups):
+            maxima.reshape(-1)[groups] = logits.reshape(-1, FINE_GROUP).take(groups, axis=0).max(axis=1)
+
+    def _find_bans(self, rows: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Places in the flat logits and in their flat groups; None where a row does more than ban tokens."""
+        if any(self._adding[:rows]):
+            return None
+        tokens = self._tokens[:rows, : int(self._used[:rows].max())]
+        columns = (self._rows[:rows] * width + tokens).reshape(-1)
+        return columns, columns // FINE_GROUP
 
     def _add(
         self,

@@ -1,4 +1,4 @@
-"""Commands `reverie train lm|style|add-style|features` and `reverie eval lm|style`.
+"""Commands `reverie train lm|average|style|add-style|features` and `reverie eval lm|style`.
 
 TensorFlow is imported inside the commands, so that `--help` answers at once.
 """
@@ -91,6 +91,26 @@ def train_lm(
     )
     initial = Run(source) if source else None
     _report(train(config, data or reviews.download(), cache, run, schedule, distribution, jit_compile, initial))
+
+
+@train_app.command("average")
+def average_lm(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs of a language model, best those that went on from one another.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Texts to validate on, as for lm. Default: download IMDB."),
+    ] = None,
+    run: RunOption = None,
+    cache: Annotated[Path, typer.Option(help="Where the tokenised reviews are kept.")] = Path("cache"),
+) -> None:
+    """Make a run of the mean of several language models' weights."""
+    from training.language_model import reviews
+    from training.language_model.average import average
+    from training.runs import Run
+
+    _report(average([Run(path) for path in runs], data or reviews.download(), cache, run))
 
 
 @eval_app.command("lm")

@@ -316,6 +316,11 @@ class Client:
         answer = self._call(self._stub.ModelConfig, request, min(self.timeout, _LABELS_TIMEOUT_S))
         return Labels.of_configuration(answer.config)
 
+    def styles(self) -> list[str]:
+        """Names of the styles that `stylize` knows, in the order of the weights of `style`."""
+        answer = self._call(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name="style"))
+        return answer.config.parameters["styles"].string_value.split(",")
+
     def infer(
         self,
         model: str,

@@ -45,7 +45,7 @@ _PAGE = """<!doctype html>
 _LEADS = {
     "style": (
         "A photograph, painted",
-        "The fast network redraws the photograph in one pass, in the style it was trained on.",
+        "One fast network redraws the photograph in one pass, in each of the styles that it was trained on.",
     ),
     "generate": (
         "A review, imagined",

@@ -71,10 +71,13 @@ def run_demo(repository: Path, out: Path) -> bool:
 
 
 def paint(client: Client, out: Path, result: Result) -> None:
-    """The shipped style network on a photograph."""
+    """A photograph in every style of the shipped network."""
     photo = (PICTURES / "pagoda.jpg").read_bytes()
     _save(out, result, Picture("photo.jpg", "the photograph"), photo)
-    _save(out, result, Picture("painting.jpg", "the painting"), client.stylize(photo, format="jpeg"))
+    # The page shows the last picture large: the first style is what callers get who name none.
+    for style in reversed(client.styles()):
+        painting = client.stylize(photo, style=style, format="jpeg")
+        _save(out, result, Picture(f"painting_{style}.jpg", style.replace("_", " ")), painting)
 
 
 def write(client: Client, out: Path, result: Result) -> None:

@@ -36,7 +36,7 @@ log = logging.getLogger("reverie")
 PREFILL_BUDGET = 2 * PREFILL_CHUNK
 """Prompt tokens taken in between two steps at most, so that long prompts do not stall running streams."""
 _MIN_INTERVAL = 0.03
-_MESSAGES_A_SECOND = 200
+_MESSAGES_A_SECOND = 100
 """A stream's first token is sent at once; later ones wait for each other, the longer the more streams there are."""
 _WATCH_INTERVAL = 0.1
 """Seconds between questions whether a caller is still there: each costs a message to Triton."""
@@ -281,8 +281,10 @@ class TextEngine:
 
     def wait(self, worker: Worker) -> bool:
         """Block until `worker` may have something to do; False once the engine is closed and empty."""
+        if worker.load:
+            return True
         with self.work:
-            self.work.wait_for(lambda: worker.load or self._waiting or self._closed)
+            self.work.wait_for(lambda: self._waiting or self._closed)
             return bool(self._live) or not self._closed
 
     def next_sequence(self, worker: Worker, slot: int) -> Sequence | None:

@@ -19,10 +19,11 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from language.tokenizer import load_tokenizer
 from serving.client import Client, ReverieError
 from serving.text.decoder import positions_of
-from serving.triton.server import PROJECT, TritonServer
+from serving.triton.server import TritonServer
 from synthesis import images
+from tests.serving.shipped import STYLES, WEIGHTS, newest
 
-LANGUAGE_MODEL = max((PROJECT / "model_repository" / "language_model").glob("[0-9]*"), key=lambda p: int(p.name))
+LANGUAGE_MODEL = newest("language_model")
 TOKENIZER = load_tokenizer(LANGUAGE_MODEL)
 ROOM = positions_of(LANGUAGE_MODEL) - len(TOKENIZER.begin)
 """Tokens of a prompt that the shipped language model sees."""
@@ -72,13 +73,17 @@ def test_a_photograph_comes_back_restyled_at_its_size(client, photo, format):
     assert np.abs(stylized.astype(int) - original).mean() > 5
 
 
+def test_the_styles_are_listed_and_each_paints_otherwise(client, photo):
+    assert client.styles() == STYLES
+    assert len({client.stylize(photo, style=name, format="png") for name in STYLES}) == len(STYLES) > 1
+
+
 def test_pictures_of_equal_size_are_batched_and_do_not_move_each_other(client, photo):
     picture = images.resize(images.decode(photo), 96, 96)
     variants = [np.roll(picture, 10 * i, axis=1) for i in range(6)]
-    weights = np.ones((1, 1), np.float32)
 
     def restyle(image):
-        return client.infer("style", {"image": image[None], "style_weights": weights}).outputs["stylized"][0]
+        return client.infer("style", {"image": image[None], "style_weights": WEIGHTS}).outputs["stylized"][0]
 
     alone = [restyle(v) for v in variants]
     together: dict[int, np.ndarray] = {}
@@ -279,7 +284,7 @@ def test_text_that_is_not_utf8_is_an_invalid_argument(client):
 
 
 def test_an_unknown_style_is_answered_with_those_there_are(client, photo):
-    assert_invalid(lambda: client.stylize(photo, style="mona_lisa"), "'mona_lisa' is unknown; accepted: starry_night")
+    assert_invalid(lambda: client.stylize(photo, style="mona_lisa"), "'mona_lisa' is unknown; accepted: starry_night, ")
 
 
 def test_an_unknown_layer_or_extractor_is_answered_with_those_there_are(client, photo):
@@ -309,13 +314,13 @@ def test_a_negative_step_count_of_a_transfer_is_named(client, photo):
 @pytest.mark.parametrize(
     "inputs",
     [
-        {"image": np.zeros((1, 32, 32, 3), np.float32), "style_weights": np.ones((1, 1), np.float32)},
-        {"image": np.zeros((1, 32, 32, 4), np.uint8), "style_weights": np.ones((1, 1), np.float32)},
-        {"image": np.zeros((32, 32, 3), np.uint8), "style_weights": np.ones((1, 1), np.float32)},
+        {"image": np.zeros((1, 32, 32, 3), np.float32), "style_weights": WEIGHTS},
+        {"image": np.zeros((1, 32, 32, 4), np.uint8), "style_weights": WEIGHTS},
+        {"image": np.zeros((32, 32, 3), np.uint8), "style_weights": WEIGHTS},
         {"image": np.zeros((1, 32, 32, 3), np.uint8), "style_weights": np.ones((1, 7), np.float32)},
         {"image": np.zeros((1, 32, 32, 3), np.uint8)},
-        {"image": np.zeros((1, 1, 1, 3), np.uint8), "style_weights": np.ones((1, 1), np.float32)},
-        {"image": np.zeros((1, 5000, 5000, 3), np.uint8), "style_weights": np.ones((1, 1), np.float32)},
+        {"image": np.zeros((1, 1, 1, 3), np.uint8), "style_weights": WEIGHTS},
+        {"image": np.zeros((1, 5000, 5000, 3), np.uint8), "style_weights": WEIGHTS},
     ],
     ids=["dtype", "channels", "rank", "weights", "missing", "1x1", "too large"],
 )

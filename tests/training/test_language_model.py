@@ -9,6 +9,7 @@ from language.byte_pairs import BytePairs
 from language.vocabulary import Vocabulary
 from training.language_model import presets, reviews
 from training.language_model import train as train_module
+from training.language_model.average import average
 from training.language_model.model import LanguageModelConfig, crossentropy
 from training.language_model.pre_norm import PreNormConfig, rotary_tables, rotate
 from training.language_model.samples import continue_prompt
@@ -264,6 +265,29 @@ def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(sour
     other_preset = {"book": "reviews", "reviews": "book"}[preset]
     with pytest.raises(RunError, match="has the architecture"):
         train(configuration(other_preset), other, tmp_path / "cache", None, schedule, initial=first)
+
+
+@PRESETS
+def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, tmp_path, preset):
+    first = run_to(source, tmp_path / "first", tmp_path / "cache", preset)
+    second = run_to(source, tmp_path / "second", tmp_path / "cache", preset, seed=2)
+    mean = average([first, second], source, tmp_path / "cache", tmp_path / "mean")
+    weights = [load(run)[0].get_weights() for run in (first, second, mean)]
+    for a, b, between in zip(*weights, strict=True):
+        np.testing.assert_allclose(between, (a + b) / 2, atol=1e-6)
+    assert mean.result["validation_loss"] > 0
+    assert (mean.path / train_module.HELD_OUT_FILE).exists()
+    wider = run_to(
+        source,
+        tmp_path / "wider",
+        tmp_path / "cache",
+        preset,
+        model=replace(LanguageModelTraining.from_dict(first.config).model, latent_dim=48),
+    )
+    with pytest.raises(RunError, match="has other sizes"):
+        average([first, wider], source, tmp_path / "cache", None)
+    with pytest.raises(RunError, match="at least 2"):
+        average([first], source, tmp_path / "cache", None)
 
 
 @PRESETS
