@@ -7,7 +7,7 @@ from serving.triton.server import TritonServer
 
 def test_a_case_is_the_same_at_every_run_and_others_differ():
     assert case(1, 7) == case(1, 7)
-    assert len({case(1, number).request.SerializeToString() for number in range(200)}) > 190
+    assert len({case(1, number).request.SerializeToString() for number in range(200)}) > 150
     assert {case(1, number).request.model_name for number in range(300)} >= {"generate", "score", "stylize", "style"}
 
 
