@@ -95,7 +95,8 @@ def endpoints(text: bool) -> dict[str, Callable[[Client], Any]]:
 
 def shipped_styles() -> tuple[str, ...]:
     """Names of the styles that are served: a network of others could not be a canary beside theirs."""
-    newest = max((PROJECT / "model_repository" / "style").glob("[0-9]*"), key=lambda path: int(path.name))
+    shipped = Repository(PROJECT / "model_repository")
+    newest = shipped.folder("style", shipped.versions("style")[-1])
     return tuple(json.loads((newest / "styles.json").read_text()))
 
 

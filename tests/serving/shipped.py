@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from export.repository import Repository
 from serving.triton.server import PROJECT
 
 
 def newest(model: str) -> Path:
     """The folder of a model's newest version."""
-    return max((PROJECT / "model_repository" / model).glob("[0-9]*"), key=lambda path: int(path.name))
+    shipped = Repository(PROJECT / "model_repository")
+    return shipped.folder(model, shipped.versions(model)[-1])
 
 
 STYLES: list[str] = json.loads((newest("style") / "styles.json").read_text())
