@@ -49,8 +49,8 @@ eval-style: $(VENV)/.runtime ## measure a style network on held-out photos; STYL
 train-features: $(VENV)/.runtime ## train the compact feature extractor; CONTENT=photos/ WEIGHTS=folder ARGS=...
 	$(REVERIE) train features $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
-export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder ARGS="--label canary"
-	$(REVERIE) export $(if $(MODEL),--model $(MODEL)) $(if $(RUN),--run $(RUN)) $(ARGS)
+export: $(VENV)/.runtime ## publish the newest finished runs; MODEL=style|language_model RUN=folder PRECISION=int8|float32 ARGS="--label canary"
+	$(REVERIE) export $(if $(MODEL),--model $(MODEL)) $(if $(RUN),--run $(RUN)) $(if $(PRECISION),--precision $(PRECISION)) $(ARGS)
 
 export-check: $(VENV)/.runtime ## retrain tiny models and take them into service, canary and back under load; JSON on the last line
 	@$(BIN)/python -m benchmarks.export_check $(ARGS)

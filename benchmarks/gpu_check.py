@@ -108,23 +108,23 @@ def _on(
     kind: str,
     folder: Path,
     describe: configuration.ModelConfiguration,
-    recorded: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    recorded: recording.Recorded,
     cache: Path,
     seconds: float,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    made = session(folder / "model.onnx", kind, cache, describe)
-    answered = dict(zip([o.name for o in made.get_outputs()], made.run(None, recorded[0]), strict=True))
+    file = (kind != "cpu" and describe.gpu_file) or recording.MODEL
+    made = session(folder / file, kind, cache, describe)
+    answered = dict(zip([o.name for o in made.get_outputs()], made.run(None, recorded.inputs), strict=True))
+    expected = recorded.answers[file]
     loaded = round(time.perf_counter() - began, 2)
-    recording.compare(answered, recorded[1])
-    far = max(
-        float(np.abs(answered[n].astype(np.float64) - a.astype(np.float64)).max()) for n, a in recorded[1].items()
-    )
+    recording.compare(answered, expected)
+    far = max(float(np.abs(answered[n].astype(np.float64) - a.astype(np.float64)).max()) for n, a in expected.items())
     batches = {}
     for batch in BATCHES:
-        inputs = {n: np.repeat(a[:1], batch, axis=0) for n, a in recorded[0].items()}
+        inputs = {n: np.repeat(a[:1], batch, axis=0) for n, a in recorded.inputs.items()}
         batches[str(batch)] = measure(made, inputs, seconds)
-    return {"first_answer_seconds": loaded, "largest_difference": far, "batches": batches}
+    return {"file": file, "first_answer_seconds": loaded, "largest_difference": far, "batches": batches}
 
 
 def iterative() -> dict[str, Any]:

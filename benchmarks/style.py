@@ -4,10 +4,12 @@
 
 - *Johnson* is the network of Johnson et al. 2016 at its full size (1.68 million parameters), with random weights
   (the work does not depend on them) unless a run is given, in ONNX Runtime (our own export: fused normalisation,
-  `Resize`), in OpenVINO on that graph, and in TensorFlow as a traced function. Weights are float32 for all.
-- *Reverie* is the version that `model_repository` serves, or with `--run` a run's export, or with `--untrained`
-  the preset `fast` with random weights. Where the served version is of another shape, its figures are its own.
-- `stylize_end_to_end_ms_512` is the request of an app: JPEG bytes to JPEG bytes through Triton over gRPC.
+  `Resize`), in OpenVINO on that graph, and in TensorFlow as a traced function, in float32 as it was published.
+- *Reverie* is what a CPU serves: the version in `model_repository`, or with `--run` a run's export, or with
+  `--untrained` the preset `fast` with random weights. Its convolutions are 8-bit; `variants` has the other
+  precisions beside it, for the same work in float32.
+- `stylize_end_to_end_ms_512` is the request of an app to the served version: JPEG bytes to JPEG bytes through Triton
+  over gRPC.
 - With paintings and photographs the quality is measured too, as `reverie eval style` does.
 
 Sides alternate, and the best of several runs counts, for all alike. What is not installed or not given is null, and
@@ -32,13 +34,16 @@ from typing import Any
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime as ort
 import tensorflow as tf
 
 from benchmarks.timing import say, seconds_of
 from export import style
+from export.style_variants import Precision
 from serving.client import Client
 from serving.demo.run import PICTURES
+from serving.style.files import GPU_MODEL
 from serving.triton.server import TritonServer
 from synthesis import images
 from training.photos import Photos
@@ -72,9 +77,9 @@ class Style:
         return cls(folder / "model.onnx", tuple(json.loads((folder / "styles.json").read_text())))
 
     @classmethod
-    def of(cls, network: StyleNetwork, file: Path, merges: bool = True) -> Style:
+    def of(cls, network: StyleNetwork, file: Path, graph: onnx.ModelProto) -> Style:
         """The export of a network, written to `file`."""
-        file.write_bytes(style.graph_of(network, merges).SerializeToString())
+        file.write_bytes(graph.SerializeToString())
         return cls(file, network.config.styles)
 
 
@@ -83,14 +88,15 @@ def main() -> None:
     options = _arguments()
     with tempfile.TemporaryDirectory() as name:
         johnson = train.load(Run(options.johnson_run)) if options.johnson_run else _random("johnson")
-        ours = _ours(options, Path(name))
-        theirs = Style.of(johnson, Path(name) / "johnson.onnx", merges=False)
+        variants = _ours(options, Path(name))
+        served = next(iter(variants.values()))
+        theirs = Style.of(johnson, Path(name) / "johnson.onnx", style.graph_of(johnson, merges=False))
         result: dict[str, Any] = {"cores": os.cpu_count(), "network": options.network_name}
-        result |= latencies(ours, theirs, johnson)
+        result |= latencies(served, theirs, johnson)
         result |= speedups(result)
-        result |= through_triton(ours)
-        result["peak_mib_at_4096"] = peak_in_a_process(ours)
-        result |= quality(options, ours, theirs if options.johnson_run else None)
+        result |= through_triton(Style.served())
+        result["peak_mib_at_4096"] = peak_in_a_process(served)
+        result |= quality(options, variants, theirs if options.johnson_run else None)
     print(json.dumps(result))
 
 
@@ -108,12 +114,18 @@ def _arguments() -> argparse.Namespace:
     return options
 
 
-def _ours(options: argparse.Namespace, folder: Path) -> Style:
-    if options.untrained:
-        return Style.of(_random("fast"), folder / "model.onnx")
-    if options.run:
-        return Style.of(train.load(Run(options.run)), folder / "model.onnx")
-    return Style.served()
+def _ours(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
+    """Our network in every precision there is, that of CPUs first."""
+    if not (options.untrained or options.run):
+        served = Style.served()
+        gpu = Style(served.file.with_name(GPU_MODEL), served.names)
+        return {"served": served} | ({"float16": gpu} if gpu.file.exists() else {})
+    network = _random("fast") if options.untrained else train.load(Run(options.run))
+    photos = style.sample_photos(Run(options.run)) if options.run else [_request(256, 1)[0][0]]
+    precisions = sorted(Precision, key=lambda p: p is not style.DEFAULT)
+    return {
+        p.value: Style.of(network, folder / f"{p.value}.onnx", style.graph_in(p, network, photos)) for p in precisions
+    }
 
 
 def _random(preset: str) -> StyleNetwork:
@@ -201,11 +213,8 @@ def speedups(measured: Mapping[str, Any]) -> dict[str, float | None]:
 # The service.
 
 
-def through_triton(network: Style) -> dict[str, float | None]:
+def through_triton(network: Style) -> dict[str, float]:
     """A request through Triton at 512 pixels, and what it costs over decoding, network and encoding alone."""
-    if network.file.parents[2] != REPOSITORY:
-        say("only the served version is measured through Triton; stylize_end_to_end_ms_512 is null")
-        return {"stylize_end_to_end_ms_512": None, "serving_overhead": None}
     say("through Triton")
     picture, weights = _request(512, len(network.names))
     data = images.encode(picture[0], "jpeg")
@@ -237,25 +246,43 @@ def peak_in_a_process(network: Style) -> int:
 # Quality.
 
 
-def quality(options: argparse.Namespace, ours: Style, theirs: Style | None) -> dict[str, float | None]:
-    """L-BFGS passes that reach the networks' objective on held-out photographs; see `training.style.evaluate`."""
-    keys = ("lbfgs_passes_equal", "johnson_lbfgs_passes_equal")
+def quality(options: argparse.Namespace, variants: Mapping[str, Style], theirs: Style | None) -> dict[str, Any]:
+    """L-BFGS passes that reach the networks' objective on held-out photographs (see `training.style.evaluate`).
+
+    Each variant's own, with its milliseconds, and of the first what else an evaluation says.
+    """
+    say("every precision")
+    times = alternating(
+        {name: partial(onnxruntime_paint(v), *_request(512, len(v.names))) for name, v in variants.items()}
+    )
+    result: dict[str, Any] = {"variants": {name: {"ms_512": times[name]} for name in variants}}
+    keys = ("lbfgs_passes_equal", "johnson_lbfgs_passes_equal", "quality_ratio")
     if not (options.style and options.content):
         say("without paintings and photographs (STYLES=, CONTENT=) the quality is null")
-        return dict.fromkeys(keys)
+        return result | dict.fromkeys(keys)
+    ours = {name: _measured(options, variant) for name, variant in variants.items()}
+    for name, figures in ours.items():
+        result["variants"][name] |= _means(figures)
+    first = next(iter(ours.values()))
+    result |= {keys[0]: first[keys[0]], "styles": {name: _means(each) for name, each in first["styles"].items()}}
     if theirs is None:
         say("without a run of the preset johnson (--johnson-run) its quality is null")
+        return result | dict.fromkeys(keys[1:])
+    johnson = _measured(options, theirs)
+    result |= {"johnson": _means(johnson), keys[1]: johnson[keys[0]]}
+    return result | {keys[2]: round(first[keys[0]] / johnson[keys[0]], 3)}
+
+
+def _means(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {name: figures[name] for name in ("lbfgs_passes_equal", "objective", "ssim", "one_pixel_shift")}
+
+
+def _measured(options: argparse.Namespace, network: Style) -> dict[str, Any]:
     _, held_out = train.split(Photos.of(options.content, minimum=2))
+    paintings = {path.stem: path for path in options.style}
     asked = evaluate.Evaluation(passes=options.passes)
-    result: dict[str, float | None] = {}
-    for key, network in zip(keys, (ours, theirs), strict=True):
-        paintings = {path.stem: path for path in options.style}
-        photos = held_out.paths[: options.photos]
-        measured = network and evaluate.evaluate(
-            onnxruntime_paint(network), network.names, paintings, photos, asked, say
-        )
-        result[key] = measured["lbfgs_passes_equal"] if measured else None
-    return result
+    photos = held_out.paths[: options.photos]
+    return evaluate.evaluate(onnxruntime_paint(network), network.names, paintings, photos, asked, say)
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def _measure(model: Model, version: int, stable: int) -> float | None:
     """The task's measure; less is better. None where the model has none that compares."""
     if model.name == "language_model":
         recorded = recording.read(model.repository.folder(model.name, stable))
-        return _perplexity(model, version, recorded[0]) if recorded else None
+        return _perplexity(model, version, recorded.inputs) if recorded else None
     folders = [model.repository.folder(model.name, v) for v in (version, stable)]
     ours, theirs = (manifest.read(folder) for folder in folders)
     if ours.configuration != theirs.configuration:

@@ -21,6 +21,13 @@ class Kind(str, Enum):
     style = "style"
 
 
+class CPUPrecision(str, Enum):
+    """What a style network's graph for CPUs may compute in."""
+
+    int8 = "int8"
+    float32 = "float32"
+
+
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server to update.")]
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
 Name = Annotated[Kind, typer.Argument(help="An exported model.", metavar="MODEL")]
@@ -47,6 +54,10 @@ def export_command(
     run: Annotated[Path | None, typer.Option(help="This run of --model instead of the newest finished one.")] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are.")] = Path("runs"),
     repository: Annotated[Path, typer.Option(help="Model repository to publish into.")] = MODELS,
+    precision: Annotated[
+        CPUPrecision,
+        typer.Option(help="What a style network computes in on a CPU. A language model is exported in all precisions."),
+    ] = CPUPrecision.int8,
     label: Annotated[str, typer.Option(help="The new version's label; only `stable` is what callers get.")] = "stable",
     address: Address = LOCAL,
 ) -> None:
@@ -55,7 +66,8 @@ def export_command(
         raise typer.BadParameter("name the run's --model", param_hint="--run")
     from export import publishing
 
-    for published in publishing.export_runs(model.value if model else None, run, runs, repository, address, label):
+    kind = model.value if model else None
+    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision.value):
         parity = published.exported.parity
         typer.echo(
             f"{published.exported.model} version {published.version}: published as {label}; largest difference to Keras "

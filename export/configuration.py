@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Any
 
 from serving.labels import Labels
+from serving.style.files import GPU_MODEL
 
 ENGINE_CACHE = "/var/cache/reverie/tensorrt"
 """Outside the repository: whatever is newer inside makes Triton reload the model."""
@@ -112,6 +113,7 @@ class ModelConfiguration:
         max_queue: requests that may wait; 0 where there is no batcher, and so no queue to bound.
         instances_about: why so many, there.
         warmup: shapes run before a version is ready; zeros, which every model takes.
+        gpu_file: the graph that a GPU serves; empty for `model.onnx`, as on a CPU.
         versions_about: why several are served; empty where the one version is all there is.
         facts: what the description was made of, by argument; a version's manifest keeps them.
     """
@@ -130,6 +132,7 @@ class ModelConfiguration:
     parameters: tuple[Parameter, ...] = ()
     warmup: tuple[Shapes, ...] = ()
     tensorrt: TensorRT | None = None
+    gpu_file: str = ""
     versions_about: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -153,8 +156,9 @@ class ModelConfiguration:
         self, versions: Sequence[int] = (), labels: Labels | None = None, flavour: Flavour = Flavour.portable
     ) -> str:
         """The file: serves `versions`, or the newest if none are named, under `labels`."""
-        lines = [*self._head(), *self._scheduling(flavour), *self._versions(versions, labels or Labels())]
-        return "\n".join([*lines, *self._parameters(), *self._warmup(), *self._tensorrt(flavour)]) + "\n"
+        lines = [*self._head(), *self._file(flavour), *self._scheduling(flavour)]
+        lines += [*self._versions(versions, labels or Labels()), *self._parameters()]
+        return "\n".join([*lines, *self._warmup(), *self._tensorrt(flavour)]) + "\n"
 
     def _head(self) -> Iterator[str]:
         yield "# Written by 'make configs' and 'reverie export' from export/configuration.py; not to be edited."
@@ -166,6 +170,10 @@ class ModelConfiguration:
             yield "model_transaction_policy { decoupled: true }"
         yield from _tensors("input", self.inputs)
         yield from _tensors("output", self.outputs)
+
+    def _file(self, flavour: Flavour) -> Iterator[str]:
+        if flavour is Flavour.gpu and self.gpu_file:
+            yield f'default_model_filename: "{self.gpu_file}"'
 
     def _scheduling(self, flavour: Flavour) -> Iterator[str]:
         if self.max_queue:
@@ -269,7 +277,8 @@ def style(styles: Sequence[str]) -> ModelConfiguration:
         warmup=(pictures(1, 256),),
         parameters=(Parameter("styles", ",".join(styles), "Names, in the order of the weights; clients list them."),),
         # `stylize` accepts sides of 16 to 2048.
-        tensorrt=TensorRT(least=pictures(1, 16), usual=pictures(1, 512), most=pictures(8, 2048)),
+        tensorrt=TensorRT(least=pictures(1, 16), usual=pictures(1, 512), most=pictures(8, 2048), precision="FP16"),
+        gpu_file=GPU_MODEL,
         versions_about="Those that a label names. `stylize` pins the stable version; the one before stays until it "
         "has moved on, and for a rollback.",
         facts={"styles": list(styles)},

@@ -29,10 +29,6 @@ _CALIBRATION_ROWS = 32
 _ROUNDED_FROM = 1024
 
 
-class PrecisionError(Exception):
-    """A precision costs too much perplexity; the message says how much."""
-
-
 def export(run: Run, folder: Path) -> Exported:
     """Write the version's files into `folder`.
 
@@ -117,7 +113,7 @@ def check_precisions(folder: Path, rows: np.ndarray, vocabulary_size: int, paddi
     for variant, perplexity in found.items():
         loss = perplexity / found["float32"] - 1
         if not loss <= MAX_LOSS:
-            raise PrecisionError(
+            raise parity.PrecisionError(
                 f"{NAME}: {variant} has perplexity {perplexity:.2f}, float32 {found['float32']:.2f}; "
                 f"accepted: at most {MAX_LOSS:.0%} more; nothing was published"
             )

@@ -187,10 +187,12 @@ def _precision(folder: Path, model: onnx.ModelProto) -> dict[str, Any]:
     for tensor in model.graph.initializer:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         elements_in[kind] = elements_in.get(kind, 0) + math.prod(tensor.dims)
-    variants = sorted(p.stem.removeprefix("decode_") for p in folder.glob("decode_*.onnx"))
+    computes_in = "int8" if any(node.op_type == "QuantizeLinear" for node in model.graph.node) else "float32"
+    decoding = {p.stem.removeprefix("decode_") for p in folder.glob("decode_*.onnx")}
+    others = {p.stem.removeprefix("model_") for p in folder.glob("model_*.onnx")}
     return {
         "weights": max(elements_in, key=lambda k: elements_in[k], default="none"),
-        "variants": variants or ["float32"],
+        "variants": sorted(decoding or {computes_in, *others}),
     }
 
 

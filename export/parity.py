@@ -13,6 +13,10 @@ class ParityError(Exception):
     """The exported graph departs from the trained model; the message shows by how much."""
 
 
+class PrecisionError(Exception):
+    """A precision departs too far from float32, or costs too much of the task's own measure; the message says how much."""
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Largest accepted differences, in the unit named.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from export.repository import Repository
@@ -39,16 +40,23 @@ class Published:
 
 
 def export_runs(
-    kind: str | None, run: Path | None, runs: Path, repository: Path, address: str | None = None, label: str = STABLE
+    kind: str | None,
+    run: Path | None,
+    runs: Path,
+    repository: Path,
+    address: str | None = None,
+    label: str = STABLE,
+    precision: str | None = None,
 ) -> Iterator[Published]:
     """Export and publish one run, or the newest finished run of every kind.
 
     Args:
         address: of a server that should serve the result at once, if one answers there.
+        precision: of a style network's `model.onnx`, see `export.style_variants.Precision`; None for the default.
 
     Raises:
         RunError: there is no finished run to export.
-        ParityError: a graph departs from Keras; nothing of it was published.
+        ParityError, PrecisionError: a graph departs from Keras, or a precision from float32; nothing was published.
         PublishError: the version did not get into service; it is gone and the old one serves.
     """
     from export.version import staged
@@ -56,7 +64,7 @@ def export_runs(
     chosen = {kind: Run(run)} if kind and run else _newest(kind, runs)
     for name, found in chosen.items():
         try:
-            with staged(found, _exporter(name), Repository(repository)) as version:
+            with staged(found, _exporter(name, precision), Repository(repository)) as version:
                 published = publish(version, Repository(repository), address, label)
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
@@ -163,12 +171,13 @@ def _naming(labels: Labels, label: str, version: int) -> Labels:
         raise SwitchError(str(error)) from None
 
 
-def _exporter(kind: str) -> Callable[[Run, Path], Exported]:
+def _exporter(kind: str, precision: str | None) -> Callable[[Run, Path], Exported]:
     """Imported here: TensorFlow takes seconds, and only an export needs it."""
     if kind == "style":
         from export import style
+        from export.style_variants import Precision
 
-        return style.export
+        return partial(style.export, precision=Precision(precision)) if precision else style.export
     from export import language_model
 
     return language_model.export

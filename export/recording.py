@@ -1,8 +1,9 @@
-"""`recorded.npz`: inputs of a version and what its graph answered at export, to compare a server's answer with."""
+"""`recorded.npz`: inputs of a version and what its graphs answered at export, to compare a server's answer with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import onnxruntime as ort
 from export.configuration import ModelConfiguration
 
 FILE = "recorded.npz"
+MODEL = "model.onnx"
 _IN, _OUT = "in:", "out:"
+_OUT_OF = "out@{}:"
+"""Outputs of another graph than `model.onnx`."""
 _LEVELS = 8
 """Of 255, for pictures; another device or precision rounds otherwise."""
 _RELATIVE = 0.02
@@ -23,25 +27,49 @@ class RecordingError(Exception):
     """A version does not answer as it did at export; the message says by how much."""
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What was asked at export, and the answers.
+
+    Attributes:
+        inputs: arrays by name.
+        answers: outputs by name, of each graph by its file's name; any of them may be the one that a server runs.
+    """
+
+    inputs: dict[str, np.ndarray]
+    answers: dict[str, dict[str, np.ndarray]]
+
+
 def record(folder: Path, configuration: ModelConfiguration, inputs: Mapping[str, np.ndarray]) -> None:
-    """Run `model.onnx` of `folder` on the CPU and keep what it answered.
+    """Run the graphs of `folder` that Triton may serve on the CPU, and keep what they answered.
 
     Args:
         inputs: arrays with the batch first; if empty, drawn at random in the shapes of the model's warm-up, pictures smaller.
     """
     inputs = inputs or _draw(configuration)
-    outputs = run(folder / "model.onnx", inputs)
-    arrays = {_IN + n: a for n, a in inputs.items()} | {_OUT + n: a for n, a in outputs.items()}
+    arrays = {_IN + name: array for name, array in inputs.items()}
+    for file in filter(None, (MODEL, configuration.gpu_file)):
+        if (folder / file).exists():
+            arrays |= {_prefix(file) + name: array for name, array in run(folder / file, inputs).items()}
     np.savez_compressed(folder / FILE, **arrays)
 
 
-def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
-    """Inputs and outputs of a version; None if none were recorded."""
+def read(folder: Path) -> Recorded | None:
+    """What was recorded of a version; None if nothing was."""
     if not (folder / FILE).exists():
         return None
     with np.load(folder / FILE) as arrays:
         found = {name: arrays[name] for name in arrays.files}
-    return tuple({n.removeprefix(p): a for n, a in found.items() if n.startswith(p)} for p in (_IN, _OUT))  # type: ignore[return-value]
+    files = sorted({MODEL} | {n.partition("@")[2].partition(":")[0] for n in found if n.startswith("out@")})
+    return Recorded(_named(found, _IN), {file: _named(found, _prefix(file)) for file in files})
+
+
+def _prefix(file: str) -> str:
+    return _OUT if file == MODEL else _OUT_OF.format(file)
+
+
+def _named(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
 def run(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -49,6 +77,21 @@ def run(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def compare_any(answered: Mapping[str, np.ndarray], recorded: Recorded) -> None:
+    """Accept the answer of any graph of the version.
+
+    Raises:
+        RecordingError: as `compare`, for `model.onnx`.
+    """
+    errors = []
+    for expected in recorded.answers.values():
+        try:
+            return compare(answered, expected)
+        except RecordingError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def compare(answered: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:

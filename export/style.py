@@ -1,39 +1,73 @@
-"""A style run to a version folder: `model.onnx` (uint8 pictures of any size in and out) and `styles.json`."""
+"""A style run to a version folder: its graphs (uint8 pictures of any size in and out) and `styles.json`.
+
+`model.onnx` is what a CPU serves, `model_float16.onnx` what a GPU does.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from PIL import Image
 
-from export import configuration, parity
+from export import configuration, parity, style_variants
 from export.style_graph import StyleGraph
+from export.style_variants import Inputs, Precision
 from export.version import Exported
+from serving.style.files import GPU_MODEL, MODEL
 from training.runs import Run
 from training.style import train
 from training.style.network import StyleNetwork, restyle
 
 NAME = "style"
 TOLERANCE = parity.Tolerance(largest=6.0, mean=0.1, unit="of 255")
-"""Rounding to uint8 alone makes 1; weights are stored as float16."""
+"""Of the float32 graph against Keras. Rounding to uint8 alone makes 1; weights are stored as float16."""
+DEFAULT = Precision.int8
+"""On a CPU: twice as fast as float32 (benchmarks/results/style.json), and hardly to be told from it."""
 
 
-def export(run: Run, folder: Path) -> Exported:
+def export(run: Run, folder: Path, precision: Precision = DEFAULT) -> Exported:
     """Write the version's files into `folder`.
 
+    Args:
+        precision: of `model.onnx`.
+
     Raises:
-        ParityError: the graph departs from Keras on the run's sample photos.
+        ParityError: the float32 graph departs from Keras on the run's sample photos.
+        PrecisionError: a variant departs too far from the float32 graph.
     """
     network = train.load(run)
     styles = network.config.styles
+    photos = sample_photos(run)
     graph = graph_of(network)
-    measured = [_compare(graph, network, image) for image in _sample_photos(run)]
-    (folder / "model.onnx").write_bytes(graph.SerializeToString())
+    measured = [_compare(graph, network, photo) for photo in photos]
+    float32 = style_variants.session_paint(graph)
+    expected = [(inputs, float32(inputs)) for inputs in _in_every_style(photos, len(styles))]
+    departures = {}
+    for variant, file in {Precision.float16: GPU_MODEL, precision: MODEL}.items():
+        made = graph_in(variant, network, photos)
+        departures[variant] = style_variants.check(variant, style_variants.session_paint(made), expected)
+        (folder / file).write_bytes(made.SerializeToString())
     (folder / "styles.json").write_text(json.dumps(styles) + "\n")
-    return Exported(NAME, configuration.style(styles), max(measured, key=lambda p: p.largest))
+    return Exported(
+        NAME,
+        configuration.style(styles),
+        max(measured, key=lambda p: p.largest),
+        {"departure_from_float32": style_variants.as_dict(departures)},
+    )
+
+
+def graph_in(precision: Precision, network: StyleNetwork, photos: Sequence[np.ndarray]) -> onnx.ModelProto:
+    """The served graph in a precision.
+
+    Args:
+        photos: uint8 (height, width, 3) each; int8 takes its ranges from them.
+    """
+    return style_variants.make(network, NAME, precision, _in_every_style(photos, len(network.config.styles)))
 
 
 def graph_of(network: StyleNetwork, merges: bool = True) -> onnx.ModelProto:
@@ -49,7 +83,12 @@ def _compare(graph: onnx.ModelProto, network: StyleNetwork, image: np.ndarray) -
     return parity.check(exported, restyle(network, batch, weights), TOLERANCE, NAME)
 
 
-def _sample_photos(run: Run) -> list[np.ndarray]:
+def _in_every_style(photos: Sequence[np.ndarray], styles: int) -> list[Inputs]:
+    weights = np.eye(styles, dtype=np.float32)
+    return [{"image": p[None], "style_weights": w[None]} for p, w in itertools.product(photos, weights)]
+
+
+def sample_photos(run: Run) -> list[np.ndarray]:
     """The photographs on the run's last sample sheet (its first column), one cut to an odd size."""
     sheets = sorted(run.samples.glob("*.jpg"))
     if not sheets:

@@ -3,6 +3,8 @@
 Pictures are uint8 (batch, height, width, 3) at the edge and float32 NCHW inside. Against what a converter makes:
 normalisations are `InstanceNormalization` nodes, reflection pads are one node each, and nothing is transposed
 between the layers. Enlarging before a 3x3 convolution is merged into it (see `_enlarging_convolution`).
+Normalisation and the pictures themselves are float32 whatever the convolutions are in: a fully float16
+`InstanceNormalization` gives wrong results in ONNX Runtime (microsoft/onnxruntime#10079).
 """
 
 from __future__ import annotations
@@ -31,14 +33,24 @@ class StyleGraph:
     """A graph in the making; methods take and return names of tensors.
 
     Args:
-        network: trained; its weights are stored as float16.
+        network: trained; its weights are rounded to float16.
         name: of the model; the graph's name is this and a hash of the weights.
         merges: whether enlarging is merged into 3x3 convolutions; else it is a `Resize` node.
+        float_type: of the convolutions, np.float32 or np.float16.
+        stores_float16: whether float32 graphs keep their weights as float16 and cast them.
     """
 
-    def __init__(self, network: StyleNetwork, name: str, merges: bool = True):
+    def __init__(
+        self,
+        network: StyleNetwork,
+        name: str,
+        merges: bool = True,
+        float_type: type = np.float32,
+        stores_float16: bool = True,
+    ):
         self._network, self._name, self._merges = network, name, merges
-        self._graph = Graph()
+        self._stores_float16 = stores_float16
+        self._graph = Graph(float_type)
         self._made = 0
 
     def model(self) -> onnx.ModelProto:
@@ -46,7 +58,8 @@ class StyleGraph:
         pixels = self._op("Transpose", self._op("Cast", "image", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
         scaled = self._op("Mul", pixels, self._constant(np.float32(1 / 127.5)))
         photo = self._op("Sub", scaled, self._constant(np.float32(1)))
-        added = self._cropped(self._added(self._padded(photo)), photo)
+        added = self._float32(self._added(self._graph_float(self._padded(photo))))
+        added = self._cropped(added, photo)
         painted = self._op("Add", self._op("Mul", photo, self._of_style(self._network.to_rgb.share)), added)
         shifted = self._op("Add", painted, self._constant(np.float32(1)))
         painted = self._op("Mul", shifted, self._constant(np.float32(127.5)))
@@ -97,9 +110,9 @@ class StyleGraph:
         """Instance normalisation, then the scale and shift of the weighted styles, which differ by picture."""
         channels = norm.gamma.shape[1]
         ones, zeros = self._constant(np.ones(channels, np.float32)), self._constant(np.zeros(channels, np.float32))
-        normal = self._op("InstanceNormalization", x, ones, zeros, epsilon=EPSILON)
+        normal = self._op("InstanceNormalization", self._float32(x), ones, zeros, epsilon=EPSILON)
         scaled = self._op("Mul", normal, self._of_style(norm.gamma))
-        return self._op("Add", scaled, self._of_style(norm.beta))
+        return self._graph_float(self._op("Add", scaled, self._of_style(norm.beta)))
 
     def _of_style(self, variable) -> str:
         """Rows of a (styles, channels) variable, weighted by the request's styles: (batch, channels, 1, 1)."""
@@ -132,8 +145,13 @@ class StyleGraph:
         )
 
     def _conv(self, x: str, kernel: np.ndarray, bias: list[np.ndarray], strides: list[int] | None = None) -> str:
-        weights = [self._graph.stored(self._new("kernel"), kernel), *(self._constant(b) for b in bias)]
-        return self._op("Conv", x, *weights, strides=strides or [1, 1])
+        biases = [self._graph.floats(self._new("bias"), b) for b in bias]
+        return self._op("Conv", x, self._kernel(kernel), *biases, strides=strides or [1, 1])
+
+    def _kernel(self, kernel: np.ndarray) -> str:
+        if self._stores_float16:
+            return self._graph.stored(self._new("kernel"), kernel)
+        return self._graph.floats(self._new("kernel"), kernel.astype(np.float16))
 
     def _enlarged(self, x: str) -> str:
         scales = self._constant(np.array([1, 1, 2, 2], np.float32))
@@ -157,6 +175,15 @@ class StyleGraph:
         return self._op("Slice", x, self._constant(np.array([0, 0])), sides, self._axes())
 
     # Small things.
+
+    def _graph_float(self, x: str) -> str:
+        """`x`, which is float32, in what the convolutions are in."""
+        half = self._graph.element_type == TensorProto.FLOAT16
+        return self._op("Cast", x, to=TensorProto.FLOAT16) if half else x
+
+    def _float32(self, x: str) -> str:
+        half = self._graph.element_type == TensorProto.FLOAT16
+        return self._op("Cast", x, to=TensorProto.FLOAT) if half else x
 
     def _pad(self, x: str, sides: list[int], mode: str) -> str:
         """Args: `sides`: pixels at the top, left, bottom and right."""

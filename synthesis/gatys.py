@@ -106,9 +106,15 @@ def objective(name: str) -> Objective:
     return compiled(layers_of(name))
 
 
-def book_targets(goal: Objective, content: np.ndarray, style: np.ndarray, parameters: GatysParameters) -> Targets:
-    """Targets for judging any picture by the objective of `parameters`; both images of the same size."""
-    return _targets(goal, content, [Style(style)], parameters, 1.0)
+def book_targets(
+    goal: Objective, content: np.ndarray, style: np.ndarray, parameters: GatysParameters, style_size: int = 0
+) -> Targets:
+    """Targets for judging any picture of the size of `content` by the objective of `parameters`.
+
+    Args:
+        style_size: as in `synthesis.objective.make_targets`.
+    """
+    return _targets(goal, content, [Style(style)], parameters, 1.0, style_size)
 
 
 def transfer(
@@ -217,7 +223,12 @@ def _region(mask: np.ndarray, content: np.ndarray) -> np.ndarray:
 
 
 def _targets(
-    goal: Objective, content: np.ndarray, styles: list[Style], parameters: GatysParameters, share: float
+    goal: Objective,
+    content: np.ndarray,
+    styles: list[Style],
+    parameters: GatysParameters,
+    share: float,
+    style_size: int = 0,
 ) -> Targets:
     """Targets at the size of `content`, which has this `share` of the full picture's pixels.
 
@@ -233,6 +244,7 @@ def _targets(
         [p.content_layers.get(name, 1.0) for name in layers.content],
         [p.style_layers.get(name, 1.0) / len(layers.style) for name in layers.style],
         p.style_scale,
+        style_size,
     )
 
 

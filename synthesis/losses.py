@@ -33,8 +33,11 @@ def style_loss(gram, target, pixels):
     Args:
         gram, target: float32 (batch, channels, channels).
         pixels: height times width of the image, a float.
+
+    Returns:
+        float32 (batch,).
     """
-    return ops.sum(ops.square(gram - target)) / (36.0 * ops.square(pixels))
+    return ops.sum(ops.square(gram - target), axis=(-2, -1)) / (36.0 * pixels**2)
 
 
 def relative_error(value, target):
@@ -48,11 +51,14 @@ def total_variation(image):
 
     Args:
         image: float (batch, height, width, 3), pixels in [0, 255].
+
+    Returns:
+        float (batch,).
     """
     corner = image[:, :-1, :-1, :]
     down = ops.square(corner - image[:, 1:, :-1, :])
     right = ops.square(corner - image[:, :-1, 1:, :])
-    return ops.sum(_power_1_25(down + right))
+    return ops.sum(_power_1_25(down + right), axis=(1, 2, 3))
 
 
 def _power_1_25(x):

@@ -180,8 +180,9 @@ class Objective:
             style = [style_loss(self._grams(s, m), g, pixels) for s, m, g in zip(styles, masks, grams, strict=True)]
             content = [content_loss(a, wanted) for a, wanted in zip(shown, contents, strict=True)]
             content = weights[0] * content_weights * tf.reshape(tf.convert_to_tensor(content, tf.float32), (-1,))
-            style = weights[1] * style_weights * tf.stack(style)
-            parts = tf.stack([tf.reduce_sum(content), tf.reduce_sum(style), weights[2] * total_variation(image)])
+            style = weights[1] * style_weights * tf.reduce_sum(tf.stack(style), axis=1)
+            variation = weights[2] * tf.reduce_sum(total_variation(image))
+            parts = tf.stack([tf.reduce_sum(content), tf.reduce_sum(style), variation])
             loss = tf.reduce_sum(parts)
         return loss, parts, tf.concat([content, style], axis=0), tape.gradient(loss, image)
 
@@ -198,10 +199,12 @@ def make_targets(
     content_weights: Sequence[float],
     style_weights: Sequence[float],
     style_scale: float = 1.0,
+    style_size: int = 0,
 ) -> Targets:
     """Compute once what every step compares with.
 
-    A style is resampled to the picture's size (the book's way, whatever its shape) times `style_scale`.
+    A style is resampled to the picture's size (the book's way, whatever its shape) times `style_scale`; or, where
+    `style_size` is given, shrunk in its own shape until its longer side has that many pixels.
 
     Args:
         content: uint8 or float (height, width, 3) in [0, 255]; its size is the picture's.
@@ -211,7 +214,12 @@ def make_targets(
     height, width, _ = content.shape
     shown, contents = objective.activations(content)
     size = [max(images.MIN_SIDE, round(side * style_scale)) for side in (height, width)]
-    seen = [objective.activations(images.resize(s.image, *size))[0] for s in styles]
+    seen = [
+        objective.activations(images.fit_within(s.image, style_size) if style_size else images.resize(s.image, *size))[
+            0
+        ]
+        for s in styles
+    ]
     pairs = [
         _region_targets([activations[i] for activations in seen], styles, layer.shape[1:3])
         for i, layer in enumerate(shown)

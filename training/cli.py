@@ -148,12 +148,14 @@ def train_style(
     ] = None,
     preset: Annotated[str, typer.Option(help="fast, or johnson: the full-size network, for comparison.")] = "fast",
     steps: Annotated[int, typer.Option(help="Batches to train for.")] = 12_000,
-    batch_size: Annotated[int, typer.Option(help="Photographs in a batch.")] = 4,
-    size: Annotated[int, typer.Option(help="Side of the training crops in pixels; the last quarter has twice.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Photographs in a batch.")] = 1,
+    size: Annotated[int, typer.Option(help="Side of the training crops in pixels.")] = 256,
     style_size: Annotated[
         int, typer.Option(help="Longer side of the paintings in pixels: the scale of the strokes.")
     ] = 384,
-    style_weight: Annotated[float, typer.Option(help="Of the style loss; that of the content is 1.")] = 6.0,
+    content_weight: Annotated[
+        float, typer.Option(help="Of the photograph's structure, beside the logarithm of the book's objective.")
+    ] = 2.0,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
     width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
     distilled_steps: Annotated[
@@ -186,7 +188,7 @@ def train_style(
     paintings = {path.stem: path for path in styles}
     config = StyleTraining(
         StyleNetworkConfig(tuple(paintings), preset, width),
-        steps=steps, batch_size=batch_size, size=size, style_size=style_size, style_weight=style_weight,
+        steps=steps, batch_size=batch_size, size=size, style_size=style_size, content_weight=content_weight,
         learning_rate=learning_rate, distilled_steps=distilled_steps, features=features, precision=precision, seed=seed,
     )  # fmt: skip
     schedule = Schedule(steps, sample_every=sample_every, checkpoint_every=checkpoint_every)
@@ -245,11 +247,11 @@ def eval_style(
     from training.photos import Photos, download
     from training.runs import Run
     from training.style import evaluate
-    from training.style.train import KIND, split
+    from training.style.train import KIND, StyleTraining, split
 
     measured = Run(run) if run else Run.newest_finished(KIND)
     _, held_out = split(Photos.of(content or download(), minimum=2))
-    evaluation = evaluate.Evaluation(size, passes, cache)
+    evaluation = evaluate.Evaluation(size, passes, cache, StyleTraining.from_dict(measured.config).style_size)
     figures = evaluate.evaluate_runs(
         measured, Run(against) if against else None, {path.stem: path for path in styles}, held_out.paths[:photos], evaluation,
         on_photo=lambda line: typer.echo(line, err=True),

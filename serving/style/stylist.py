@@ -17,6 +17,7 @@ import numpy as np
 
 from serving.errors import Unavailable
 from serving.style.colors import mix
+from serving.style.files import graph_here
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import TILE, restyle_in_tiles
 from synthesis import images
@@ -36,13 +37,13 @@ class Stylist:
     """Restyles with one version of the model `style`.
 
     Args:
-        folder: the version's files, `model.onnx` and `styles.json`.
+        folder: the version's files.
         network: runs that version.
     """
 
     def __init__(self, folder: Path, network: Network):
         self.styles: list[str] = json.loads((folder / "styles.json").read_text())
-        self._model = folder / "model.onnx"
+        self._model = graph_here(folder)
         self._network = network
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._large = threading.Semaphore(LARGE_AT_ONCE)

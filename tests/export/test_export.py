@@ -68,7 +68,7 @@ GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [(language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}), (style, {"styles.json"})],
+    [(language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}), (style, {"styles.json", "model_float16.onnx"})],
 )
 def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository, module, extra):
     run = Run.newest_finished(module.NAME, runs)
@@ -107,7 +107,7 @@ def test_a_graph_that_departs_from_keras_is_not_published(runs, repository, monk
 
 def test_a_precision_that_costs_perplexity_is_not_published(runs, repository, monkeypatch):
     monkeypatch.setattr(variants, "perplexity", lambda path, *_: 10.2 if "int8" in path.name else 10.0)
-    with pytest.raises(language_model.PrecisionError, match=r"int8 has perplexity 10\.20, float32 10\.00"):
+    with pytest.raises(parity.PrecisionError, match=r"int8 has perplexity 10\.20, float32 10\.00"):
         publish(Run.newest_finished("language_model", runs), language_model.export, repository)
     assert repository.versions("language_model") == []
 

@@ -41,8 +41,7 @@ def test_the_untouched_photograph_is_no_pass_and_l_bfgs_as_many_as_it_took(data,
 
     def lbfgs(image, _):
         goal, photo = gatys.objective("vgg19"), image[0]
-        painting = images.resize(images.read(paintings["wave"]), *photo.shape[:2])
-        targets = gatys.book_targets(goal, photo, painting, evaluation.gatys)
+        targets = evaluation.targets(photo, images.read(paintings["wave"]))
         start = photo.astype(np.float64)
         painted = OPTIMISERS["lbfgs"](lambda pixels: goal.measure(pixels, targets), start, 3, 0.0, lambda *_: None)
         return images.to_uint8(painted)[None]

@@ -20,6 +20,7 @@ from PIL import Image
 
 from synthesis import features, gatys, images
 from synthesis.gatys import GatysParameters
+from synthesis.objective import Targets
 from synthesis.optimisers import OPTIMISERS
 from training.runs import Run
 from training.style import train
@@ -38,7 +39,9 @@ class Evaluation:
     """What is measured.
 
     Attributes:
-        size: longer side of the photographs in pixels; paintings are brought to the same height and width.
+        size: longer side of the photographs in pixels.
+        style_size: longer side of the paintings. They keep their shape: a network has one target for a painting,
+            where the book stretches it to each photograph, which alone moves the objective by up to a third of the untouched photograph's.
         passes: length of the L-BFGS curve; a network below its end counts as this many.
         cache: folder of the curves, which take most of the time and do not depend on the network.
     """
@@ -46,11 +49,16 @@ class Evaluation:
     size: int = 384
     passes: int = 80
     cache: Path = Path("cache") / "style_curves"
+    style_size: int = 384
 
-    @property
-    def gatys(self) -> GatysParameters:
-        """The book's objective on VGG19."""
-        return GatysParameters(features="vgg19", size=self.size, steps=self.passes)
+    def targets(self, photo: np.ndarray, painting: np.ndarray) -> Targets:
+        """Of the book's objective on VGG19."""
+        return gatys.book_targets(gatys.objective("vgg19"), photo, painting, GatysParameters(), self.style_size)
+
+    def key(self, photo: np.ndarray, painting: np.ndarray) -> str:
+        """Tells curves apart."""
+        asked = f"{self.passes} {self.style_size} {GatysParameters().model_dump_json()}"
+        return hashlib.sha256(photo.tobytes() + painting.tobytes() + asked.encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -139,9 +147,7 @@ def measure(
 ) -> Measured:
     """Everything about one picture; `paint` takes and gives uint8 (height, width, 3)."""
     painted = paint(photo)
-    goal, asked = gatys.objective("vgg19"), evaluation.gatys
-    targets = gatys.book_targets(goal, photo, images.resize(painting, *photo.shape[:2]), asked)
-    seen = goal.measure(painted.astype(np.float64), targets)
+    seen = gatys.objective("vgg19").measure(painted.astype(np.float64), evaluation.targets(photo, painting))
     curve = lbfgs_curve(photo, painting, evaluation)
     return Measured(
         lbfgs_passes_equal=passes_equal(seen.loss, curve),
@@ -165,12 +171,9 @@ def means(measured: Sequence[Measured]) -> dict[str, float]:
 
 def lbfgs_curve(photo: np.ndarray, painting: np.ndarray, evaluation: Evaluation) -> list[float]:
     """The objective of the photograph, and after each L-BFGS iteration from it; from the cache where it is known."""
-    asked = evaluation.gatys
-    digest = hashlib.sha256(photo.tobytes() + painting.tobytes() + asked.model_dump_json().encode()).hexdigest()[:24]
-    file = evaluation.cache / f"{digest}.json"
+    file = evaluation.cache / f"{evaluation.key(photo, painting)}.json"
     if not file.exists():
-        goal = gatys.objective("vgg19")
-        targets = gatys.book_targets(goal, photo, images.resize(painting, *photo.shape[:2]), asked)
+        goal, targets = gatys.objective("vgg19"), evaluation.targets(photo, painting)
         start = photo.astype(np.float64)
         losses = [goal.measure(start, targets).loss]
         # Plain L-BFGS, not `gatys.transfer`, whose first picture and smaller sizes make it faster.

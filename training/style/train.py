@@ -1,9 +1,9 @@
 """Train the style network with a perceptual loss on VGG19: `reverie train style`, `make train-style`.
 
-The loss has the parts of the book's objective (section 12.3): content, Gram matrices, total variation. It is
-measured at the four layers up to block4_conv1, content at the last of them (as Huang & Belongie 2017 do): the
-book's fifth style layer has under a thousandth of its objective and a third of its arithmetic. The card in
-`model_repository/style` states what the shipped run reached.
+The loss is the book's objective (section 12.3) on the scale by which networks are judged, its logarithm, and beside
+it the photograph's structure (see `PerceptualLoss`). It is measured at the four layers up to block4_conv1: the book's
+fifth style layer has under a thousandth of its objective, and with its content layer, which has hardly more, half of
+its arithmetic. The card in `model_repository/style` states what the shipped run reached.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from synthesis import features, images
 from synthesis.gatys import GatysParameters
-from synthesis.losses import gram_matrix
+from synthesis.losses import gram_matrix, style_loss, total_variation
 from training import loop
 from training.photos import Photos
 from training.runs import Run, RunError
@@ -28,10 +28,10 @@ from training.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.style.teachers import Batch, NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
-STYLE_LAYERS = {"block1_conv1": 1.0, "block2_conv1": 1.0, "block3_conv1": 1.0, "block4_conv1": 3.0}
-"""Layers of the style loss and their shares."""
-CONTENT_LAYER = list(STYLE_LAYERS).index("block4_conv1")
-"""Which of `STYLE_LAYERS` also compares content."""
+LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1")
+"""Layers of the style loss; the last also compares structure."""
+PIXELS = 100_000
+"""Of the picture whose balance is trained for: total variation is a sum over pixels, the book's style loss is not."""
 _SHIFTS = 8
 """Corners that the loss looks from, each way: the network's grid."""
 
@@ -44,23 +44,19 @@ class StyleTraining:
         network: the shape, and the names of the styles.
         size: side of the training crops; `style_size`: longer side of the paintings, which sets the
             scale of the strokes. Both in pixels.
-        large_share: share of the steps, at the end, with crops of twice the side and a quarter of the batch.
         distilled_steps: how many steps, at the start, only copy a teacher (see `training.style.teachers`).
-        content_weight, style_weight, total_variation_weight: of the three losses (see `PerceptualLoss`).
+        content_weight: of the photograph's structure (see `PerceptualLoss`).
         features: extractor that measures the loss, "vgg19" or, about six times faster, "compact".
     """
 
     network: StyleNetworkConfig
     steps: int = 12_000
-    batch_size: int = 4
-    size: int = 128
+    batch_size: int = 1
+    size: int = 256
     style_size: int = 384
-    large_share: float = 0.25
     distilled_steps: int = 0
     learning_rate: float = 2e-3
-    content_weight: float = 1.0
-    style_weight: float = 6.0
-    total_variation_weight: float = 10.0
+    content_weight: float = 2.0
     features: str = "vgg19"
     precision: str = "float32"
     seed: int = 1
@@ -72,45 +68,94 @@ class StyleTraining:
         known["network"] = StyleNetworkConfig(**known["network"])
         return cls(**known)
 
-    def crops_at(self, step: int) -> tuple[int, int]:
-        """Number and side of the crops of a step."""
-        if step < self.steps * (1 - self.large_share):
-            return self.batch_size, self.size
-        return max(1, self.batch_size // 4), 2 * self.size
-
 
 class PerceptualLoss:
-    """Content, style and smoothness of restyled pictures.
+    """How far restyled pictures are from the book's style and smoothness, and from the photographs' structure.
 
-    The first two are relative errors of each picture, each layer counting as `STYLE_LAYERS` says: with plain
-    sums one layer's Gram matrix outweighs the others a hundredfold, and a style with large activations the others.
+    The first is the logarithm of the book's objective without its content loss. Halving it counts the same in
+    every style and at every stage, where plain sums would let the one with the largest activations outweigh
+    the others thirtyfold. The second is a relative error at the last layer against the photograph's activations,
+    brought to the mean and deviation that each channel has in the painting (Huang & Belongie 2017): the book's
+    content loss asks for the photograph's own statistics, which the style loss forbids.
     """
 
     def __init__(self, config: StyleTraining, paintings: Sequence[np.ndarray]):
-        self.config = config
+        self._content_weight = config.content_weight
         dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
-        self.extract = features.load(config.features, list(STYLE_LAYERS), dtype)
-        self.targets = _style_targets(self.extract, paintings)
+        self._extract = features.load(config.features, LAYERS, dtype)
+        self._targets = StyleTargets.of(self._extract, paintings)
+        self._book = GatysParameters()
+        self._book_layers = len(features.defaults(config.features).style_layers)
 
     def __call__(self, stylized, image, style_weights):
         """Scalar loss; images are float (batch, height, width, 3) in [0, 255]."""
-        content, style, variation = self.parts(stylized, image, style_weights)
-        config = self.config
-        return config.content_weight * content + config.style_weight * style + config.total_variation_weight * variation
+        objective, structure = self.parts(stylized, image, style_weights)
+        return ops.mean(ops.log(objective) + self._content_weight * structure)
 
     def parts(self, stylized, image, style_weights):
-        """The three losses without their weights, means over the batch."""
-        activations = self.extract(stylized)
-        wanted = ops.stop_gradient(self.extract(image)[CONTENT_LAYER])
-        content = ops.mean(relative_errors(activations[CONTENT_LAYER], wanted))
-        return content, self._style(activations, style_weights), _total_variation(stylized)
+        """The objective and the relative error of the structure, each float32 (batch,)."""
+        activations = self._extract(stylized)
+        wanted = with_statistics(self._extract(image)[-1], *self._targets.statistics(style_weights))
+        structure = relative_errors(activations[-1], ops.stop_gradient(wanted))
+        return self._objective(stylized, activations, style_weights), structure
 
-    def _style(self, activations, style_weights):
-        total = 0.0
-        for activation, targets, weight in zip(activations, self.targets, STYLE_LAYERS.values(), strict=True):
-            wanted = ops.einsum("bs,scd->bcd", ops.cast(style_weights, "float32"), targets)
-            total += weight * ops.mean(relative_errors(_mean_gram(activation), wanted))
-        return total / sum(STYLE_LAYERS.values())
+    def _objective(self, stylized, activations, style_weights):
+        """The book's style loss and total variation, with its weights, of a picture of `PIXELS` pixels."""
+        _, height, width, _ = stylized.shape
+        grams = self._targets.grams(style_weights)
+        style = sum(_style_loss(a, gram, float(height * width)) for a, gram in zip(activations, grams, strict=True))
+        variation = total_variation(stylized) * (PIXELS / (height * width))
+        return self._book.style_weight / self._book_layers * style + self._book.total_variation_weight * variation
+
+
+@dataclass(frozen=True)
+class StyleTargets:
+    """What the paintings look like to the extractor.
+
+    Attributes:
+        mean_grams: for each layer the Gram matrices over the number of positions, float32 (styles, channels, channels).
+        means, deviations: of each channel of the last layer, float32 (styles, channels).
+    """
+
+    mean_grams: list[np.ndarray]
+    means: np.ndarray
+    deviations: np.ndarray
+
+    @classmethod
+    def of(cls, extract: Callable, paintings: Sequence[np.ndarray]) -> StyleTargets:
+        """Args: `paintings`: uint8 (height, width, 3) each."""
+        seen = [[np.asarray(ops.cast(a, "float32")) for a in extract(p[None].astype(np.float32))] for p in paintings]
+        layers = list(zip(*seen, strict=True))
+        grams = [np.concatenate([_mean_gram(a) for a in layer]) for layer in layers]
+        axes = (0, 1, 2)
+        return cls(grams, np.stack([a.mean(axes) for a in layers[-1]]), np.stack([a.std(axes) for a in layers[-1]]))
+
+    def grams(self, style_weights) -> list:
+        """For each layer the blended matrices, float32 (batch, channels, channels)."""
+        weights = ops.cast(style_weights, "float32")
+        return [ops.einsum("bs,scd->bcd", weights, grams) for grams in self.mean_grams]
+
+    def statistics(self, style_weights) -> tuple:
+        """The blended means and deviations, float32 (batch, channels) each."""
+        weights = ops.cast(style_weights, "float32")
+        return ops.matmul(weights, self.means), ops.matmul(weights, self.deviations)
+
+
+def with_statistics(activation, mean, deviation):
+    """Activations brought to another mean and standard deviation of each picture's channels.
+
+    Args:
+        activation: (batch, height, width, channels).
+        mean, deviation: float32 (batch, channels).
+
+    Returns:
+        float32, as `activation`.
+    """
+    x = ops.cast(activation, "float32")
+    centred = x - ops.mean(x, axis=(1, 2), keepdims=True)
+    # Plus one, little beside VGG19's activations: channels that are all zero stay so.
+    unit = centred * ops.rsqrt(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True) + 1.0)
+    return unit * deviation[:, None, None] + mean[:, None, None]
 
 
 def relative_errors(values, targets):
@@ -127,23 +172,14 @@ def relative_errors(values, targets):
     return ops.sum(ops.square(values - targets), axis=axes) / (ops.sum(ops.square(targets), axis=axes) + 1e-6)
 
 
-def _mean_gram(activation):
-    """The Gram matrix per position, so that pictures of different sizes compare."""
-    _, height, width, _ = ops.shape(activation)
-    return gram_matrix(activation) / ops.cast(height * width, "float32")
+def _mean_gram(activation: np.ndarray) -> np.ndarray:
+    return np.asarray(gram_matrix(activation), np.float32) / np.float32(activation[..., 0].size)
 
 
-def _style_targets(extract, paintings: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each style layer the Gram matrices of all paintings: float32 (styles, channels, channels)."""
-    grams = [[ops.convert_to_numpy(_mean_gram(a)) for a in extract(p[None].astype(np.float32))] for p in paintings]
-    return [np.concatenate(layer) for layer in zip(*grams, strict=True)]
-
-
-def _total_variation(image):
-    """Mean squared difference of neighbours, pixels in [0, 1]."""
-    scaled = image / 255.0
-    down, right = scaled[:, 1:] - scaled[:, :-1], scaled[:, :, 1:] - scaled[:, :, :-1]
-    return ops.mean(ops.square(down)) + ops.mean(ops.square(right))
+def _style_loss(activation, mean_gram, pixels: float):
+    """The book's loss of a layer: (batch,)."""
+    _, height, width, _ = activation.shape
+    return style_loss(gram_matrix(activation), mean_gram * (height * width), pixels)
 
 
 class StyleTrainer(keras.Model):
@@ -174,7 +210,7 @@ class StyleTrainer(keras.Model):
 
 
 def _window(image, corner, size: int):
-    return image[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+    return ops.slice(image, (0, corner[0], corner[1], 0), (image.shape[0], size, size, 3))
 
 
 def train(
@@ -265,7 +301,7 @@ def teacher_of(
         return NetworkTeacher(network, lambda step: batch_of(kept, config, step))
     if pairs:
         made = Pairs(cache, config.network.styles, pairs, config.batch_size, config.seed)
-        made.make(kept, paintings, 2 * config.size, GatysParameters(size=2 * config.size), on_pair)
+        made.make(kept, paintings, config.size, GatysParameters(size=config.size), on_pair)
         return made
     return None
 
@@ -286,8 +322,8 @@ def batch_of(photos: Photos, config: StyleTraining, step: int) -> Batch:
     Returns:
         float32 (batch, size, size, 3), float32 (batch, styles), int32 (batch, 2).
     """
-    count, size = config.crops_at(step)
-    crops = photos.crops(step, count, size + _SHIFTS, config.seed)
+    count = config.batch_size
+    crops = photos.crops(step, count, config.size + _SHIFTS, config.seed)
     corner = np.random.default_rng((config.seed, step, 2)).integers(_SHIFTS, size=2, dtype=np.int32)
     return crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(corner, (count, 1))
 
@@ -304,7 +340,7 @@ def held_out_losses(
     losses = {}
     for name in taught:
         style = np.eye(len(config.network.styles), dtype=np.float32)[[config.network.styles.index(name)]]
-        crops = photos.one_crop_each(2 * config.size)
+        crops = photos.one_crop_each(config.size)
         losses[f"held_out_loss_{name}"] = np.mean([model.measure(model.network((c, style)), c, style) for c in crops])
     return {name: float(loss) for name, loss in ({"held_out_loss": np.mean(list(losses.values()))} | losses).items()}
 
