@@ -77,6 +77,9 @@ loadtest-soak: $(VENV)/.runtime ## an hour of the default mix, and how the serve
 fuzz: $(VENV)/.runtime ## 20,000 almost right requests; no crash, no hang, no internal error; ADDRESS= ARGS="--requests 2000 --seed 7"
 	@$(BIN)/python -m loadtests.fuzz.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
+faults: $(VENV)/.runtime ## kill, stop, starve and clog a running server under clients, and see it come back; ARGS="--vanishing 100 --only triton_killed"
+	@$(BIN)/python -m loadtests.faults.run $(ARGS)
+
 bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
 	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features
 

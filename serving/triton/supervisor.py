@@ -1,26 +1,36 @@
-"""Keep a server serving: start Triton again when it ended, and a model whose process has died.
+"""Keep a server serving: start Triton again when it ended, and a model whose process has died or stands still.
 
 Triton 2.51 neither restarts a Python model whose process was killed nor stops calling it ready: its requests
-fail until the model is unloaded and loaded. Looks at processes only, and never at requests.
+fail until the model is unloaded and loaded. Each time it keeps a zombie, a region of shared memory and some 35 threads
+of what died, so after several it is started again as a whole. Looks at processes only, and never at requests.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from serving.triton import processes
+from serving.triton.processes import Process
 from serving.triton.server import ServerError, TritonServer
 
 _LOOK_EVERY_S = 0.5
 _LOAD_TIMEOUT_S = 120.0
 _LONGEST_PAUSE_S = 30.0
+_STOPPED_S = 10.0
+"""Longer than a debugger's glance or a suspended machine's waking; shorter than a caller's patience."""
+_MOST_RELOADS = 16
+"""Then Triton is started again, for what it keeps of dead processes."""
 _STUB = "triton_python_backend_stub"
 
 Say = Callable[[str], None]
@@ -42,7 +52,8 @@ def supervise(server: TritonServer, stop: threading.Event, say: Say, on_watching
         on_watching: called once, when whatever ends from then on is noticed.
     """
     assert server.pid is not None
-    failures, whole = 0, _processes_when_whole(server, set(model_processes(server.pid)), {})
+    failures, reloads, whole = 0, 0, _processes_when_whole(server, set(model_processes(server.pid)), {})
+    stopped = Stopped()
     on_watching()
     while not stop.wait(_LOOK_EVERY_S):
         status = server.poll()
@@ -53,31 +64,54 @@ def supervise(server: TritonServer, stop: threading.Event, say: Say, on_watching
             if stop.wait(pause):
                 return
             whole.clear()
-            failures = 0 if _restart(server, say) else failures + 1
+            failures, reloads = (0 if _restart(server, say) else failures + 1), 0
             continue
-        assert server.pid is not None
+        if reloads >= _MOST_RELOADS:
+            say(f"{reloads} processes of models have ended; starting Triton again to free what it keeps of them")
+            whole.clear()
+            failures, reloads = int(not _restart(server, say)), 0
+            continue
+        stopped.end(server.pid, say)
         running = Counter(model_processes(server.pid))
         lost = {known.name for known, count in whole.items() if running[known] < count and _is_ready(server, known)}
         for model in sorted(lost):
             say(f"a process of model {model} ended; loading it again")
             _reload(server, model, say)
+        reloads += len(lost)
         intact = {model for model in running if model.name not in lost}
         whole = _processes_when_whole(server, intact, whole)
 
 
 def model_processes(triton: int) -> Iterator[ModelVersion]:
     """The version of every living process of Triton's Python backend below process `triton`."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(parent) == triton and state != "Z" and Path(arguments[0]).name == _STUB:
-            *_, name, version, _file = Path(arguments[1]).parts
-            yield ModelVersion(name, version)
+    for process in _stubs(triton):
+        *_, name, version, _file = Path(process.arguments[1]).parts
+        yield ModelVersion(name, version)
+
+
+def _stubs(triton: int) -> Iterator[Process]:
+    return (p for p in processes.living() if p.parent == triton and Path(p.arguments[0]).name == _STUB)
+
+
+@dataclass
+class Stopped:
+    """Ends processes that a signal has stopped and nobody lets go on; their callers wait for ever otherwise.
+
+    Attributes:
+        since: when each was first seen standing, by `time.monotonic`.
+    """
+
+    since: dict[int, float] = field(default_factory=dict)
+
+    def end(self, triton: int, say: Say) -> None:
+        """Look at Triton and its models' processes; kill those that have stood for `_STOPPED_S`."""
+        now = time.monotonic()
+        watched = {p.pid for p in processes.living() if p.state == "T" and (p.pid == triton or p.parent == triton)}
+        self.since = {pid: self.since.get(pid, now) for pid in watched}
+        for pid in [pid for pid, since in self.since.items() if now - since >= _STOPPED_S]:
+            say(f"process {pid} has been stopped for {_STOPPED_S:.0f} s; ending it")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _restart(server: TritonServer, say: Say) -> bool:

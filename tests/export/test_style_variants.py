@@ -47,7 +47,9 @@ def test_a_variant_s_pictures_are_float32_s_within_its_limit_and_not_the_same(gr
 
 def test_what_departs_too_far_is_refused_with_the_figures():
     picture = pictures(1)
-    with pytest.raises(PrecisionError, match=r"int8 departs from float32 by 100 of 255 .* accepted: 4 and 0.96; nothing"):
+    with pytest.raises(
+        PrecisionError, match=r"int8 departs from float32 by 100 of 255 .* accepted: 4 and 0.96; nothing"
+    ):
         check(Precision.int8, lambda _: np.full_like(picture, 100), [({}, np.zeros_like(picture))])
 
 

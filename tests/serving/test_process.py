@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from serving.client import Client, ReverieError
+from serving.triton.processes import below
 from serving.triton.server import Address, ServerError, TritonServer
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -38,23 +39,6 @@ def serve(repository: Path, address: Address) -> subprocess.Popen:
     return process
 
 
-def descendants_of(pid: int) -> set[int]:
-    """Process ids below `pid`, from /proc."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    found, grew = {pid}, True
-    while grew:
-        below = {child for child, parent in parents.items() if parent in found} - found
-        found |= below
-        grew = bool(below)
-    return found - {pid}
-
-
 def is_running(pid: int) -> bool:
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -65,7 +49,7 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repository, number):
     process = serve(small_repository, Address.free())
-    children = descendants_of(process.pid)
+    children = below(process.pid)
     assert len(children) >= 3  # Triton and a stub for each model
     process.send_signal(number)
     assert process.wait(30) == 0
@@ -73,7 +57,7 @@ def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repo
 
 
 def triton_below(pid: int) -> int:
-    return next(p for p in descendants_of(pid) if "tritonserver" in Path(f"/proc/{p}/comm").read_text())
+    return next(p for p in below(pid) if "tritonserver" in Path(f"/proc/{p}/comm").read_text())
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
@@ -105,9 +89,9 @@ def test_what_is_killed_is_started_again_without_a_person(small_repository, phot
         with Client(address.grpc) as client:
             assert paint_until_it_works(client, photo) == 0
             for model in ("style", "stylize"):
-                victims = {p for p in descendants_of(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+                victims = {p for p in below(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
                 os.kill(min(victims), signal.SIGKILL)
-                wait_until(lambda model=model, victims=victims: len(victims & descendants_of(triton)) == 0)
+                wait_until(lambda model=model, victims=victims: len(victims & below(triton)) == 0)
                 paint_until_it_works(client, photo)
                 assert triton_below(process.pid) == triton
             os.kill(triton, signal.SIGKILL)

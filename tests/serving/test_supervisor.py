@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import threading
 
 from serving.triton import supervisor
@@ -42,3 +45,43 @@ def test_a_start_that_fails_is_tried_again(monkeypatch):
     supervisor.supervise(server, stop, say, on_watching=lambda: None)
     assert server.starts == 4
     assert sum("the port is taken" in line for line in said) == 3
+
+
+def test_after_many_dead_processes_triton_is_started_again_for_what_it_keeps_of_them(monkeypatch):
+    model = supervisor.ModelVersion("stylize", "1")
+    looks = iter(range(1_000_000))
+    monkeypatch.setattr(supervisor, "_LOOK_EVERY_S", 0.0001)
+    monkeypatch.setattr(supervisor, "model_processes", lambda pid: iter([model] if next(looks) % 2 == 0 else []))
+    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
+    monkeypatch.setattr(supervisor, "_is_ready", lambda *_: True)
+    reloaded: list[str] = []
+    monkeypatch.setattr(supervisor, "_reload", lambda server, name, say: reloaded.append(name))
+    server, stop = Unstartable(failures=0), threading.Event()
+    server.ended = False
+    supervisor.supervise(server, stop, lambda line: stop.set() if "ready again" in line else None, lambda: None)
+    assert reloaded == ["stylize"] * 16
+    assert server.starts == 1
+
+
+def test_a_process_that_stands_still_is_ended_and_one_that_goes_on_is_not(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    standing, resumed = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    try:
+        for process in (standing, resumed):
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        said: list[str] = []
+        stopped = supervisor.Stopped()
+        stopped.end(os.getpid(), said.append)
+        resumed.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, resumed.pid, os.WCONTINUED)
+        now[0] = supervisor._STOPPED_S
+        stopped.end(os.getpid(), said.append)
+        assert said == [f"process {standing.pid} has been stopped for 10 s; ending it"]
+        assert standing.wait(10) == -signal.SIGKILL
+        assert resumed.poll() is None
+    finally:
+        for process in (standing, resumed):
+            process.kill()
+            process.wait()

@@ -1,0 +1,260 @@
+"""What can go wrong around a server, each as a context: it is broken inside, and mended or gone outside."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loadtests.faults.bystanders import DEADLINE_S, WATCHED
+from loadtests.faults.served import Served, kill
+from loadtests.faults.wire import Wire
+from serving.client import Client, ReverieError
+from synthesis import images
+
+NOT_TRIED = {"clock_jump": "needs the right to set the clock of the whole machine"}
+_HALF_OPEN = 300
+_SLOW_READERS = 16
+_KILLERS = 8
+_SPARE_DESCRIPTORS = 6
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HALF_A_FRAME = _HTTP2_PREFACE + b"\x00\x00\x40\x01"
+"""The preface and the beginning of a HEADERS frame."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        breaks: the context.
+        spares: endpoints that must answer all the while.
+        holds_s: how long it lasts.
+        needs_isolation: it would harm this machine if the server had no mounts of its own.
+        ends: how many processes of models end; Triton keeps something of each until it is started again, which
+            `serving.triton.supervisor` sees to.
+    """
+
+    name: str
+    breaks: Callable[[Served], AbstractContextManager[None]]
+    spares: tuple[str, ...] = ()
+    holds_s: float = 2.0
+    needs_isolation: bool = False
+    ends: int = 0
+
+
+@contextmanager
+def triton_killed(served: Served) -> Iterator[None]:
+    """`kill -9` of the server."""
+    kill([served.triton])
+    yield
+
+
+@contextmanager
+def triton_stopped(served: Served) -> Iterator[None]:
+    """The server stands still for a while, as under a debugger or a starved machine."""
+    triton = served.triton
+    kill([triton], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        kill([triton], signal.SIGCONT)
+
+
+def process_killed(model: str) -> Callable[[Served], AbstractContextManager[None]]:
+    """`kill -9` of a Python model's process."""
+
+    @contextmanager
+    def broken(served: Served) -> Iterator[None]:
+        kill(served.model_processes(model)[:1])
+        yield
+
+    return broken
+
+
+def process_stopped(model: str, goes_on: bool) -> Callable[[Served], AbstractContextManager[None]]:
+    """A Python model's process stands still, for a while or for good."""
+
+    @contextmanager
+    def broken(served: Served) -> Iterator[None]:
+        stopped = served.model_processes(model)[:1]
+        kill(stopped, signal.SIGSTOP)
+        yield
+        if goes_on:
+            kill(stopped, signal.SIGCONT)
+
+    return broken
+
+
+def clients_killed(count: int) -> Callable[[Served], AbstractContextManager[None]]:
+    """Callers vanish in the middle of a stream, one after another and some at once."""
+
+    @contextmanager
+    def broken(served: Served) -> Iterator[None]:
+        with ThreadPoolExecutor(_KILLERS) as pool:
+            list(pool.map(lambda _: _vanish(served.address), range(count)))
+        yield
+
+    return broken
+
+
+def _vanish(address: str) -> None:
+    """Read the first message of a long text, then let the connection be reset."""
+    with (
+        Wire(address) as wire,
+        Client(wire.address, timeout=30) as client,
+        contextlib.suppress(ReverieError),
+        client.generate("this movie", max_tokens=200, temperature=1.0) as stream,
+    ):
+        next(iter(stream))
+        wire.cut()
+
+
+@contextmanager
+def slow_readers(served: Served) -> Iterator[None]:
+    """Callers ask for pictures and do not take them from the network."""
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    data = images.encode(noise)
+
+    def ask(wire: Wire) -> None:
+        with Client(wire.address, timeout=60) as client, contextlib.suppress(ReverieError):
+            client.stylize(data, format="png")
+
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(Wire(served.address)) for _ in range(_SLOW_READERS)]
+        threads = [threading.Thread(target=ask, args=(wire,), daemon=True) for wire in wires]
+        for wire, thread in zip(wires, threads, strict=True):
+            wire.clog()
+            thread.start()
+        yield
+        for wire in wires:
+            wire.cut()
+    for thread in threads:
+        thread.join()
+
+
+@contextmanager
+def half_open(served: Served) -> Iterator[None]:
+    """Connections that say nothing, or stop in the middle of a word."""
+    with contextlib.ExitStack() as stack:
+        for i in range(_HALF_OPEN):
+            connection = stack.enter_context(_connection(served.address))
+            connection.sendall((b"", _HTTP2_PREFACE, _HALF_A_FRAME)[i % 3])
+        yield
+
+
+@contextmanager
+def descriptors_exhausted(served: Served) -> Iterator[None]:
+    """Triton may open a few files more, and strangers' connections take them."""
+    triton = served.triton
+    before = resource.prlimit(triton, resource.RLIMIT_NOFILE)
+    limit = len(list(Path(f"/proc/{triton}/fd").iterdir())) + _SPARE_DESCRIPTORS
+    resource.prlimit(triton, resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(4 * _SPARE_DESCRIPTORS):
+                stack.enter_context(_connection(served.address))
+            with Client(served.address) as late:
+                if late.ready(timeout=1):
+                    raise RuntimeError("there were descriptors left for one more client")
+            yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(triton, resource.RLIMIT_NOFILE, before)
+
+
+def log_disk_full(served: Served) -> AbstractContextManager[None]:
+    """The server cannot write its log."""
+    return _full(served.inside(str(served.repository.with_name("log"))))
+
+
+@contextmanager
+def shared_memory_full(served: Served) -> Iterator[None]:
+    """Triton cannot make room for a picture on its way to a model's process."""
+    with _full(served.inside("/dev/shm")), Client(served.address, timeout=DEADLINE_S) as client:
+        large = images.encode(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8))
+        with contextlib.suppress(ReverieError):
+            client.stylize(large)
+        yield
+
+
+@contextmanager
+def _full(folder: Path) -> Iterator[None]:
+    """Not a byte is left where `folder` is."""
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 12)):
+            pass
+    try:
+        yield
+    finally:
+        filler.unlink(missing_ok=True)
+
+
+def graph_replaced(data: bytes | None) -> Callable[[Served], AbstractContextManager[None]]:
+    """The graph that the server runs is overwritten, or deleted, on disk."""
+
+    @contextmanager
+    def broken(served: Served) -> Iterator[None]:
+        graphs = list((served.repository / "style").glob("*/model.onnx"))
+        originals = [graph.read_bytes() for graph in graphs]
+        for graph in graphs:
+            graph.unlink()
+            if data is not None:
+                graph.write_bytes(data)
+        try:
+            yield
+        finally:
+            for graph, original in zip(graphs, originals, strict=True):
+                graph.write_bytes(original)
+
+    return broken
+
+
+def _connection(address: str) -> socket.socket:
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def _others(*hurt: str) -> tuple[str, ...]:
+    return tuple(e for e in WATCHED if e not in hurt)
+
+
+def faults(vanishing: int) -> list[Fault]:
+    """All of them; those that leave Triton running come first.
+
+    Args:
+        vanishing: how many callers vanish in the middle of a stream.
+    """
+    return [
+        Fault("clients_killed", clients_killed(vanishing), spares=WATCHED),
+        Fault("slow_readers", slow_readers, spares=WATCHED, holds_s=5),
+        Fault("half_open_connections", half_open, spares=WATCHED),
+        Fault("graph_corrupted", graph_replaced(b"not a graph"), spares=WATCHED),
+        Fault("graph_deleted", graph_replaced(None), spares=WATCHED),
+        Fault("log_disk_full", log_disk_full, spares=WATCHED, needs_isolation=True),
+        Fault("descriptors_exhausted", descriptors_exhausted, holds_s=5),
+        *(
+            Fault(f"process_of_{model}_killed", process_killed(model), spares=spared, ends=1)
+            for model, spared in {
+                "generate": _others("generate"),
+                "score": _others("score"),
+                "stylize": _others("stylize"),
+                "style": _others("style", "stylize"),
+            }.items()
+        ),
+        Fault("process_stopped_for_3_s", process_stopped("stylize", goes_on=True), _others("stylize"), holds_s=3),
+        Fault("process_stopped_for_good", process_stopped("stylize", goes_on=False), _others("stylize"), ends=1),
+        Fault("shared_memory_full", shared_memory_full, needs_isolation=True),
+        Fault("triton_stopped_for_3_s", triton_stopped, holds_s=3),
+        Fault("triton_killed", triton_killed),
+    ]

@@ -1,0 +1,162 @@
+"""`make faults`: break a running server in every way that is known, while clients call it, and see that it comes back.
+
+The server is `reverie serve` with the shipped models, in a process of its own. While it is broken and until it is well
+again, one client for each interactive endpoint goes on calling with a deadline. A fault is *survived* where
+
+- every call ended within its deadline, with an answer or a reason;
+- the endpoints that the fault has nothing to do with answered all the while (`spares`);
+- all endpoints answer again within a minute without anybody's help;
+- nothing is left behind (`leaks`): processes, and of the faults that leave Triton running also descriptors, threads and
+  places for streams.
+
+The last line of stdout is JSON; the exit status is 1 where a fault was not survived or something leaked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtests.endpoints import ENDPOINTS
+from loadtests.faults.bystanders import WATCHED, Bystanders, Seen, call, failures
+from loadtests.faults.faults import NOT_TRIED, Fault, faults
+from loadtests.faults.served import Resources, Served, serving
+from loadtests.target import say, warm_up
+from serving.client import Client
+
+RECOVERED_WITHIN_S = 60.0
+SLOTS = 32
+"""Streams that `generate` takes at once; after callers vanished, all of them must be free."""
+_SETTLES_WITHIN_S = 15.0
+_TOLERANCE = {"processes": 0, "regions": 0, "descriptors": 12, "threads": 12}
+"""What may be open more than before: connections of the clients that watch, threads of pools that grow with use."""
+_KEPT_OF_THE_DEAD = {"processes": 1, "regions": 1, "descriptors": 8, "threads": 40}
+"""What Triton keeps of each process of a model that ended, until it is started again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fault did.
+
+    Attributes:
+        recovery_seconds: from its end to good answers everywhere; None where it took too long.
+        calls: of the clients meanwhile; failed: by endpoint and status.
+        faults: why it was not survived, in words.
+    """
+
+    survived: bool
+    recovery_seconds: float | None
+    calls: int
+    failed: dict[str, dict[str, int]]
+    faults: list[str]
+
+
+def main() -> None:
+    """Run from the command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vanishing", type=int, default=1000, help="clients that are killed in the middle of a stream")
+    parser.add_argument("--only", action="append", default=[], help="this fault; repeat for several")
+    options = parser.parse_args()
+    out = Path("out") / "faults"
+    out.mkdir(parents=True, exist_ok=True)
+    result = run(options.vanishing, options.only, out)
+    print(json.dumps(result))
+    sys.exit(0 if result["faults_survived"] == result["faults_tried"] and not result["leaks"] else 1)
+
+
+def run(vanishing: int, only: Sequence[str], out: Path) -> dict[str, Any]:
+    """Try every fault, or those named; the server's log goes to `out`.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    chosen = faults(vanishing)
+    if unknown := sorted(set(only) - {f.name for f in chosen}):
+        raise ValueError(f"{unknown} are no faults; accepted: {', '.join(f.name for f in chosen)}")
+    chosen = [f for f in chosen if not only or f.name in only]
+    with serving(out / "server.log") as served:
+        warm_up(served.address, [ENDPOINTS[name] for name in WATCHED])
+        at_first, first_triton = served.resources(), served.triton
+        skipped = {
+            f.name: "needs mounts of its own (root)" for f in chosen if f.needs_isolation and not served.isolated
+        }
+        outcomes, leaks = {}, []
+        for fault in [f for f in chosen if f.name not in skipped]:
+            before, triton = served.resources(), served.triton
+            outcomes[fault.name] = outcome = try_fault(fault, served)
+            kinds = _TOLERANCE if served.triton == triton else ("processes", "regions")
+            leaks += [f"{fault.name}: {leak}" for leak in _left_behind(served, before, kinds, fault.ends)]
+            say(f"{fault.name}: {'survived' if outcome.survived else 'NOT SURVIVED'}: {asdict(outcome)}")
+        if served.triton != first_triton:
+            leaks += [f"after all: {leak}" for leak in _left_behind(served, at_first, ("processes", "regions"))]
+        free = _free_slots(served.address)
+        leaks += [f"{SLOTS - free} of {SLOTS} places for streams"] if free < SLOTS else []
+    return {
+        "faults_tried": len(outcomes),
+        "faults_survived": sum(o.survived for o in outcomes.values()),
+        "leaks": leaks,
+        "clients_killed": vanishing if "clients_killed" in outcomes else 0,
+        "recovery_seconds": max((o.recovery_seconds for o in outcomes.values() if o.recovery_seconds), default=None),
+        "faults": {name: asdict(outcome) for name, outcome in outcomes.items()},
+        "not_tried": NOT_TRIED | skipped,
+    }
+
+
+def try_fault(fault: Fault, served: Served) -> Outcome:
+    """Break and mend `served` under the eyes of clients."""
+    with Bystanders(served.address) as bystanders:
+        if bystanders.wait_for_recovery(RECOVERED_WITHIN_S) is None:
+            return Outcome(False, None, len(bystanders.seen), failures(bystanders.seen), ["it was not well before"])
+        began = time.monotonic()
+        with fault.breaks(served):
+            time.sleep(fault.holds_s)
+        recovered = bystanders.wait_for_recovery(RECOVERED_WITHIN_S)
+    seen = [s for s in bystanders.seen if s.began + s.seconds >= began]
+    wrong = _wrongs(fault, seen, recovered)
+    return Outcome(not wrong, None if recovered is None else round(recovered, 2), len(seen), failures(seen), wrong)
+
+
+def _wrongs(fault: Fault, seen: Sequence[Seen], recovered: float | None) -> list[str]:
+    wrong = [f"{s.endpoint} ended after {s.seconds:.1f} s: {s.code} {s.error}" for s in seen if not s.is_clear]
+    wrong += [
+        f"{s.endpoint} was to be spared: {s.code} {s.error}" for s in seen if s.code and s.endpoint in fault.spares
+    ]
+    return wrong + ([f"not well {RECOVERED_WITHIN_S:.0f} s after"] if recovered is None else [])
+
+
+def _left_behind(served: Served, before: Resources, kinds: Iterable[str], ended: int = 0) -> list[str]:
+    """What there is more than before, once it has had time to go; after so many processes of models have ended."""
+
+    def more() -> list[str]:
+        now = served.resources()
+        grown = {kind: getattr(now, kind) - getattr(before, kind) for kind in kinds}
+        allowed = {kind: _TOLERANCE[kind] + ended * _KEPT_OF_THE_DEAD[kind] for kind in kinds}
+        return [f"{count} {kind} more than before" for kind, count in grown.items() if count > allowed[kind]]
+
+    end = time.monotonic() + _SETTLES_WITHIN_S
+    while (found := more()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+def _free_slots(address: str) -> int:
+    """How many streams `generate` carries at once now, of as many as it should."""
+
+    def ask(_: int) -> bool:
+        with Client(address, timeout=60) as client:
+            request = lambda: list(client.generate("this movie", max_tokens=100, temperature=1.0))  # noqa: E731
+            return not call("generate", request).code
+
+    with ThreadPoolExecutor(SLOTS) as pool:
+        return sum(pool.map(ask, range(SLOTS)))
+
+
+if __name__ == "__main__":
+    main()

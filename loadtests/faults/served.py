@@ -1,0 +1,141 @@
+"""`reverie serve` as a process that can be broken without breaking this machine.
+
+It has a mount namespace of its own where that is allowed, with a small `/dev/shm` and a small disk for its log, which
+can be filled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtests.memory import session_of
+from serving.triton.processes import below
+from serving.triton.server import PROJECT, Address, ServerError
+
+SHM_MIB, LOG_MIB = 256, 1
+_STOP_S = 60
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a server holds.
+
+    Attributes:
+        descriptors, threads: of Triton's own process.
+        regions: files in its shared memory.
+    """
+
+    processes: int
+    descriptors: int
+    threads: int
+    regions: int
+
+
+@dataclass
+class Served:
+    """A running server.
+
+    Attributes:
+        address: of gRPC; repository: its own copy.
+        isolated: it has a small `/dev/shm` and log disk of its own.
+    """
+
+    process: subprocess.Popen
+    address: str
+    repository: Path
+    isolated: bool
+
+    @property
+    def triton(self) -> int:
+        """Triton's process now.
+
+        Raises:
+            LookupError: none runs.
+        """
+        for pid in below(self.process.pid):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "tritonserver":
+                    return pid
+        raise LookupError("no tritonserver runs")
+
+    def model_processes(self, model: str) -> list[int]:
+        """The processes of a Python model."""
+        return [p for p in below(self.triton) if f"/{model}/" in _command(p)]
+
+    def inside(self, path: str) -> Path:
+        """A path as the server sees it."""
+        return Path(f"/proc/{self.process.pid}/root{path}")
+
+    def resources(self) -> Resources:
+        """What it holds now."""
+        triton = Path(f"/proc/{self.triton}")
+        return Resources(
+            len(session_of(self.triton)),
+            len(list((triton / "fd").iterdir())),
+            len(list((triton / "task").iterdir())),
+            len(list(self.inside("/dev/shm").iterdir())),
+        )
+
+
+@contextlib.contextmanager
+def serving(log: Path) -> Iterator[Served]:
+    """Serve a copy of the shipped repository until the context ends.
+
+    Raises:
+        ServerError: it was not ready.
+    """
+    with tempfile.TemporaryDirectory(prefix="reverie-faults-") as folder:
+        repository, disk = Path(folder) / "model_repository", Path(folder) / "log"
+        shutil.copytree(PROJECT / "model_repository", repository)
+        disk.mkdir()
+        address, isolated = Address.free(), _can_isolate()
+        ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
+        serve = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports]
+        mounts = f"mount -t tmpfs -o size={SHM_MIB}m shm /dev/shm && mount -t tmpfs -o size={LOG_MIB}m log {disk} && "
+        shell = f'{mounts if isolated else ""}exec "$@" 2>>{disk}/server.log'
+        command = [*(["unshare", "--mount"] if isolated else []), "sh", "-c", shell, "serve", *serve]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+        try:
+            assert process.stdout is not None
+            if not process.stdout.readline().startswith("ready"):
+                raise ServerError("the server for the faults did not start")
+            yield Served(process, address.grpc, repository, isolated)
+        finally:
+            with contextlib.suppress(OSError):
+                shutil.copy(Path(f"/proc/{process.pid}/root{disk}/server.log"), log)
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _can_isolate() -> bool:
+    command = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs -o size=1m shm /dev/shm"]
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def _command(pid: int) -> str:
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to processes; one that has ended is no error."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

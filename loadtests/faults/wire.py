@@ -1,0 +1,91 @@
+"""A TCP relay between a client and the server that can be cut or clogged: what a dying machine or network does.
+
+A gRPC channel that is closed says goodbye; a killed client does not, and one whose network is full does not read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
+_CHUNK = 65_536
+_LOOK_EVERY_S = 0.05
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: closing sends RST, and nothing that was still to send."""
+
+
+class Wire:
+    """Relays connections to `address`.
+
+    Attributes:
+        address: where to connect instead.
+    """
+
+    def __init__(self, address: str):
+        host, port = address.rsplit(":", 1)
+        self._server = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._flows = threading.Event()
+        self._flows.set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self.cut()
+
+    def clog(self) -> None:
+        """Take nothing more from the server, so that it cannot send once the buffers are full."""
+        self._flows.clear()
+
+    def cut(self) -> None:
+        """Reset every connection on both sides."""
+        with self._lock:
+            sockets, self._open = self._open, []
+        self._flows.set()
+        for s in sockets:
+            with contextlib.suppress(OSError):
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                s.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                with self._lock:
+                    self._open += [client, server]
+                threading.Thread(target=self._relay, args=(client, server, False), daemon=True).start()
+                threading.Thread(target=self._relay, args=(server, client, True), daemon=True).start()
+
+    def _relay(self, source: socket.socket, target: socket.socket, can_clog: bool) -> None:
+        for data in _chunks(source):
+            if can_clog:
+                self._flows.wait()
+            try:
+                target.sendall(data)
+            except OSError:
+                return
+
+
+def _chunks(source: socket.socket) -> Iterator[bytes]:
+    """What comes in, until the other side ends or the socket is closed.
+
+    A thread that waited in `recv` would hold the socket open after `close`, and nothing would be reset.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        while True:
+            if select.select([source], [], [], _LOOK_EVERY_S)[0]:
+                data = source.recv(_CHUNK)
+                if not data:
+                    return
+                yield data

@@ -1,0 +1,103 @@
+"""A short form of `make faults`, and its parts."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from loadtests.faults.bystanders import DEADLINE_S, Bystanders, Seen, failures
+from loadtests.faults.faults import Fault, faults
+from loadtests.faults.run import _wrongs, run
+from loadtests.faults.wire import Wire
+
+
+def test_vanishing_callers_and_a_killed_process_are_survived_without_a_trace(tmp_path):
+    found = run(vanishing=24, only=["clients_killed", "process_of_score_killed"], out=tmp_path)
+    assert (found["faults_tried"], found["faults_survived"], found["leaks"]) == (2, 2, [])
+    assert set(found["faults"]["process_of_score_killed"]["failed"]) <= {"score"}
+
+
+def test_an_unknown_fault_is_named_with_what_there_is(tmp_path):
+    with pytest.raises(ValueError, match=r"\['flood'\] are no faults; accepted: clients_killed, "):
+        run(1, ["flood"], tmp_path)
+
+
+def test_every_fault_has_a_name_of_its_own():
+    names = [fault.name for fault in faults(1)]
+    assert len(set(names)) == len(names) == 16
+
+
+@pytest.mark.parametrize(
+    ("seen", "recovered", "said"),
+    [
+        (Seen("score", 0, 1), 1.0, []),
+        (Seen("score", 0, 1, "UNAVAILABLE", "the model is loading"), 1.0, []),
+        (Seen("style", 0, 1, "UNAVAILABLE", "gone"), 1.0, ["style was to be spared: UNAVAILABLE gone"]),
+        (Seen("score", 0, 1, "UNKNOWN", " "), 1.0, ["score ended after 1.0 s: UNKNOWN  "]),
+        (Seen("score", 0, DEADLINE_S + 3), 1.0, ["score ended after 13.0 s:  "]),
+        (Seen("score", 0, 1), None, ["not well 60 s after"]),
+    ],
+)
+def test_what_is_not_survived_is_said(seen, recovered, said):
+    assert _wrongs(Fault("f", lambda _: pytest.fail(), spares=("style",)), [seen], recovered) == said
+
+
+def test_failures_are_counted_by_endpoint_and_status():
+    seen = [
+        Seen("a", 0, 1),
+        Seen("a", 0, 1, "INTERNAL", "x"),
+        Seen("b", 0, 1, "INTERNAL", "x"),
+        Seen("a", 1, 1, "INTERNAL", "y"),
+    ]
+    assert failures(seen) == {"a": {"INTERNAL": 2}, "b": {"INTERNAL": 1}}
+
+
+def test_recovery_is_three_good_answers_in_a_row_of_every_endpoint():
+    bystanders = Bystanders("127.0.0.1:1", ("a", "b"))
+    bystanders.seen += [Seen("a", 1e9 + i, 0.5) for i in range(3)] + [Seen("b", 1e9 + i, 0.5) for i in range(2)]
+    assert bystanders.wait_for_recovery(0) is None
+    bystanders.seen.append(Seen("b", 1e9 + 9, 0.5))
+    assert bystanders.wait_for_recovery(0) > 0
+    bystanders.seen.append(Seen("a", 1e9 + 10, 0.5, "UNAVAILABLE", "gone"))
+    assert bystanders.wait_for_recovery(0) is None
+
+
+@pytest.fixture
+def echo():
+    """A server that sends back what it gets; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                    while data := connection.recv(1024):
+                        connection.sendall(data)
+                except OSError:
+                    return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def connect(address):
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+def test_a_wire_relays_until_it_is_clogged_or_cut(echo):
+    with Wire(echo) as wire, connect(wire.address) as client:
+        client.sendall(b"one")
+        assert client.recv(10) == b"one"
+        wire.clog()
+        client.sendall(b"two")
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.recv(10)
+        wire.cut()
+        client.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            while client.recv(10):
+                pass
