@@ -23,6 +23,8 @@ exec tritonserver \
   --exit-timeout-secs="${REVERIE_EXIT_SECONDS:-60}" \
   --grpc-restricted-protocol="$restricted" \
   --http-restricted-api="$restricted" \
+  --grpc-header-forward-pattern=reverie-client \
+  --http-header-forward-pattern=reverie-client \
   --grpc-max-connection-age=600000 \
   --grpc-max-connection-age-grace=3600000 \
   --metrics-config=summary_latencies=true \

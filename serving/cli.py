@@ -49,8 +49,20 @@ def serve(
     weights_dir: Annotated[
         Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
     ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): gRPC over TLS only, and no HTTP.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
+    tls_clients: Annotated[
+        Path | None, typer.Option(help="Authority (PEM) whose clients alone are let in, with their certificates.")
+    ] = None,
+    api_key: Annotated[
+        str, typer.Option(envvar="REVERIE_API_KEY", help="Asked for with every call; better in the environment.")
+    ] = "",
+    control_key: Annotated[
+        str, typer.Option(envvar="REVERIE_CONTROL_KEY", help="Asked for where models are loaded, as `export` does.")
+    ] = "",
 ) -> None:
     """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
+    from serving.security import Security, Tls
     from serving.triton.server import Address as Listen
     from serving.triton.server import TritonServer
     from serving.triton.supervisor import supervise
@@ -60,8 +72,11 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     listen = Listen(host, grpc_port, http_port, metrics_port)
-    with TritonServer(repository, listen, environment) as server:
-        ready = f"ready: gRPC {listen.grpc}, HTTP {listen.http}, metrics {listen.metrics}"
+    tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
+    security = Security(tls, api_key, control_key)
+    with TritonServer(repository, listen, environment, security) as server:
+        http = "no HTTP" if tls else f"HTTP {listen.http}"
+        ready = f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, {http}, metrics {listen.metrics}"
         supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
         typer.echo("stopping")
 

@@ -18,8 +18,10 @@ import grpc.experimental
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from serving import security
 from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
 from serving.labels import Labels
+from serving.security import Tls
 
 _MAX_MESSAGE = 2**31 - 1
 _AFTERMATH_S = 10.0
@@ -29,7 +31,6 @@ _LABELS_S = 1.0
 """How long a model's labels are remembered."""
 _LABELS_TIMEOUT_S = 5.0
 STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-_CONTROL_HEADER = "triton-grpc-protocol-reverie-control"
 
 Message = TypeVar("Message")
 
@@ -250,18 +251,37 @@ class Client:
         timeout: default deadline of every call, in seconds; a stream's covers the whole stream.
         control_key: what a server that restricts model control asks for (deploy/README.md); default:
             $REVERIE_CONTROL_KEY. Sent with `models` and `load` only.
+        api_key: what a server that knows its callers asks for; default: $REVERIE_API_KEY.
+        name: of this client, for the server's limits of one client; default: $REVERIE_CLIENT, else none.
+        tls: for a server with TLS; default: of $REVERIE_TLS_CA, $REVERIE_TLS_CERT and $REVERIE_TLS_KEY.
+
+    Raises:
+        SecurityError: a certificate is missing.
     """
 
-    def __init__(self, address: str = "127.0.0.1:8001", timeout: float = 120.0, control_key: str | None = None):
+    def __init__(
+        self,
+        address: str = "127.0.0.1:8001",
+        timeout: float = 120.0,
+        control_key: str | None = None,
+        api_key: str | None = None,
+        tls: Tls | None = None,
+        name: str | None = None,
+    ):
         options = [
             ("grpc.max_receive_message_length", _MAX_MESSAGE),
             ("grpc.max_send_message_length", _MAX_MESSAGE),
             (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
         ]
         self.timeout = timeout
-        key = os.environ.get("REVERIE_CONTROL_KEY") if control_key is None else control_key
-        self._control = ((_CONTROL_HEADER, key),) if key else ()
-        self._channel = grpc.insecure_channel(address, options)
+        self._metadata = security.metadata(security.API_HEADER, security.API_KEY_VARIABLE, api_key)
+        if name := os.environ.get("REVERIE_CLIENT", "") if name is None else name:
+            self._metadata += (("reverie-client", name),)
+        self._control = security.metadata(security.CONTROL_HEADER, security.CONTROL_KEY_VARIABLE, control_key)
+        tls = tls or Tls.from_environment()
+        self._channel = (
+            grpc.secure_channel(address, tls.credentials(), options) if tls else grpc.insecure_channel(address, options)
+        )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         # Ours send one request a stream. Called as such, gRPC needs no thread to send it and none to receive.
         self._stream = self._channel.unary_stream(
@@ -428,7 +448,8 @@ class Client:
     ) -> Stream[Message]:
         """Call any decoupled model; `parse` turns one response's arrays into messages."""
         # Never with the header `triton_grpc_error`: errors then crash Triton 2.51 (see docs/decisions.md).
-        call = self._stream(to_request(model, inputs, parameters), timeout=timeout or self.timeout)
+        request = to_request(model, inputs, parameters)
+        call = self._stream(request, timeout=timeout or self.timeout, metadata=self._metadata)
         return Stream(call, parse)
 
     def _control_call(self, method: grpc.UnaryUnaryMultiCallable, request: Any) -> Any:
@@ -447,7 +468,7 @@ class Client:
         (https://github.com/triton-inference-server/server/issues/7368); streams are not affected.
         """
         timeout = timeout or self.timeout
-        call = method.future(request, timeout=timeout + _AFTERMATH_S, metadata=metadata)
+        call = method.future(request, timeout=timeout + _AFTERMATH_S, metadata=self._metadata + metadata)
         try:
             return call.result(timeout)
         except grpc.FutureTimeoutError:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from language.tokenizer import Tokenizer, load_tokenizer
-from serving.models.requests import Request, to_stream_error
+from serving.errors import Unavailable
+from serving.models.places import Places
+from serving.models.requests import Request, client_of, to_stream_error
 from serving.models.siblings import Sibling
 from serving.text.engine import Piece, TokenLogprobs
 from serving.text.parameters import GenerateParameters
@@ -33,19 +36,26 @@ class TritonPythonModel:
         self._tokenizer = load_tokenizer(folder)
         numbers = {name: int(settings[name]) for name in ("slots", "workers", "max_waiting")}
         self._engine = EnginePool(folder, settings["precision"], **numbers)
+        self._places = Places(numbers["slots"] + numbers["max_waiting"])
         # Reading a request can mean tokenising a long prompt; another request should not wait for that.
         self._readers = ThreadPoolExecutor(2)
 
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:
-            self._readers.submit(self._submit, raw, raw.get_response_sender())
+            sender, client = raw.get_response_sender(), client_of(raw)
+            try:
+                self._places.take(client)
+            except Unavailable as full:
+                sender.send(pb_utils.InferenceResponse(error=to_stream_error(full)), flags=_FINAL)
+            else:
+                sink = _TritonSink(sender, self._tokenizer, partial(self._places.free, client))
+                self._readers.submit(self._submit, raw, sink)
 
     def finalize(self) -> None:
         self._readers.shutdown(wait=True)
         self._engine.close()
 
-    def _submit(self, raw: Any, sender: Any) -> None:
-        sink = _TritonSink(sender, self._tokenizer)
+    def _submit(self, raw: Any, sink: _TritonSink) -> None:
         try:
             request = Request(raw)
             stops = request.texts("stop")
@@ -56,14 +66,14 @@ class TritonPythonModel:
 
 
 class _TritonSink:
-    """One request's way back through Triton.
+    """One request's way back through Triton; `on_end` is called once, after the last response.
 
     Triton frees what a sender refers to once its final response is sent; a question that came later would
     read freed memory, so both take turns.
     """
 
-    def __init__(self, sender: Any, tokenizer: Tokenizer):
-        self._sender, self._tokenizer = sender, tokenizer
+    def __init__(self, sender: Any, tokenizer: Tokenizer, on_end: Callable[[], None]):
+        self._sender, self._tokenizer, self._on_end = sender, tokenizer, on_end
         self._turn = threading.Lock()
         self._ended = False
 
@@ -82,8 +92,10 @@ class _TritonSink:
 
     def _send(self, *response: Any, last: bool) -> None:
         with self._turn:
-            self._ended = self._ended or last
+            ends, self._ended = last and not self._ended, self._ended or last
             self._sender.send(*response, flags=_FINAL if last else 0)
+        if ends:
+            self._on_end()
 
     def _response(self, pieces: list[Piece]) -> Any:
         tensors = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 from pydantic import BaseModel, ValidationError
 
 from serving.errors import Unavailable
+from serving.models.places import CLIENT_HEADER, Places, TurnQueue
 from synthesis.errors import InputError
 from synthesis.progress import Cancelled
 
@@ -29,8 +29,16 @@ Send = Callable[[Outputs], None]
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-_RESERVED = {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
-"""Request parameters that belong to Triton's protocol, not to a model."""
+_RESERVED = {
+    "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", CLIENT_HEADER
+}  # fmt: skip
+"""Request parameters that belong to the protocol, not to a model."""
+
+
+def client_of(raw: Any) -> str:
+    """Who sent a request, as the header `reverie-client` says, which Triton passes on as a parameter; "" if nobody."""
+    parameters = raw.parameters()
+    return str(json.loads(parameters).get(CLIENT_HEADER, "")) if CLIENT_HEADER in (parameters or "") else ""
 
 
 class Request:
@@ -102,12 +110,12 @@ def describe(error: Any, model: type[BaseModel]) -> str:
 
 
 class PooledModel:
-    """Base of models whose requests are answered by a few worker threads, from a bounded queue.
+    """Base of models whose requests are answered by a few worker threads, from a bounded queue in which clients take turns.
 
     Attributes:
         workers: requests that run at once.
-        max_waiting: how many more may wait; one more is refused as unavailable. The parameters `workers` and
-            `max_waiting` of a model's configuration say otherwise.
+        max_waiting: how many more may wait; one more is refused as unavailable, and so is one of a client who has
+            half of all places. The parameters `workers` and `max_waiting` of a model's configuration say otherwise.
     """
 
     workers = 2
@@ -119,8 +127,8 @@ class PooledModel:
         self.workers = self._setting("workers", self.workers)
         self.max_waiting = self._setting("max_waiting", self.max_waiting)
         self._pool = ThreadPoolExecutor(self.workers)
-        self._pending = 0
-        self._lock = threading.Lock()
+        self._places = Places(self.workers + self.max_waiting)
+        self._queue: TurnQueue[tuple[Any, Any, str]] = TurnQueue()
         self.setup()
 
     def setup(self) -> None:
@@ -128,12 +136,14 @@ class PooledModel:
 
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:
-            sender = raw.get_response_sender()
-            if self._enter():
-                self._pool.submit(self._serve, raw, sender)
+            sender, client = raw.get_response_sender(), client_of(raw)
+            try:
+                self._places.take(client)
+            except Unavailable as full:
+                self.send_error(sender, full)
             else:
-                full = f"{self.max_waiting} requests are waiting; no more may; try again later"
-                self.send_error(sender, Unavailable(full))
+                self._queue.put(client, (raw, sender, client))
+                self._pool.submit(self._serve_next)
 
     def finalize(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=False)
@@ -149,20 +159,14 @@ class PooledModel:
     def _setting(self, name: str, default: int) -> int:
         return int(self.config.get("parameters", {}).get(name, {}).get("string_value", default))
 
-    def _enter(self) -> bool:
-        with self._lock:
-            has_room = self._pending < self.workers + self.max_waiting
-            self._pending += has_room
-        return has_room
-
-    def _serve(self, raw: Any, sender: Any) -> None:
+    def _serve_next(self) -> None:
+        raw, sender, client = self._queue.get()
         try:
             self.serve(raw, sender)
         except BaseException:
             log.exception("a response could not be sent")
         finally:
-            with self._lock:
-                self._pending -= 1
+            self._places.free(client)
 
 
 class StreamingModel(PooledModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import json
 import os
 import secrets
 import shutil
@@ -19,17 +20,19 @@ import sys
 import sysconfig
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from serving.security import Security
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
+_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _GPU_DRIVER = Path("/dev/nvidiactl")
 """Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
 
@@ -76,6 +79,7 @@ class TritonServer:
     Attributes:
         repository: the models; all of them are loaded.
         address: where to listen.
+        security: what it asks of its callers.
         environment: added to the server's environment (`REVERIE_WEIGHTS_DIR`, ...).
         log: where the server's output goes; None for this process's stderr.
         stop_seconds: how long running requests may take to end when the server is stopped.
@@ -87,6 +91,7 @@ class TritonServer:
     repository: Path
     address: Address = field(default_factory=Address.free)
     environment: Mapping[str, str] = field(default_factory=dict)
+    security: Security = field(default_factory=Security)
     log: Path | None = None
     stop_seconds: int = 10
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
@@ -148,6 +153,36 @@ class TritonServer:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def control(self, path: str, timeout: float, data: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask Triton over HTTP, on this machine and with every key.
+
+        Args:
+            path: below `/v2/`.
+            data: of a POST; None for a GET.
+
+        Returns:
+            The JSON of the answer; empty where there is none.
+
+        Raises:
+            TimeoutError: no answer in `timeout` seconds.
+            OSError: no connection, or a status that is no success (`urllib.error.HTTPError`).
+        """
+        url = f"http://{self._http_host}:{self.address.http_port}/v2/{path}"
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(url, body, self.security.headers())
+        try:
+            with _no_proxy.open(request, timeout=timeout) as answer:
+                return json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError:
+            raise
+        except urllib.error.URLError as error:
+            raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
+
+    @property
+    def _http_host(self) -> str:
+        """Where HTTP is: of this machine only where callers come with TLS, for which it has none."""
+        return "127.0.0.1" if self.security.tls or self.address.host == "0.0.0.0" else self.address.host
+
     def poll(self) -> int | None:
         """The exit status if the process has ended by itself, else None."""
         return self._process.poll() if self._process else None
@@ -167,7 +202,11 @@ class TritonServer:
             # Configurations are complete; completing them would start (and import) every Python model twice.
             "--disable-auto-complete-config",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
-            *(f"--{protocol}-address={address.host}" for protocol in ("grpc", "http", "metrics")),
+            *(f"--{protocol}-address={address.host}" for protocol in ("grpc", "metrics")),
+            f"--http-address={self._http_host if self.security.tls else address.host}",
+            *self.security.arguments(),
+            # Who calls, for the limits of one client; see `serving.models.places`.
+            *(f"--{protocol}-header-forward-pattern=reverie-client" for protocol in ("grpc", "http")),
             f"--grpc-port={address.grpc_port}",
             f"--http-port={address.http_port}",
             f"--metrics-port={address.metrics_port}",
@@ -191,16 +230,14 @@ class TritonServer:
     def _wait_until_ready(self, timeout: float) -> None:
         assert self._process is not None
         deadline = time.monotonic() + timeout
-        with grpc.insecure_channel(self.address.grpc) as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            while time.monotonic() < deadline:
-                if self._process.poll() is not None:
-                    where = f"see {self.log}" if self.log else "see its output above"
-                    raise ServerError(f"Triton ended with status {self._process.returncode} while starting; {where}")
-                with contextlib.suppress(grpc.RpcError):
-                    if stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1.0).ready:
-                        return
-                time.sleep(0.1)
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                where = f"see {self.log}" if self.log else "see its output above"
+                raise ServerError(f"Triton ended with status {self._process.returncode} while starting; {where}")
+            with contextlib.suppress(OSError):
+                self.control("health/ready", timeout=1.0)
+                return
+            time.sleep(0.1)
         raise ServerError(f"Triton was not ready after {timeout:.0f} s")
 
 

@@ -12,13 +12,11 @@ import os
 import signal
 import threading
 import time
+import urllib.error
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.triton import processes
 from serving.triton.processes import Process
@@ -135,31 +133,29 @@ def _processes_when_whole(
 
 def _instances(server: TritonServer, model: ModelVersion) -> int:
     """Processes that a version has once it is loaded; 0 while Triton does not say."""
-    request = service_pb2.ModelConfigRequest(name=model.name, version=model.version)
     try:
-        with grpc.insecure_channel(server.address.grpc) as channel:
-            reply = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelConfig(request, timeout=5)
-    except grpc.RpcError:
+        groups = server.control(f"models/{model.name}/versions/{model.version}/config", 5)["instance_group"]
+    except OSError:
         return 0
-    return sum(group.count * max(1, len(group.gpus)) for group in reply.config.instance_group)
+    return sum(group["count"] * max(1, len(group["gpus"])) for group in groups)
 
 
 def _is_ready(server: TritonServer, model: ModelVersion) -> bool:
     """Whether Triton would send requests to this version; one that was unloaded it would not."""
-    request = service_pb2.ModelReadyRequest(name=model.name, version=model.version)
     try:
-        with grpc.insecure_channel(server.address.grpc) as channel:
-            return service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(request, timeout=5).ready
-    except grpc.RpcError as error:
-        return error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        server.control(f"models/{model.name}/versions/{model.version}/ready", 5)
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _reload(server: TritonServer, model: str, say: Say) -> None:
     """Unload and load: loading alone does nothing where no file is newer."""
     try:
-        with grpc.insecure_channel(server.address.grpc) as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=30)
-            stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name=model), timeout=_LOAD_TIMEOUT_S)
-    except grpc.RpcError as error:
-        say(f"model {model} could not be loaded again: {error.details()}")
+        server.control(f"repository/models/{model}/unload", 30, {})
+        server.control(f"repository/models/{model}/load", _LOAD_TIMEOUT_S, {})
+    except OSError as error:
+        said = error.read().decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else error
+        say(f"model {model} could not be loaded again: {said}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import grpc
 import numpy as np
@@ -83,7 +83,7 @@ def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_p
         try:
             answer = images.decode(three_styles.stylize(files[i], style="blue"))
         except ReverieError as error:
-            assert "4 requests are waiting; no more may; try again later" in error.message
+            assert "6 requests are waiting or running; no more may; try again later" in error.message
             return error.code
         assert np.abs(answer.astype(int) - tint(photos[i], np.array([0, 0, 1]))).max() <= 1
         return None
@@ -113,3 +113,25 @@ def test_pictures_of_equal_size_share_a_batch_of_the_network(client, photo):
     more_pictures, more_batches = executions()
     assert more_pictures - pictures == 6
     assert more_batches - batches < 6
+
+
+def test_a_greedy_client_is_refused_and_another_is_not(small_server):
+    """Of six places one client may have three."""
+    large, small = (images.encode(noise(side, side), "jpeg") for side in (1000, 64))
+
+    def ask(_):
+        try:
+            return len(greedy.stylize(large)) > 0
+        except ReverieError as error:
+            return error
+
+    address = small_server.address.grpc
+    with Client(address, name="greedy") as greedy, Client(address, name="modest") as modest:
+        with ThreadPoolExecutor(9) as pool:
+            asked = [pool.submit(ask, i) for i in range(9)]
+            wait(asked, return_when=FIRST_COMPLETED)  # A refusal, since six wait for three pictures.
+            assert modest.stylize(small)
+        answers = [future.result() for future in asked]
+    refused = [answer for answer in answers if answer is not True]
+    assert len(refused) == 6
+    assert {(e.code, "of client 'greedy'" in e.message) for e in refused} == {(grpc.StatusCode.UNAVAILABLE, True)}
