@@ -115,16 +115,18 @@ def adopt(model: Name, version: Version, repository: Repository = MODELS) -> Non
 @models_app.command()
 def restore(
     version: Version,
+    model: Annotated[Kind, typer.Option(help="Whose version.")] = Kind.language_model,
     run: Annotated[Path | None, typer.Option(help="Folder of the run. Default: a new one under runs/.")] = None,
     repository: Repository = MODELS,
 ) -> None:
-    """Make a run of a published language model, for `reverie train lm --from`."""
-    from export.text import restore as restoring
+    """Make a run of a published version, for `--from` of `reverie train lm`, `style` and `add-style`."""
+    from export import style_restore
+    from export.text import restore as text_restore
 
-    restored = restoring.restore(repository / Kind.language_model.value / str(version), run)
-    typer.echo(
-        f"{restored.path}: version {version}; go on with 'reverie train lm --preset reviews --from {restored.path}'"
-    )
+    restoring = style_restore if model is Kind.style else text_restore
+    restored = restoring.restore(repository / model.value / str(version), run)
+    further = "add-style --style painting.jpg" if model is Kind.style else "lm --preset reviews"
+    typer.echo(f"{restored.path}: version {version}; go on with 'reverie train {further} --from {restored.path}'")
 
 
 @models_app.command()

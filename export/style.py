@@ -8,13 +8,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from PIL import Image
 
-from export import configuration, parity, style_variants
+from export import configuration, parity, style_restore, style_variants
 from export.style_graph import StyleGraph
 from export.style_variants import Inputs, Precision
 from export.version import Exported
@@ -57,8 +59,12 @@ def export(run: Run, folder: Path, precision: Precision = DEFAULT) -> Exported:
         NAME,
         configuration.style(styles),
         max(measured, key=lambda p: p.largest),
-        {"departure_from_float32": style_variants.as_dict(departures)},
+        {"departure_from_float32": style_variants.as_dict(departures), style_restore.NETWORK: _shape(network)},
     )
+
+
+def _shape(network: StyleNetwork) -> dict[str, Any]:
+    return {k: v for k, v in asdict(network.config).items() if k != "styles"}
 
 
 def graph_in(precision: Precision, network: StyleNetwork, photos: Sequence[np.ndarray]) -> onnx.ModelProto:

@@ -27,6 +27,13 @@ from training.style.network import (
 )
 
 _HEIGHT_WIDTH = np.array([2, 3])
+PHASES = "/phases"
+"""After the name of a kernel that is merged with enlarging."""
+
+
+def weight_name(index: int) -> str:
+    """Of the constant that holds a network's variable; `export.style_restore` finds it by this."""
+    return f"weight/{index}"
 
 
 class StyleGraph:
@@ -51,6 +58,7 @@ class StyleGraph:
         self._network, self._name, self._merges = network, name, merges
         self._stores_float16 = stores_float16
         self._graph = Graph(float_type)
+        self._names = {id(variable): weight_name(i) for i, variable in enumerate(network.variables)}
         self._made = 0
 
     def model(self) -> onnx.ModelProto:
@@ -116,20 +124,21 @@ class StyleGraph:
 
     def _of_style(self, variable) -> str:
         """Rows of a (styles, channels) variable, weighted by the request's styles: (batch, channels, 1, 1)."""
-        weighted = self._op("MatMul", "style_weights", self._constant(_array(variable)))
+        table = self._graph.constant(self._names[id(variable)], _array(variable))
+        weighted = self._op("MatMul", "style_weights", table)
         return self._op("Unsqueeze", weighted, self._constant(_HEIGHT_WIDTH))
 
     def _convolution(self, x: str, conv, padding: int, enlarges: bool) -> str:
         kernel = _array(conv.kernel).transpose(3, 2, 0, 1)
-        bias = [] if conv.bias is None else [_array(conv.bias)]
         if enlarges and self._merges and kernel.shape[2:] == (3, 3):
-            return self._enlarging_convolution(x, kernel, bias)
+            return self._enlarging_convolution(x, conv, kernel)
         if enlarges:
             x = self._enlarged(x)
         padded = self._pad(x, [padding] * 4, "reflect")
-        return self._conv(padded, kernel, bias, strides=list(conv.strides))
+        weights = self._kernel(self._names[id(conv.kernel)], kernel), *self._biases(conv, 1)
+        return self._op("Conv", padded, *weights, strides=list(conv.strides))
 
-    def _enlarging_convolution(self, x: str, kernel: np.ndarray, bias: list[np.ndarray]) -> str:
+    def _enlarging_convolution(self, x: str, conv, kernel: np.ndarray) -> str:
         """Nearest-neighbour enlarging, reflection padding by one and a 3x3 convolution, at the small size.
 
         A pixel of the enlarged picture sees two rows and two columns of the small one, so each of the four
@@ -138,20 +147,23 @@ class StyleGraph:
         and one row and column at each side are over.
         """
         padded = self._pad(x, [1] * 4, "edge")
-        phases = self._conv(padded, _phase_kernels(kernel), [np.tile(b, 4) for b in bias])
+        weights = self._kernel(self._names[id(conv.kernel)] + PHASES, phase_kernels(kernel)), *self._biases(conv, 4)
+        phases = self._op("Conv", padded, *weights, strides=[1, 1])
         spread = self._op("DepthToSpace", phases, blocksize=2)
         return self._op(
             "Slice", spread, self._constant(np.array([1, 1])), self._constant(np.array([-1, -1])), self._axes()
         )
 
-    def _conv(self, x: str, kernel: np.ndarray, bias: list[np.ndarray], strides: list[int] | None = None) -> str:
-        biases = [self._graph.floats(self._new("bias"), b) for b in bias]
-        return self._op("Conv", x, self._kernel(kernel), *biases, strides=strides or [1, 1])
+    def _biases(self, conv, copies: int) -> list[str]:
+        """The bias, one copy after another, if there is one."""
+        if conv.bias is None:
+            return []
+        return [self._graph.floats(self._names[id(conv.bias)], np.tile(_array(conv.bias), copies))]
 
-    def _kernel(self, kernel: np.ndarray) -> str:
+    def _kernel(self, name: str, kernel: np.ndarray) -> str:
         if self._stores_float16:
-            return self._graph.stored(self._new("kernel"), kernel)
-        return self._graph.floats(self._new("kernel"), kernel.astype(np.float16))
+            return self._graph.stored(name, kernel)
+        return self._graph.floats(name, kernel.astype(np.float16))
 
     def _enlarged(self, x: str) -> str:
         scales = self._constant(np.array([1, 1, 2, 2], np.float32))
@@ -203,7 +215,7 @@ class StyleGraph:
         return f"{kind}_{self._made}"
 
 
-def _phase_kernels(kernel: np.ndarray) -> np.ndarray:
+def phase_kernels(kernel: np.ndarray) -> np.ndarray:
     """Of a 3x3 kernel on an enlarged picture, the 2x2 kernels on the small one.
 
     Args:
@@ -217,6 +229,27 @@ def _phase_kernels(kernel: np.ndarray) -> np.ndarray:
     even, odd = np.array([[1, 0, 0], [0, 1, 1]]), np.array([[1, 1, 0], [0, 0, 1]])
     phases = [np.einsum("oiyx,ay,bx->oiab", kernel, rows, columns) for rows in (odd, even) for columns in (odd, even)]
     return np.concatenate(phases)
+
+
+def whole_kernels(phases: np.ndarray) -> np.ndarray:
+    """The 3x3 kernels that `phase_kernels` made the 2x2 ones of.
+
+    An odd phase holds (first + second, third), an even one (first, second + third); see there.
+
+    Args:
+        phases: float (4 out, in, 2, 2).
+
+    Returns:
+        float (out, in, 3, 3).
+    """
+    odd_odd, odd_even, even_odd, even_even = np.split(phases, 4)
+    return _whole(_whole(odd_odd, odd_even, -1), _whole(even_odd, even_even, -1), -2)
+
+
+def _whole(odd: np.ndarray, even: np.ndarray, axis: int) -> np.ndarray:
+    first, both = np.split(even, 2, axis)
+    _, third = np.split(odd, 2, axis)
+    return np.concatenate([first, both - third, third], axis)
 
 
 def _array(variable) -> np.ndarray:

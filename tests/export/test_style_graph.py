@@ -1,9 +1,17 @@
+from dataclasses import asdict
+
 import keras
 import numpy as np
 import pytest
 
-from export import parity, style
+from export import parity, style, style_restore
+from export.repository import Repository
+from export.style_graph import phase_kernels, whole_kernels
+from export.text.restore import RestoreError
+from export.version import staged
+from training.runs import Run
 from training.style.network import PRESETS, StyleNetworkConfig, build, restyle
+from training.style.train import StyleTraining, load
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -55,3 +63,23 @@ def test_normalisations_are_single_nodes_and_nothing_is_tiled_or_enlarged_at_ful
     assert kinds.count("InstanceNormalization") == len(network.down) + 2 * len(network.residuals) + len(network.up)
     assert not {"Tile", "ReduceMean", "Resize"} & set(kinds)
     assert kinds.count("Transpose") == 2
+
+
+def test_kernels_split_into_phases_are_put_together_again():
+    kernel = np.random.default_rng(0).normal(size=(5, 4, 3, 3))
+    np.testing.assert_allclose(whole_kernels(phase_kernels(kernel)), kernel, atol=1e-12)
+
+
+def test_a_published_network_is_restored_to_a_run(network, tmp_path):
+    run = Run.create("style", asdict(StyleTraining(network.config)), tmp_path / "run")
+    network.save_weights(run.weights)
+    run.finish({"held_out_loss": 1.0, "steps": 7})
+    with staged(run, style.export, Repository(tmp_path / "repository")) as made:
+        restored = style_restore.restore(made.files, tmp_path / "restored")
+        (made.files / "model_float16.onnx").unlink()
+        with pytest.raises(RestoreError, match="holds no style network"):
+            style_restore.restore(made.files)
+    again = load(restored)
+    assert (again.config, restored.result["steps"]) == (network.config, 7)
+    for a, b in zip(again.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
