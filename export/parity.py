@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,31 @@ def run_graph(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarr
     """The single output of `model` for `inputs`, in ONNX Runtime on the CPU."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, inputs)[0]
+
+
+def first_departure(
+    model: onnx.ModelProto,
+    inputs: dict[str, np.ndarray],
+    expected: Mapping[str, tuple[str, np.ndarray]],
+    accepted: float = 0.01,
+) -> str:
+    """Which layer is the first whose output in the graph is not what Keras computes, in words.
+
+    Args:
+        expected: by layer, in the order of computation, the tensor's name in `model` and what it should hold.
+        accepted: largest error, relative to the largest value of the layer.
+    """
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    names = [tensor for tensor, _ in expected.values()]
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = ort.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = dict(zip(names, session.run(names, inputs), strict=True))
+    for layer, (name, array) in expected.items():
+        error = float(np.abs(found[name] - array).max() / max(float(np.abs(array).max()), 1e-6))
+        if not error <= accepted:
+            return f"the first layer to depart is {layer} (tensor {name}), by {error:.3g} of its largest value"
+    return "every layer but the last agrees"
 
 
 def check(exported: np.ndarray, expected: np.ndarray, tolerance: Tolerance, what: str) -> Parity:

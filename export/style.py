@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from keras import ops
 from PIL import Image
 
 from export import configuration, parity, style_restore, style_variants
@@ -45,8 +46,9 @@ def export(run: Run, folder: Path, precision: Precision = DEFAULT) -> Exported:
     network = train.load(run)
     styles = network.config.styles
     photos = sample_photos(run)
-    graph = graph_of(network)
-    measured = [_compare(graph, network, photo) for photo in photos]
+    builder = StyleGraph(network, NAME)
+    graph = builder.model()
+    measured = [_compare(builder, graph, network, photo) for photo in photos]
     float32 = style_variants.session_paint(graph)
     expected = [(inputs, float32(inputs)) for inputs in _in_every_style(photos, len(styles))]
     departures = {}
@@ -81,12 +83,27 @@ def graph_of(network: StyleNetwork, merges: bool = True) -> onnx.ModelProto:
     return StyleGraph(network, NAME, merges).model()
 
 
-def _compare(graph: onnx.ModelProto, network: StyleNetwork, image: np.ndarray) -> parity.Parity:
+def _compare(builder: StyleGraph, graph: onnx.ModelProto, network: StyleNetwork, image: np.ndarray) -> parity.Parity:
     count = len(network.config.styles)
     weights = np.eye(count, dtype=np.float32)
     batch = np.repeat(image[None], count, axis=0)
-    exported = parity.run_graph(graph, {"image": batch, "style_weights": weights})
-    return parity.check(exported, restyle(network, batch, weights), TOLERANCE, NAME)
+    inputs = {"image": batch, "style_weights": weights}
+    try:
+        return parity.check(parity.run_graph(graph, inputs), restyle(network, batch, weights), TOLERANCE, NAME)
+    except parity.ParityError as error:
+        raise parity.ParityError(f"{error}; {_first_departure(builder, graph, network, inputs)}") from None
+
+
+def _first_departure(
+    builder: StyleGraph, graph: onnx.ModelProto, network: StyleNetwork, inputs: dict[str, np.ndarray]
+) -> str:
+    image, multiple = inputs["image"], network.config.multiple
+    whole = image[:, : image.shape[1] // multiple * multiple, : image.shape[2] // multiple * multiple]
+    stages = network.stages(whole.astype(np.float32) / 127.5 - 1, inputs["style_weights"])
+    expected = {
+        layer: (builder.stages[layer], ops.convert_to_numpy(output).transpose(0, 3, 1, 2)) for layer, output in stages
+    }
+    return parity.first_departure(graph, inputs | {"image": whole}, expected)
 
 
 def _in_every_style(photos: Sequence[np.ndarray], styles: int) -> list[Inputs]:

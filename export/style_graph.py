@@ -45,6 +45,10 @@ class StyleGraph:
         merges: whether enlarging is merged into 3x3 convolutions; else it is a `Resize` node.
         float_type: of the convolutions, np.float32 or np.float16.
         stores_float16: whether float32 graphs keep their weights as float16 and cast them.
+
+    Attributes:
+        stages: once `model` has been called, each layer's output (batch, channels, height, width), by the names of
+            `StyleNetwork.stages`.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class StyleGraph:
         self._graph = Graph(float_type)
         self._names = {id(variable): weight_name(i) for i, variable in enumerate(network.variables)}
         self._made = 0
+        self.stages: dict[str, str] = {}
 
     def model(self) -> onnx.ModelProto:
         """The whole graph: `image` and `style_weights` to `stylized`."""
@@ -90,16 +95,19 @@ class StyleGraph:
     def _added(self, photo: str) -> str:
         """What the network adds to its share of a photograph, both in [-1, 1]."""
         network = self._network
-        x = first = self._conv_norm(photo, network.down[0])
-        for layer in network.down[1:]:
+        x = first = self._stage("down 0", self._conv_norm(photo, network.down[0]))
+        for i, layer in enumerate(network.down[1:], 1):
+            x = self._stage(f"down {i}", self._conv_norm(x, layer))
+        for i, block in enumerate(network.residuals):
+            x = self._stage(f"residual {i}", self._residual(x, block))
+        for i, layer in enumerate(network.up):
             x = self._conv_norm(x, layer)
-        for block in network.residuals:
-            x = self._residual(x, block)
-        x = self._conv_norm(x, network.up[0])
-        x = self._op("Add", x, first) if network.skip else x
-        for layer in network.up[1:]:
-            x = self._conv_norm(x, layer)
+            x = self._stage(f"up {i}", self._op("Add", x, first) if network.skip and i == 0 else x)
         return self._to_rgb(x, network.to_rgb)
+
+    def _stage(self, layer: str, x: str) -> str:
+        self.stages[layer] = x
+        return x
 
     # Layers.
 

@@ -6,7 +6,7 @@ import pytest
 
 from export import parity, style, style_restore
 from export.repository import Repository
-from export.style_graph import phase_kernels, whole_kernels
+from export.style_graph import StyleGraph, phase_kernels, whole_kernels
 from export.text.restore import RestoreError
 from export.version import staged
 from training.runs import Run
@@ -83,3 +83,20 @@ def test_a_published_network_is_restored_to_a_run(network, tmp_path):
     assert (again.config, restored.result["steps"]) == (network.config, 7)
     for a, b in zip(again.get_weights(), network.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
+
+
+def test_a_graph_that_departs_names_the_first_layer_that_does(network, tmp_path, monkeypatch):
+    run = Run.create("style", asdict(StyleTraining(network.config)), tmp_path / "run")
+    network.save_weights(run.weights)
+    run.finish({"held_out_loss": 1.0})
+    original = StyleGraph._residual
+    monkeypatch.setattr(
+        StyleGraph,
+        "_residual",
+        lambda self, x, block: self._op("Mul", original(self, x, block), self._constant(np.float32(1.5))),
+    )
+    with pytest.raises(
+        parity.ParityError, match=r"nothing was published; the first layer to depart is residual 0 \(tensor Mul_"
+    ):
+        style.export(run, tmp_path)
+    assert not (tmp_path / "model.onnx").exists()

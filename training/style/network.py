@@ -15,8 +15,9 @@ learns sooner than the whole painting. Knows nothing about losses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -190,16 +191,23 @@ class StyleNetwork(keras.Model):
         """
         image, style_weights = inputs
         photo = image / 127.5 - 1.0
-        x = first = self.down[0](photo, style_weights)
-        for layer in self.down[1:]:
-            x = layer(x, style_weights)
-        for block in self.residuals:
-            x = block(x, style_weights)
-        x = self.up[0](x, style_weights)
-        x = x + first if self.skip else x
-        for layer in self.up[1:]:
-            x = layer(x, style_weights)
+        *_, (_, x) = self.stages(photo, style_weights)
         return 127.5 * (self.to_rgb(x, photo, style_weights) + 1.0)
+
+    def stages(self, photo, style_weights) -> Iterator[tuple[str, Any]]:
+        """What each layer but the last makes of a picture in [-1, 1], under the layer's name."""
+        x = first = self.down[0](photo, style_weights)
+        yield "down 0", x
+        for i, layer in enumerate(self.down[1:], 1):
+            x = layer(x, style_weights)
+            yield f"down {i}", x
+        for i, block in enumerate(self.residuals):
+            x = block(x, style_weights)
+            yield f"residual {i}", x
+        for i, layer in enumerate(self.up):
+            x = layer(x, style_weights)
+            x = x + first if self.skip and i == 0 else x
+            yield f"up {i}", x
 
     def convolutions(self) -> list[layers.Conv2D]:
         """All convolutions: what the styles have in common."""
