@@ -96,7 +96,7 @@ def main() -> None:
         result |= speedups(result)
         result |= through_triton(Style.served())
         result["peak_mib_at_4096"] = peak_in_a_process(served)
-        result |= quality(options, variants, theirs if options.johnson_run else None)
+        result |= quality(options, variants, theirs if options.johnson_run else None, _alike(options, Path(name)))
     print(json.dumps(result))
 
 
@@ -105,6 +105,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="a finished style run; default: the version in model_repository")
     parser.add_argument("--untrained", action="store_true", help="the preset fast with random weights")
     parser.add_argument("--johnson-run", type=Path, help="a finished run of the preset johnson, for its quality")
+    parser.add_argument("--alike-run", type=Path, help="a finished run of the preset fast trained as --johnson-run was")
     parser.add_argument("--style", type=Path, action="append", default=[], help="a painting the network knows; repeat")
     parser.add_argument("--content", type=Path, help="folder of the photographs that the runs were trained on")
     parser.add_argument("--photos", type=int, default=20, help="held-out photographs of the quality")
@@ -126,6 +127,13 @@ def _ours(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
     return {
         p.value: Style.of(network, folder / f"{p.value}.onnx", style.graph_in(p, network, photos)) for p in precisions
     }
+
+
+def _alike(options: argparse.Namespace, folder: Path) -> Style | None:
+    if options.alike_run is None:
+        return None
+    network = train.load(Run(options.alike_run))
+    return Style.of(network, folder / "alike.onnx", style.graph_of(network))
 
 
 def _random(preset: str) -> StyleNetwork:
@@ -246,10 +254,15 @@ def peak_in_a_process(network: Style) -> int:
 # Quality.
 
 
-def quality(options: argparse.Namespace, variants: Mapping[str, Style], theirs: Style | None) -> dict[str, Any]:
+def quality(
+    options: argparse.Namespace, variants: Mapping[str, Style], theirs: Style | None, alike: Style | None
+) -> dict[str, Any]:
     """L-BFGS passes that reach the networks' objective on held-out photographs (see `training.style.evaluate`).
 
     Each variant's own, with its milliseconds, and of the first what else an evaluation says.
+
+    Args:
+        theirs, alike: Johnson's network and one of our shape, trained the same way; their ratio is `quality_ratio`.
     """
     say("every precision")
     times = alternating(
@@ -269,8 +282,12 @@ def quality(options: argparse.Namespace, variants: Mapping[str, Style], theirs: 
         say("without a run of the preset johnson (--johnson-run) its quality is null")
         return result | dict.fromkeys(keys[1:])
     johnson = _measured(options, theirs)
-    result |= {"johnson": _means(johnson), keys[1]: johnson[keys[0]]}
-    return result | {keys[2]: round(first[keys[0]] / johnson[keys[0]], 3)}
+    result |= {"johnson": _means(johnson), keys[1]: johnson[keys[0]], keys[2]: None}
+    if alike is None:
+        say("without a run of the preset fast trained as Johnson's (--alike-run) their ratio is null")
+        return result
+    trained_alike = _measured(options, alike)
+    return result | {"alike": _means(trained_alike), keys[2]: round(trained_alike[keys[0]] / johnson[keys[0]], 3)}
 
 
 def _means(figures: Mapping[str, Any]) -> dict[str, float]:
