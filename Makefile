@@ -77,6 +77,9 @@ loadtest-soak: $(VENV)/.runtime ## an hour of the default mix, and how the serve
 fuzz: $(VENV)/.runtime ## 20,000 almost right requests; no crash, no hang, no internal error; ADDRESS= ARGS="--requests 2000 --seed 7"
 	@$(BIN)/python -m loadtests.fuzz.run $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
+fuzz-parsers: $(VENV)/.fuzz ## coverage-guided bytes for the readers of pictures, parameters and texts (atheris); ARGS="--runs 1000000"
+	@$(BIN)/python -m loadtests.fuzz.parsers $(ARGS)
+
 faults: $(VENV)/.runtime ## kill, stop, starve and clog a running server under clients, and see it come back; ARGS="--vanishing 100 --only triton_killed"
 	@$(BIN)/python -m loadtests.faults.run $(ARGS)
 
@@ -112,6 +115,10 @@ $(VENV)/.runtime: requirements/$(if $(GPU),gpu,runtime).txt pyproject.toml | $(V
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
