@@ -110,10 +110,11 @@ def _about(found: Manifest) -> str:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values under their names one after another."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        nested = isinstance(value, Mapping)
-        flat |= {f"{name} {k}": v for k, v in value.items()} if nested else {name: value}
+        nested = {f"{name} {k}": v for k, v in _flat(value).items()} if isinstance(value, Mapping) else {name: value}
+        flat |= nested
     return flat
 
 

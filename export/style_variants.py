@@ -1,7 +1,7 @@
 """The precisions that a style network is served in: how each is made, and how far it may be from float32.
 
-- `int8`, for CPUs: 8-bit convolutions with static ranges, measured on photographs. The first convolution, which
-  sees the pixels, and the last, which makes them, stay float32, as does all normalisation.
+- `int8`, for CPUs: 8-bit convolutions with static ranges, measured on photographs. The convolutions on the way down,
+  which see fine detail, and the last, which makes the pixels, stay float32, as does all normalisation.
 - `float16`, for GPUs: float16 convolutions, float32 normalisation.
 """
 
@@ -64,7 +64,9 @@ def make(network: StyleNetwork, name: str, precision: Precision, calibration: It
         calibration: inputs that `int8` takes its ranges from.
     """
     if precision is Precision.int8:
-        return _int8(StyleGraph(network, name, stores_float16=False).model(), name, calibration)
+        graph = StyleGraph(network, name, stores_float16=False).model()
+        convolutions = [node.name for node in graph.graph.node if node.op_type == "Conv"]
+        return _int8(graph, name, calibration, [*convolutions[: len(network.down)], convolutions[-1]])
     float_type = np.float16 if precision is Precision.float16 else np.float32
     return StyleGraph(network, name, float_type=float_type).model()
 
@@ -113,8 +115,7 @@ def as_dict(departures: Mapping[Precision, Departure]) -> dict[str, dict[str, fl
     return {p.value: {k: float(f"{v:.4g}") for k, v in asdict(d).items()} for p, d in departures.items()}
 
 
-def _int8(model: onnx.ModelProto, name: str, calibration: Iterable[Inputs]) -> onnx.ModelProto:
-    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+def _int8(model: onnx.ModelProto, name: str, calibration: Iterable[Inputs], in_float32: list[str]) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
@@ -125,7 +126,7 @@ def _int8(model: onnx.ModelProto, name: str, calibration: Iterable[Inputs]) -> o
                 _Reader(calibration),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
-                nodes_to_exclude=[convolutions[0], convolutions[-1]],
+                nodes_to_exclude=in_float32,
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
