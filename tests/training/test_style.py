@@ -10,9 +10,10 @@ from training.loop import Schedule
 from training.photos import Photos, PhotosError
 from training.runs import RunError
 from training.style.add import add
+from training.style.loss import PerceptualLoss, with_statistics
 from training.style.network import PRESETS, StyleNetworkConfig, build
 from training.style.teachers import NetworkTeacher, Pairs
-from training.style.train import PerceptualLoss, StyleTraining, batch_of, load, train, with_statistics
+from training.style.train import StyleTraining, batch_of, load, train
 
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
 
@@ -92,13 +93,13 @@ def test_all_styles_come_equally_often(random_photos):
 def test_the_loss_s_objective_is_the_book_s(data, monkeypatch):
     """But for its content loss and its fifth style layer, which are small, at the size that the loss speaks of."""
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
-    monkeypatch.setattr("training.style.train.PIXELS", 64 * 96)
+    monkeypatch.setattr("training.style.loss.PIXELS", 64 * 96)
     rng = np.random.default_rng(0)
     painted, photo, painting = rng.integers(0, 256, (3, 64, 96, 3), np.uint8)
     goal = gatys.objective("vgg19")
     targets = gatys.book_targets(goal, photo, painting, GatysParameters(features="vgg19"))
     book = goal.measure(painted.astype(np.float64), targets)
-    loss = PerceptualLoss(replace(configuration(), features="vgg19"), [painting, photo])
+    loss = PerceptualLoss([painting, photo], content_weight=1.0)
     batch = [x[None].astype(np.float32) for x in (painted, photo)]
     objective, _ = loss.parts(*batch, one_hot(0))
     left_out = book.parts["content"] + book.layers["style block5_conv1"]
@@ -212,7 +213,7 @@ def test_a_small_network_copies_a_large_one(paintings, random_photos, tmp_path):
 def test_training_lowers_the_loss(paintings, random_photos, tmp_path):
     run = train(configuration(steps=40), paintings, Photos.of(random_photos), tmp_path / "run", Schedule(40, 5, 40, 40))
     losses = [float(line.split(",")[1]) for line in (run.path / "metrics.csv").read_text().splitlines()[1:]]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < losses[0] - 0.3  # Logarithms: by a quarter.
     assert StyleTraining.from_dict(run.config) == configuration(steps=40)
 
 

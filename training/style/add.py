@@ -19,13 +19,12 @@ from training.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.style.teachers import Batch
 from training.style.train import (
     KIND,
-    PerceptualLoss,
     StyleTrainer,
     StyleTraining,
     batch_of,
     fit,
     load,
-    read_paintings,
+    loss_of,
     split,
 )
 
@@ -51,7 +50,7 @@ def add(
     keras.config.set_dtype_policy(config.precision)
     network = with_style(old, config.network)
     kept, held_out = split(photos)
-    loss = PerceptualLoss(config, read_paintings([painting], config))
+    loss = loss_of(config, [painting])
     run = Run.create(KIND, asdict(config) | {"added_to": str(source.path)}, path)
     new = np.eye(len(config.network.styles), dtype=np.float32)[-1:]
 

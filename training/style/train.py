@@ -1,9 +1,6 @@
 """Train the style network with a perceptual loss on VGG19: `reverie train style`, `make train-style`.
 
-The loss is the book's objective (section 12.3) on the scale by which networks are judged, its logarithm, and beside
-it the photograph's structure (see `PerceptualLoss`). It is measured at the four layers up to block4_conv1: the book's
-fifth style layer has under a thousandth of its objective, and with its content layer, which has hardly more, half of
-its arithmetic. The card in `model_repository/style` states what the shipped run reached.
+The card in `model_repository/style` states what the shipped run reached.
 """
 
 from __future__ import annotations
@@ -18,20 +15,16 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
-from synthesis import features, images
+from synthesis import images
 from synthesis.gatys import GatysParameters
-from synthesis.losses import gram_matrix, style_loss, total_variation
 from training import loop
 from training.photos import Photos
 from training.runs import Run, RunError
+from training.style.loss import PerceptualLoss
 from training.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.style.teachers import Batch, NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
-LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1")
-"""Layers of the style loss; the last also compares structure."""
-PIXELS = 100_000
-"""Of the picture whose balance is trained for: total variation is a sum over pixels, the book's style loss is not."""
 _SHIFTS = 8
 """Corners that the loss looks from, each way: the network's grid."""
 
@@ -45,7 +38,7 @@ class StyleTraining:
         size: side of the training crops; `style_size`: longer side of the paintings, which sets the
             scale of the strokes. Both in pixels.
         distilled_steps: how many steps, at the start, only copy a teacher (see `training.style.teachers`).
-        content_weight: of the photograph's structure (see `PerceptualLoss`).
+        content_weight: of the photograph's structure (see `training.style.loss`).
         features: extractor that measures the loss, "vgg19" or, about six times faster, "compact".
     """
 
@@ -67,119 +60,6 @@ class StyleTraining:
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
         known["network"] = StyleNetworkConfig(**known["network"])
         return cls(**known)
-
-
-class PerceptualLoss:
-    """How far restyled pictures are from the book's style and smoothness, and from the photographs' structure.
-
-    The first is the logarithm of the book's objective without its content loss. Halving it counts the same in
-    every style and at every stage, where plain sums would let the one with the largest activations outweigh
-    the others thirtyfold. The second is a relative error at the last layer against the photograph's activations,
-    brought to the mean and deviation that each channel has in the painting (Huang & Belongie 2017): the book's
-    content loss asks for the photograph's own statistics, which the style loss forbids.
-    """
-
-    def __init__(self, config: StyleTraining, paintings: Sequence[np.ndarray]):
-        self._content_weight = config.content_weight
-        dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
-        self._extract = features.load(config.features, LAYERS, dtype)
-        self._targets = StyleTargets.of(self._extract, paintings)
-        self._book = GatysParameters()
-        self._book_layers = len(features.defaults(config.features).style_layers)
-
-    def __call__(self, stylized, image, style_weights):
-        """Scalar loss; images are float (batch, height, width, 3) in [0, 255]."""
-        objective, structure = self.parts(stylized, image, style_weights)
-        return ops.mean(ops.log(objective) + self._content_weight * structure)
-
-    def parts(self, stylized, image, style_weights):
-        """The objective and the relative error of the structure, each float32 (batch,)."""
-        activations = self._extract(stylized)
-        wanted = with_statistics(self._extract(image)[-1], *self._targets.statistics(style_weights))
-        structure = relative_errors(activations[-1], ops.stop_gradient(wanted))
-        return self._objective(stylized, activations, style_weights), structure
-
-    def _objective(self, stylized, activations, style_weights):
-        """The book's style loss and total variation, with its weights, of a picture of `PIXELS` pixels."""
-        _, height, width, _ = stylized.shape
-        grams = self._targets.grams(style_weights)
-        style = sum(_style_loss(a, gram, float(height * width)) for a, gram in zip(activations, grams, strict=True))
-        variation = total_variation(stylized) * (PIXELS / (height * width))
-        return self._book.style_weight / self._book_layers * style + self._book.total_variation_weight * variation
-
-
-@dataclass(frozen=True)
-class StyleTargets:
-    """What the paintings look like to the extractor.
-
-    Attributes:
-        mean_grams: for each layer the Gram matrices over the number of positions, float32 (styles, channels, channels).
-        means, deviations: of each channel of the last layer, float32 (styles, channels).
-    """
-
-    mean_grams: list[np.ndarray]
-    means: np.ndarray
-    deviations: np.ndarray
-
-    @classmethod
-    def of(cls, extract: Callable, paintings: Sequence[np.ndarray]) -> StyleTargets:
-        """Args: `paintings`: uint8 (height, width, 3) each."""
-        seen = [[np.asarray(ops.cast(a, "float32")) for a in extract(p[None].astype(np.float32))] for p in paintings]
-        layers = list(zip(*seen, strict=True))
-        grams = [np.concatenate([_mean_gram(a) for a in layer]) for layer in layers]
-        axes = (0, 1, 2)
-        return cls(grams, np.stack([a.mean(axes) for a in layers[-1]]), np.stack([a.std(axes) for a in layers[-1]]))
-
-    def grams(self, style_weights) -> list:
-        """For each layer the blended matrices, float32 (batch, channels, channels)."""
-        weights = ops.cast(style_weights, "float32")
-        return [ops.einsum("bs,scd->bcd", weights, grams) for grams in self.mean_grams]
-
-    def statistics(self, style_weights) -> tuple:
-        """The blended means and deviations, float32 (batch, channels) each."""
-        weights = ops.cast(style_weights, "float32")
-        return ops.matmul(weights, self.means), ops.matmul(weights, self.deviations)
-
-
-def with_statistics(activation, mean, deviation):
-    """Activations brought to another mean and standard deviation of each picture's channels.
-
-    Args:
-        activation: (batch, height, width, channels).
-        mean, deviation: float32 (batch, channels).
-
-    Returns:
-        float32, as `activation`.
-    """
-    x = ops.cast(activation, "float32")
-    centred = x - ops.mean(x, axis=(1, 2), keepdims=True)
-    # Plus one, little beside VGG19's activations: channels that are all zero stay so.
-    unit = centred * ops.rsqrt(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True) + 1.0)
-    return unit * deviation[:, None, None] + mean[:, None, None]
-
-
-def relative_errors(values, targets):
-    """Squared error over squared target of each picture: 0 is perfect, 1 is what all zeros would get.
-
-    Args:
-        values, targets: (batch, ...).
-
-    Returns:
-        float32 (batch,).
-    """
-    values, targets = ops.cast(values, "float32"), ops.cast(targets, "float32")
-    axes = tuple(range(1, len(values.shape)))
-    return ops.sum(ops.square(values - targets), axis=axes) / (ops.sum(ops.square(targets), axis=axes) + 1e-6)
-
-
-def _mean_gram(activation: np.ndarray) -> np.ndarray:
-    return np.asarray(gram_matrix(activation), np.float32) / np.float32(activation[..., 0].size)
-
-
-def _style_loss(activation, mean_gram, pixels: float):
-    """The book's loss of a layer: (batch,)."""
-    _, height, width, _ = activation.shape
-    return style_loss(gram_matrix(activation), mean_gram * (height * width), pixels)
 
 
 class StyleTrainer(keras.Model):
@@ -239,7 +119,7 @@ def train(
     if initial:
         loop.assign(network.variables, weights_of(initial, config.network))
     kept, held_out = split(photos)
-    loss = PerceptualLoss(config, read_paintings(paintings.values(), config))
+    loss = loss_of(config, paintings.values())
     run = Run.create(KIND, asdict(config) | start, path)
 
     def batch_at(step: int) -> Batch:
@@ -311,9 +191,11 @@ def split(photos: Photos) -> tuple[Photos, Photos]:
     return photos.split(min(20, len(photos.paths) // 2))
 
 
-def read_paintings(paintings: Iterable[Path], config: StyleTraining) -> list[np.ndarray]:
-    """The paintings at the scale of the run's strokes."""
-    return [images.fit_within(images.read(path), config.style_size) for path in paintings]
+def loss_of(config: StyleTraining, paintings: Iterable[Path]) -> PerceptualLoss:
+    """The run's loss, for these paintings at the scale of its strokes."""
+    pictures = [images.fit_within(images.read(path), config.style_size) for path in paintings]
+    dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
+    return PerceptualLoss(pictures, config.content_weight, config.features, dtype)
 
 
 def batch_of(photos: Photos, config: StyleTraining, step: int) -> Batch:
