@@ -17,7 +17,7 @@ import numpy as np
 
 from serving.errors import Unavailable
 from serving.style.colors import mix
-from serving.style.files import graph_here
+from serving.style.files import graph_for_tiles
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import TILE, restyle_in_tiles
 from synthesis import images
@@ -43,7 +43,7 @@ class Stylist:
 
     def __init__(self, folder: Path, network: Network):
         self.styles: list[str] = json.loads((folder / "styles.json").read_text())
-        self._model = graph_here(folder)
+        self._model = graph_for_tiles(folder)
         self._network = network
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._large = threading.Semaphore(LARGE_AT_ONCE)

@@ -17,9 +17,9 @@ SHIPPED = max((PROJECT / "model_repository" / "style").glob("*/model.onnx"), key
 COLORS = {"red": (90.0, 0.0, 0.0), "green": (0.0, 90.0, 0.0), "blue": (0.0, 0.0, 90.0)}
 
 
-def shipped_network() -> Callable[[np.ndarray], np.ndarray]:
+def shipped_network(graph: Path = SHIPPED) -> Callable[[np.ndarray], np.ndarray]:
     """The shipped network in its first style, uint8 (height, width, 3) to the same."""
-    session = ort.InferenceSession(str(SHIPPED), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     weights = np.eye(1, len(json.loads((SHIPPED.parent / "styles.json").read_text())), dtype=np.float32)
     return lambda photo: session.run(["stylized"], {"image": photo[None], "style_weights": weights})[0][0]
 

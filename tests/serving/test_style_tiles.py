@@ -14,6 +14,7 @@ from serving.style import tiles
 from serving.style.statistics import split_statistics
 from synthesis import images
 from tests.conftest import PICTURES
+from serving.style.files import graph_for_tiles
 from tests.serving.style_graph import SHIPPED, shipped_network, tint, tinting_network, write_version
 
 
@@ -55,10 +56,11 @@ def test_instance_normalization_takes_the_whole_picture_s_statistics(tmp_path):
 
 
 def test_the_shipped_network_restyles_in_tiles_as_in_one_piece():
+    graph = graph_for_tiles(SHIPPED.parent)
     photo = images.fit_within(images.read(PICTURES / "pagoda.jpg"), 400)
     styles = len(json.loads((SHIPPED.parent / "styles.json").read_text()))
-    tiled = tiles.restyle_in_tiles(SHIPPED, photo, np.eye(1, styles, dtype=np.float32)[0], tile=256)
-    difference = np.abs(tiled.astype(int) - shipped_network()(photo))
+    tiled = tiles.restyle_in_tiles(graph, photo, np.eye(1, styles, dtype=np.float32)[0], tile=256)
+    difference = np.abs(tiled.astype(int) - shipped_network(graph)(photo))
     assert np.quantile(difference, 0.999) <= 4
 
 
