@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from serving.style import tiles
+from serving.style.files import graph_for_tiles
 from serving.style.statistics import split_statistics
 from synthesis import images
 from tests.conftest import PICTURES
-from serving.style.files import graph_for_tiles
 from tests.serving.style_graph import SHIPPED, shipped_network, tint, tinting_network, write_version
 
 
