@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import signal
 import socket
 import threading
@@ -21,11 +20,13 @@ from loadtests.faults.wire import Wire
 from serving.client import Client, ReverieError
 from synthesis import images
 
-NOT_TRIED = {"clock_jump": "needs the right to set the clock of the whole machine"}
+NOT_TRIED = {
+    "clock_jump": "needs the right to set the clock of the whole machine",
+    "descriptors_exhausted": "a lower limit for the running Triton and 200 connections still let a new client in",
+}
 _HALF_OPEN = 300
 _SLOW_READERS = 16
 _KILLERS = 8
-_SPARE_DESCRIPTORS = 6
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HALF_A_FRAME = _HTTP2_PREFACE + b"\x00\x00\x40\x01"
 """The preface and the beginning of a HEADERS frame."""
@@ -152,26 +153,6 @@ def half_open(served: Served) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def descriptors_exhausted(served: Served) -> Iterator[None]:
-    """Triton may open a few files more, and strangers' connections take them."""
-    triton = served.triton
-    before = resource.prlimit(triton, resource.RLIMIT_NOFILE)
-    limit = len(list(Path(f"/proc/{triton}/fd").iterdir())) + _SPARE_DESCRIPTORS
-    resource.prlimit(triton, resource.RLIMIT_NOFILE, (limit, before[1]))
-    try:
-        with contextlib.ExitStack() as stack:
-            for _ in range(4 * _SPARE_DESCRIPTORS):
-                stack.enter_context(_connection(served.address))
-            with Client(served.address) as late:
-                if late.ready(timeout=1):
-                    raise RuntimeError("there were descriptors left for one more client")
-            yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(triton, resource.RLIMIT_NOFILE, before)
-
-
 def log_disk_full(served: Served) -> AbstractContextManager[None]:
     """The server cannot write its log."""
     return _full(served.inside(str(served.repository.with_name("log"))))
@@ -242,7 +223,6 @@ def faults(vanishing: int) -> list[Fault]:
         Fault("graph_corrupted", graph_replaced(b"not a graph"), spares=WATCHED),
         Fault("graph_deleted", graph_replaced(None), spares=WATCHED),
         Fault("log_disk_full", log_disk_full, spares=WATCHED, needs_isolation=True),
-        Fault("descriptors_exhausted", descriptors_exhausted, holds_s=5),
         *(
             Fault(f"process_of_{model}_killed", process_killed(model), spares=spared, ends=1)
             for model, spared in {
