@@ -40,7 +40,7 @@ import tensorflow as tf
 
 from benchmarks.timing import say, seconds_of
 from export import style
-from export.style_variants import Precision
+from export.precision import CPU_DEFAULT, Precision
 from serving.client import Client
 from serving.demo.run import PICTURES
 from serving.style.files import GPU_MODEL
@@ -123,7 +123,7 @@ def _ours(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
         return {"served": served} | ({"float16": gpu} if gpu.file.exists() else {})
     network = _random("fast") if options.untrained else train.load(Run(options.run))
     photos = style.sample_photos(Run(options.run)) if options.run else [_request(256, 1)[0][0]]
-    precisions = sorted(Precision, key=lambda p: p is not style.DEFAULT)
+    precisions = sorted(Precision, key=lambda p: p is not CPU_DEFAULT)
     return {
         p.value: Style.of(network, folder / f"{p.value}.onnx", style.graph_in(p, network, photos)) for p in precisions
     }

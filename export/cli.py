@@ -13,19 +13,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from export.precision import CPU_DEFAULT, Precision
+
 
 class Kind(str, Enum):
     """What can be exported; the values are the kinds of runs."""
 
     language_model = "language_model"
     style = "style"
-
-
-class CPUPrecision(str, Enum):
-    """What a style network's graph for CPUs may compute in."""
-
-    int8 = "int8"
-    float32 = "float32"
 
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server to update.")]
@@ -55,9 +50,9 @@ def export_command(
     runs: Annotated[Path, typer.Option(help="Where runs are.")] = Path("runs"),
     repository: Annotated[Path, typer.Option(help="Model repository to publish into.")] = MODELS,
     precision: Annotated[
-        CPUPrecision,
+        Precision,
         typer.Option(help="What a style network computes in on a CPU. A language model is exported in all precisions."),
-    ] = CPUPrecision.int8,
+    ] = CPU_DEFAULT,
     label: Annotated[str, typer.Option(help="The new version's label; only `stable` is what callers get.")] = "stable",
     address: Address = LOCAL,
 ) -> None:
@@ -67,7 +62,7 @@ def export_command(
     from export import publishing
 
     kind = model.value if model else None
-    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision.value):
+    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision):
         parity = published.exported.parity
         typer.echo(
             f"{published.exported.model} version {published.version}: published as {label}; largest difference to Keras "

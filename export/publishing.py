@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from export.precision import CPU_DEFAULT, Precision
 from export.repository import Repository
 from export.switching import Model, SwitchError
 from export.version import Exported, Staged
@@ -46,13 +47,13 @@ def export_runs(
     repository: Path,
     address: str | None = None,
     label: str = STABLE,
-    precision: str | None = None,
+    precision: Precision = CPU_DEFAULT,
 ) -> Iterator[Published]:
     """Export and publish one run, or the newest finished run of every kind.
 
     Args:
         address: of a server that should serve the result at once, if one answers there.
-        precision: of a style network's `model.onnx`, see `export.style_variants.Precision`; None for the default.
+        precision: of a style network's `model.onnx`, in which a CPU computes.
 
     Raises:
         RunError: there is no finished run to export.
@@ -171,13 +172,12 @@ def _naming(labels: Labels, label: str, version: int) -> Labels:
         raise SwitchError(str(error)) from None
 
 
-def _exporter(kind: str, precision: str | None) -> Callable[[Run, Path], Exported]:
+def _exporter(kind: str, precision: Precision) -> Callable[[Run, Path], Exported]:
     """Imported here: TensorFlow takes seconds, and only an export needs it."""
     if kind == "style":
         from export import style
-        from export.style_variants import Precision
 
-        return partial(style.export, precision=Precision(precision)) if precision else style.export
+        return partial(style.export, precision=precision)
     from export import language_model
 
     return language_model.export

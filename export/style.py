@@ -18,8 +18,9 @@ from keras import ops
 from PIL import Image
 
 from export import configuration, parity, style_restore, style_variants
+from export.precision import CPU_DEFAULT, Precision
 from export.style_graph import StyleGraph
-from export.style_variants import Inputs, Precision
+from export.style_variants import Inputs
 from export.version import Exported
 from serving.style.files import GPU_MODEL, MODEL
 from training.runs import Run
@@ -29,11 +30,9 @@ from training.style.network import StyleNetwork, restyle
 NAME = "style"
 TOLERANCE = parity.Tolerance(largest=6.0, mean=0.1, unit="of 255")
 """Of the float32 graph against Keras. Rounding to uint8 alone makes 1; weights are stored as float16."""
-DEFAULT = Precision.int8
-"""On a CPU: twice as fast as float32 (benchmarks/results/style.json), and hardly to be told from it."""
 
 
-def export(run: Run, folder: Path, precision: Precision = DEFAULT) -> Exported:
+def export(run: Run, folder: Path, precision: Precision = CPU_DEFAULT) -> Exported:
     """Write the version's files into `folder`.
 
     Args:
@@ -52,7 +51,7 @@ def export(run: Run, folder: Path, precision: Precision = DEFAULT) -> Exported:
     float32 = style_variants.session_paint(graph)
     expected = [(inputs, float32(inputs)) for inputs in _in_every_style(photos, len(styles))]
     departures = {}
-    for variant, file in {Precision.float16: GPU_MODEL, precision: MODEL}.items():
+    for file, variant in {GPU_MODEL: Precision.float16, MODEL: precision}.items():
         made = graph_in(variant, network, photos)
         departures[variant] = style_variants.check(variant, style_variants.session_paint(made), expected)
         (folder / file).write_bytes(made.SerializeToString())

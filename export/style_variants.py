@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,9 @@ from onnxruntime import quantization
 
 from export.onnx_graph import weights_hash
 from export.parity import PrecisionError
+from export.precision import Precision
 from export.style_graph import StyleGraph
 from training.style.network import StyleNetwork
-
-
-class Precision(str, Enum):
-    """What convolutions are computed in; the values are what `--precision` takes."""
-
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -148,11 +141,11 @@ class _Reader(quantization.CalibrationDataReader):
         return None if found is None else dict(found)
 
 
-class _quiet:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """Without the quantiser's advice to run a preprocessing that this graph has no need of."""
-
-    def __enter__(self) -> None:
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *exception: object) -> None:
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
         logging.disable(logging.NOTSET)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import grpc
 
-CONTROL_HEADER, API_HEADER = "reverie-control", "reverie-api-key"
-"""Names of the headers; over gRPC Triton wants `triton-grpc-protocol-` before them."""
-_GRPC_PREFIX = "triton-grpc-protocol-"
+from serving import headers
+
 CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = "REVERIE_TLS_CA", "REVERIE_TLS_CERT", "REVERIE_TLS_KEY"
-API_KEY_VARIABLE, CONTROL_KEY_VARIABLE = "REVERIE_API_KEY", "REVERIE_CONTROL_KEY"
+API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, CLIENT_VARIABLE = "REVERIE_API_KEY", "REVERIE_CONTROL_KEY", "REVERIE_CLIENT"
 
 _FOR_CALLERS = ("inference", "metadata", "model-config", "statistics")
 _CLOSED = ("shared-memory", "trace", "logging")
@@ -76,7 +75,7 @@ class Security:
     tls: Tls | None = None
     api_key: str = ""
     control_key: str = ""
-    _nobody_s: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    _nobody: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
     def __post_init__(self) -> None:
         if self.tls and not self.tls.certificate:
@@ -99,14 +98,14 @@ class Security:
         return {header: value for _, header, value in self._restrictions()}
 
     def _restrictions(self) -> Iterator[tuple[tuple[str, ...], str, str]]:
-        yield _CLOSED, "reverie-nobody", self._nobody_s
+        yield _CLOSED, "reverie-nobody", self._nobody
         if self.api_key:
-            yield _FOR_CALLERS, API_HEADER, self.api_key
+            yield _FOR_CALLERS, headers.API_KEY, self.api_key
         if self.control_key:
-            yield ("model-repository",), CONTROL_HEADER, self.control_key
+            yield ("model-repository",), headers.CONTROL, self.control_key
 
 
 def metadata(header: str, variable: str, key: str | None) -> tuple[tuple[str, str], ...]:
     """gRPC metadata with `key`, or with what the environment has; none if there is neither."""
     value = os.environ.get(variable) if key is None else key
-    return ((_GRPC_PREFIX + header, value),) if value else ()
+    return ((headers.GRPC_RESTRICTED_PREFIX + header, value),) if value else ()

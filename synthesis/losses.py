@@ -40,10 +40,10 @@ def style_loss(gram, target, pixels):
     return ops.sum(ops.square(gram - target), axis=(-2, -1)) / (36.0 * pixels**2)
 
 
-def relative_error(value, target):
-    """Squared error over squared target: 0 is perfect, 1 is what all zeros would get."""
+def relative_error(value, target, axis=None):
+    """Squared error over squared target, summed over `axis` (all by default): 0 is perfect, 1 is what zeros would get."""
     value, target = ops.cast(value, "float32"), ops.cast(target, "float32")
-    return ops.sum(ops.square(value - target)) / (ops.sum(ops.square(target)) + 1e-6)
+    return ops.sum(ops.square(value - target), axis=axis) / (ops.sum(ops.square(target), axis=axis) + 1e-6)
 
 
 def total_variation(image):

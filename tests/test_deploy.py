@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from export.configuration import ENGINE_CACHE
-from serving.security import CONTROL_HEADER
+from serving import headers
 from serving.triton.server import _library_path, _wheel
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
@@ -131,7 +131,8 @@ def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_withou
     shown = subprocess.run([binary, "--help"], env=environment, capture_output=True, text=True)
     assert options <= set(re.findall(r"(--[a-z-]+)\b", shown.stdout + shown.stderr))
     header = re.search(r",logging:([a-z-]+)=", script)
-    assert header and header[1] == CONTROL_HEADER
+    assert header and header[1] == headers.CONTROL
+    assert script.count(f"header-forward-pattern={headers.CLIENT}") == 2
     refused = subprocess.run(
         ["bash", DEPLOY / "start.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller
-from serving.client import ReverieError
 
 WATCHED = ("generate", "score", "stylize", "style")
 DEADLINE_S = 10.0
@@ -21,30 +22,10 @@ _IN_A_ROW = 3
 """Good answers of every endpoint, one after another, that count as recovered."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The end of a call.
-
-    Attributes:
-        began: when it was sent, by `time.monotonic`; seconds: how long it took.
-        error: the status and the message; empty where it was answered.
-    """
-
-    endpoint: str
-    began: float
-    seconds: float
-    code: str = ""
-    error: str = ""
-
-    @property
-    def is_late(self) -> bool:
-        """It took longer than its deadline."""
-        return self.seconds > DEADLINE_S + _GRACE_S
-
-    @property
-    def is_clear(self) -> bool:
-        """It was answered, or failed in time with a reason."""
-        return not self.is_late and (not self.code or bool(self.error.strip()))
+def is_clear(call: Call) -> bool:
+    """It was answered whole, or failed before its deadline with a reason."""
+    in_time = call.finished_s - call.started_s <= DEADLINE_S + _GRACE_S
+    return in_time and (not call.error or bool(call.error.partition(":")[2].strip()))
 
 
 @dataclass
@@ -53,7 +34,7 @@ class Bystanders:
 
     address: str
     endpoints: Iterable[str] = WATCHED
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[Call] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -84,36 +65,24 @@ class Bystanders:
 
     def _good_since(self, endpoint: str, began: float) -> float | None:
         """When the call ended that began the last run of good ones, if that run is long enough."""
-        calls = [s for s in self.seen if s.endpoint == endpoint and s.began >= began]
-        good = 0
-        while good < len(calls) and not calls[-1 - good].code:
-            good += 1
-        return calls[-good].began + calls[-good].seconds if good >= _IN_A_ROW else None
+        calls = [c for c in self.seen if c.endpoint == endpoint and c.started_s >= began]
+        good = list(itertools.takewhile(lambda call: not call.error, reversed(calls)))
+        return good[-1].finished_s if len(good) >= _IN_A_ROW else None
 
     def _call(self, endpoint: str) -> None:
         rng = random.Random(endpoint)
         with Caller(self.address, timeout=DEADLINE_S) as client:
             while not self._stop.wait(_PAUSE_S):
-                seen = call(endpoint, lambda: list(ENDPOINTS[endpoint].request(client, rng)))
+                seen = make_call(ENDPOINTS[endpoint], client, rng, clock=time.monotonic)
                 with self._changed:
                     self.seen.append(seen)
                     self._changed.notify_all()
 
 
-def call(endpoint: str, request: Callable[[], object]) -> Seen:
-    """Send one request and say how it ended."""
-    began = time.monotonic()
-    try:
-        request()
-    except ReverieError as error:
-        return Seen(endpoint, began, time.monotonic() - began, error.code.name, error.message)
-    return Seen(endpoint, began, time.monotonic() - began)
-
-
-def failures(seen: Iterable[Seen]) -> dict[str, dict[str, int]]:
+def failures(calls: Iterable[Call]) -> dict[str, dict[str, int]]:
     """How many calls of each endpoint ended with which status."""
     found: dict[str, Counter[str]] = {}
-    for one in seen:
-        if one.code:
-            found.setdefault(one.endpoint, Counter())[one.code] += 1
+    for call in calls:
+        if call.error:
+            found.setdefault(call.endpoint, Counter())[call.error.partition(":")[0]] += 1
     return {endpoint: dict(codes) for endpoint, codes in sorted(found.items())}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -24,12 +25,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests.endpoints import ENDPOINTS
-from loadtests.faults.bystanders import WATCHED, Bystanders, Seen, call, failures
+from loadtests.calls import Call, make_call
+from loadtests.endpoints import ENDPOINTS, Caller
+from loadtests.faults.bystanders import WATCHED, Bystanders, failures, is_clear
 from loadtests.faults.faults import NOT_TRIED, Fault, faults
 from loadtests.faults.served import Resources, Served, serving
 from loadtests.target import say, warm_up
-from serving.client import Client
 
 RECOVERED_WITHIN_S = 60.0
 SLOTS = 32
@@ -118,16 +119,14 @@ def try_fault(fault: Fault, served: Served) -> Outcome:
         with fault.breaks(served):
             time.sleep(fault.holds_s)
         recovered = bystanders.wait_for_recovery(RECOVERED_WITHIN_S)
-    seen = [s for s in bystanders.seen if s.began + s.seconds >= began]
+    seen = [c for c in bystanders.seen if c.finished_s >= began]
     wrong = _wrongs(fault, seen, recovered)
     return Outcome(not wrong, None if recovered is None else round(recovered, 2), len(seen), failures(seen), wrong)
 
 
-def _wrongs(fault: Fault, seen: Sequence[Seen], recovered: float | None) -> list[str]:
-    wrong = [f"{s.endpoint} ended after {s.seconds:.1f} s: {s.code} {s.error}" for s in seen if not s.is_clear]
-    wrong += [
-        f"{s.endpoint} was to be spared: {s.code} {s.error}" for s in seen if s.code and s.endpoint in fault.spares
-    ]
+def _wrongs(fault: Fault, seen: Sequence[Call], recovered: float | None) -> list[str]:
+    wrong = [f"{c.endpoint} ended after {c.milliseconds / 1000:.1f} s: {c.error}" for c in seen if not is_clear(c)]
+    wrong += [f"{c.endpoint} was to be spared: {c.error}" for c in seen if c.error and c.endpoint in fault.spares]
     return wrong + ([f"not well {RECOVERED_WITHIN_S:.0f} s after"] if recovered is None else [])
 
 
@@ -149,10 +148,9 @@ def _left_behind(served: Served, before: Resources, kinds: Iterable[str], ended:
 def _free_slots(address: str) -> int:
     """How many streams `generate` carries at once now, of as many as it should."""
 
-    def ask(_: int) -> bool:
-        with Client(address, timeout=60) as client:
-            request = lambda: list(client.generate("this movie", max_tokens=100, temperature=1.0))  # noqa: E731
-            return not call("generate", request).code
+    def ask(seed: int) -> bool:
+        with Caller(address, timeout=60) as client:
+            return not make_call(ENDPOINTS["generate"], client, random.Random(seed)).error
 
     with ThreadPoolExecutor(SLOTS) as pool:
         return sum(pool.map(ask, range(SLOTS)))

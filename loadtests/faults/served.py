@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.memory import session_of
-from serving.triton.processes import below
+from serving.triton import processes
 from serving.triton.server import PROJECT, Address, ServerError
 
 SHM_MIB, LOG_MIB = 256, 1
@@ -61,15 +61,16 @@ class Served:
         Raises:
             LookupError: none runs.
         """
-        for pid in below(self.process.pid):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text().strip() == "tritonserver":
-                    return pid
+        ours = processes.below(self.process.pid)
+        for process in processes.living():
+            if process.pid in ours and Path(process.arguments[0]).name == "tritonserver":
+                return process.pid
         raise LookupError("no tritonserver runs")
 
     def model_processes(self, model: str) -> list[int]:
         """The processes of a Python model."""
-        return [p for p in below(self.triton) if f"/{model}/" in _command(p)]
+        triton = self.triton
+        return [p.pid for p in processes.living() if p.parent == triton and f"/{model}/" in " ".join(p.arguments)]
 
     def inside(self, path: str) -> Path:
         """A path as the server sees it."""
@@ -125,13 +126,6 @@ def _can_isolate() -> bool:
         return subprocess.run(command, capture_output=True).returncode == 0
     except OSError:
         return False
-
-
-def _command(pid: int) -> str:
-    try:
-        return (Path("/proc") / str(pid) / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-    except OSError:
-        return ""
 
 
 def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:

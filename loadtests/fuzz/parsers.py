@@ -2,7 +2,7 @@
 
 - `picture`: bytes to `synthesis.images`, as `stylize` and the others read them;
 - `parameters`: JSON to the parameters of every Python model;
-- `prompt`: bytes to both tokenizers.
+- `prompt`: bytes to the shipped tokenizer.
 
 Each runs in a process of its own. A finding is an exception other than `InputError`, 10 s for one input, or 2 GiB of
 memory; the input stays in `out/fuzz-parsers/`. The last line of stdout is JSON; exit status 1 where there is a finding.
@@ -71,10 +71,12 @@ def parameters() -> Target:
 
 def prompt() -> Target:
     """Encode a text and read the tokens back."""
+    from export.repository import Repository
     from language.tokenizer import load_tokenizer
+    from serving.triton.server import PROJECT
 
-    folder = Path(__file__).resolve().parents[2] / "model_repository" / "language_model"
-    tokenizer = load_tokenizer(max(folder.glob("[0-9]*"), key=lambda version: int(version.name)))
+    shipped = Repository(PROJECT / "model_repository")
+    tokenizer = load_tokenizer(shipped.folder("language_model", shipped.versions("language_model")[-1]))
 
     def encode(data: bytes) -> None:
         text = data.decode("utf-8", errors="ignore")

@@ -18,7 +18,7 @@ import grpc.experimental
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving import security
+from serving import headers, security
 from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
 from serving.labels import Labels
 from serving.security import Tls
@@ -274,10 +274,10 @@ class Client:
             (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
         ]
         self.timeout = timeout
-        self._metadata = security.metadata(security.API_HEADER, security.API_KEY_VARIABLE, api_key)
-        if name := os.environ.get("REVERIE_CLIENT", "") if name is None else name:
-            self._metadata += (("reverie-client", name),)
-        self._control = security.metadata(security.CONTROL_HEADER, security.CONTROL_KEY_VARIABLE, control_key)
+        self._metadata = security.metadata(headers.API_KEY, security.API_KEY_VARIABLE, api_key)
+        if name := os.environ.get(security.CLIENT_VARIABLE, "") if name is None else name:
+            self._metadata += ((headers.CLIENT, name),)
+        self._control = security.metadata(headers.CONTROL, security.CONTROL_KEY_VARIABLE, control_key)
         tls = tls or Tls.from_environment()
         self._channel = (
             grpc.secure_channel(address, tls.credentials(), options) if tls else grpc.insecure_channel(address, options)

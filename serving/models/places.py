@@ -13,8 +13,6 @@ from typing import Generic, TypeVar
 
 from serving.errors import Unavailable
 
-CLIENT_HEADER = "reverie-client"
-
 Item = TypeVar("Item")
 
 

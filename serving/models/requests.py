@@ -16,8 +16,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from pydantic import BaseModel, ValidationError
 
+from serving import headers
 from serving.errors import Unavailable
-from serving.models.places import CLIENT_HEADER, Places, TurnQueue
+from serving.models.places import Places, TurnQueue
 from synthesis.errors import InputError
 from synthesis.progress import Cancelled
 
@@ -30,7 +31,7 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _RESERVED = {
-    "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", CLIENT_HEADER
+    "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", headers.CLIENT
 }  # fmt: skip
 """Request parameters that belong to the protocol, not to a model."""
 
@@ -38,7 +39,7 @@ _RESERVED = {
 def client_of(raw: Any) -> str:
     """Who sent a request, as the header `reverie-client` says, which Triton passes on as a parameter; "" if nobody."""
     parameters = raw.parameters()
-    return str(json.loads(parameters).get(CLIENT_HEADER, "")) if CLIENT_HEADER in (parameters or "") else ""
+    return str(json.loads(parameters).get(headers.CLIENT, "")) if headers.CLIENT in (parameters or "") else ""
 
 
 class Request:

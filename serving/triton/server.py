@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from serving import headers
 from serving.security import Security
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -206,7 +207,7 @@ class TritonServer:
             f"--http-address={self._http_host if self.security.tls else address.host}",
             *self.security.arguments(),
             # Who calls, for the limits of one client; see `serving.models.places`.
-            *(f"--{protocol}-header-forward-pattern=reverie-client" for protocol in ("grpc", "http")),
+            *(f"--{protocol}-header-forward-pattern={headers.CLIENT}" for protocol in ("grpc", "http")),
             f"--grpc-port={address.grpc_port}",
             f"--http-port={address.http_port}",
             f"--metrics-port={address.metrics_port}",

@@ -5,8 +5,9 @@ import pytest
 
 from export import parity, recording, style
 from export.parity import PrecisionError
+from export.precision import Precision
 from export.recording import RecordingError
-from export.style_variants import LIMITS, Departure, Precision, check, departure, session_paint
+from export.style_variants import LIMITS, Departure, check, departure, session_paint
 from serving.style.statistics import split_statistics
 from training.style.network import StyleNetworkConfig, build
 

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from loadtests.faults.bystanders import DEADLINE_S, Bystanders, Seen, failures
+from loadtests.calls import Call
+from loadtests.faults.bystanders import DEADLINE_S, Bystanders, failures
 from loadtests.faults.faults import Fault, faults
 from loadtests.faults.run import _wrongs, run
 from loadtests.faults.wire import Wire
@@ -29,15 +30,19 @@ def test_every_fault_has_a_name_of_its_own():
     assert len(set(names)) == len(names) == 15
 
 
+def call(endpoint="score", began=0.0, seconds=1.0, error=""):
+    return Call(endpoint, began, began, began + seconds, error=error)
+
+
 @pytest.mark.parametrize(
     ("seen", "recovered", "said"),
     [
-        (Seen("score", 0, 1), 1.0, []),
-        (Seen("score", 0, 1, "UNAVAILABLE", "the model is loading"), 1.0, []),
-        (Seen("style", 0, 1, "UNAVAILABLE", "gone"), 1.0, ["style was to be spared: UNAVAILABLE gone"]),
-        (Seen("score", 0, 1, "UNKNOWN", " "), 1.0, ["score ended after 1.0 s: UNKNOWN  "]),
-        (Seen("score", 0, DEADLINE_S + 3), 1.0, ["score ended after 13.0 s:  "]),
-        (Seen("score", 0, 1), None, ["not well 60 s after"]),
+        (call(), 1.0, []),
+        (call(error="UNAVAILABLE: the model is loading"), 1.0, []),
+        (call("style", error="UNAVAILABLE: gone"), 1.0, ["style was to be spared: UNAVAILABLE: gone"]),
+        (call(error="UNKNOWN: "), 1.0, ["score ended after 1.0 s: UNKNOWN: "]),
+        (call(seconds=DEADLINE_S + 3), 1.0, ["score ended after 13.0 s: "]),
+        (call(), None, ["not well 60 s after"]),
     ],
 )
 def test_what_is_not_survived_is_said(seen, recovered, said):
@@ -45,22 +50,17 @@ def test_what_is_not_survived_is_said(seen, recovered, said):
 
 
 def test_failures_are_counted_by_endpoint_and_status():
-    seen = [
-        Seen("a", 0, 1),
-        Seen("a", 0, 1, "INTERNAL", "x"),
-        Seen("b", 0, 1, "INTERNAL", "x"),
-        Seen("a", 1, 1, "INTERNAL", "y"),
-    ]
+    seen = [call("a"), call("a", error="INTERNAL: x"), call("b", error="INTERNAL: x"), call("a", error="INTERNAL: y")]
     assert failures(seen) == {"a": {"INTERNAL": 2}, "b": {"INTERNAL": 1}}
 
 
 def test_recovery_is_three_good_answers_in_a_row_of_every_endpoint():
     bystanders = Bystanders("127.0.0.1:1", ("a", "b"))
-    bystanders.seen += [Seen("a", 1e9 + i, 0.5) for i in range(3)] + [Seen("b", 1e9 + i, 0.5) for i in range(2)]
+    bystanders.seen += [call(name, 1e9 + i) for name, count in (("a", 3), ("b", 2)) for i in range(count)]
     assert bystanders.wait_for_recovery(0) is None
-    bystanders.seen.append(Seen("b", 1e9 + 9, 0.5))
+    bystanders.seen.append(call("b", 1e9 + 9))
     assert bystanders.wait_for_recovery(0) > 0
-    bystanders.seen.append(Seen("a", 1e9 + 10, 0.5, "UNAVAILABLE", "gone"))
+    bystanders.seen.append(call("a", 1e9 + 10, error="UNAVAILABLE: gone"))
     assert bystanders.wait_for_recovery(0) is None
 
 

@@ -48,6 +48,7 @@ def signed(folder, name, authority=None):
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
+    # Certificates that were committed would run out, and no package of ours makes any.
     if not shutil.which("openssl"):
         pytest.skip("openssl makes the certificates and is not here")
     folder = tmp_path_factory.mktemp("certificates")

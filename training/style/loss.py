@@ -15,7 +15,7 @@ from keras import ops
 
 from synthesis import features
 from synthesis.gatys import GatysParameters
-from synthesis.losses import gram_matrix, style_loss, total_variation
+from synthesis.losses import gram_matrix, relative_error, style_loss, total_variation
 
 LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1")
 """Layers of the style loss; the last also compares structure."""
@@ -56,7 +56,7 @@ class PerceptualLoss:
         """The objective and the relative error of the structure, each float32 (batch,)."""
         activations = self._extract(stylized)
         wanted = with_statistics(self._extract(image)[-1], *self._targets.statistics(style_weights))
-        structure = relative_errors(activations[-1], ops.stop_gradient(wanted))
+        structure = relative_error(activations[-1], ops.stop_gradient(wanted), axis=(1, 2, 3))
         return self._objective(stylized, activations, style_weights), structure
 
     def _objective(self, stylized, activations, style_weights):
@@ -116,20 +116,6 @@ def with_statistics(activation, mean, deviation):
     # Plus one, little beside VGG19's activations: channels that are all zero stay so.
     unit = centred * ops.rsqrt(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True) + 1.0)
     return unit * deviation[:, None, None] + mean[:, None, None]
-
-
-def relative_errors(values, targets):
-    """Squared error over squared target of each picture: 0 is perfect, 1 is what all zeros would get.
-
-    Args:
-        values, targets: (batch, ...).
-
-    Returns:
-        float32 (batch,).
-    """
-    values, targets = ops.cast(values, "float32"), ops.cast(targets, "float32")
-    axes = tuple(range(1, len(values.shape)))
-    return ops.sum(ops.square(values - targets), axis=axes) / (ops.sum(ops.square(targets), axis=axes) + 1e-6)
 
 
 def _mean_gram(activation: np.ndarray) -> np.ndarray:

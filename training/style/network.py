@@ -191,7 +191,9 @@ class StyleNetwork(keras.Model):
         """
         image, style_weights = inputs
         photo = image / 127.5 - 1.0
-        *_, (_, x) = self.stages(photo, style_weights)
+        x = photo
+        for _, x in self.stages(photo, style_weights):  # noqa: B007 (the last one; those before it may be freed)
+            pass
         return 127.5 * (self.to_rgb(x, photo, style_weights) + 1.0)
 
     def stages(self, photo, style_weights) -> Iterator[tuple[str, Any]]:
