@@ -165,7 +165,8 @@ def test_exports_at_the_same_time_get_versions_of_their_own_and_the_last_is_stab
     staged = [tiny.stage(repository, shift) for shift in range(4)]
     published: list[int] = []
     threads = [
-        threading.Thread(target=lambda s=s: published.append(publishing.publish(s, repository).version)) for s in staged
+        threading.Thread(target=lambda s=s: published.append(publishing.publish(s, repository).version), daemon=True)
+        for s in staged
     ]
     for thread in threads:
         thread.start()

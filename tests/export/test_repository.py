@@ -39,7 +39,9 @@ def test_staging_lies_outside_the_repository_on_its_file_system(repository):
 def test_exports_at_the_same_time_get_versions_of_their_own(repository):
     folders = [staged(repository, str(i)) for i in range(12)]
     published: list[int] = []
-    threads = [threading.Thread(target=lambda f=f: published.append(repository.publish("m", f))) for f in folders]
+    threads = [
+        threading.Thread(target=lambda f=f: published.append(repository.publish("m", f)), daemon=True) for f in folders
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

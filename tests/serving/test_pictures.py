@@ -105,7 +105,7 @@ def test_two_jobs_alternate(server, photo):
             for _ in connection.dream(photo, **(DREAM | {"iterations": 30})):
                 order.append(name)
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    threads = [threading.Thread(target=run, args=(name,), daemon=True) for name in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -88,19 +88,30 @@ def test_keys_open_what_they_are_for_and_nothing_else(repository, photo, tmp_pat
 def _is_supervised(server):
     """The supervisor has the keys too: it loads a killed model again."""
     stop, watching, said = threading.Event(), threading.Event(), []
-    watcher = threading.Thread(target=supervisor.supervise, args=(server, stop, said.append, watching.set))
+    arguments = (server, stop, said.append, watching.set)
+    watcher = threading.Thread(target=supervisor.supervise, args=arguments, daemon=True)
+    _wait_until(lambda: len(_processes_of("stylize", server)) == 1)  # The one before the reload may still be ending.
     watcher.start()
-    assert watching.wait(30)
-    (victim,) = [p.pid for p in processes.living() if p.parent == server.pid and "/stylize/" in " ".join(p.arguments)]
-    os.kill(victim, signal.SIGKILL)
-    stylize = supervisor.ModelVersion("stylize", "1")
+    try:
+        assert watching.wait(30)
+        os.kill(*_processes_of("stylize", server), signal.SIGKILL)
+        _wait_until(lambda: said and _processes_of("stylize", server))
+    finally:
+        stop.set()
+        watcher.join()
+    assert said == ["a process of model stylize ended; loading it again"]
+
+
+def _processes_of(model, server):
+    living = [p for p in processes.living() if p.parent == server.pid]
+    return [p.pid for p in living if f"/{model}/" in " ".join(p.arguments)]
+
+
+def _wait_until(is_so):
     deadline = time.monotonic() + 60
-    while not said or stylize not in supervisor.model_processes(server.pid):
+    while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    stop.set()
-    watcher.join()
-    assert said == ["a process of model stylize ended; loading it again"]
 
 
 def test_with_tls_plain_callers_and_strangers_are_not_let_in(repository, certificates, photo, tmp_path):

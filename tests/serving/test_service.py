@@ -87,7 +87,10 @@ def test_pictures_of_equal_size_are_batched_and_do_not_move_each_other(client, p
 
     alone = [restyle(v) for v in variants]
     together: dict[int, np.ndarray] = {}
-    threads = [threading.Thread(target=lambda i=i: together.__setitem__(i, restyle(variants[i]))) for i in range(6)]
+    threads = [
+        threading.Thread(target=lambda i=i: together.__setitem__(i, restyle(variants[i])), daemon=True)
+        for i in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -165,7 +168,7 @@ def test_a_seed_gives_the_same_text_alone_and_beside_other_streams(client):
         return "".join(p.text for p in client.generate("the plot", max_tokens=25, seed=seed))
 
     alone = text(11)
-    others = [threading.Thread(target=text, args=(i,)) for i in range(6)]
+    others = [threading.Thread(target=text, args=(i,), daemon=True) for i in range(6)]
     for thread in others:
         thread.start()
     assert text(11) == alone

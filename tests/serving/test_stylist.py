@@ -154,7 +154,7 @@ def test_pictures_wait_until_there_is_room_for_their_pixels():
         with budget.take(50):
             entered.set()
 
-    waiting = threading.Thread(target=another)
+    waiting = threading.Thread(target=another, daemon=True)
     with budget.take(1000):  # More than there is: all of it.
         waiting.start()
         assert not entered.wait(0.05)
@@ -174,7 +174,7 @@ def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_
     monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", slow)
     monkeypatch.setattr("serving.style.stylist.UNTILED_PIXELS", 10_000)
     stylist, large = Stylist(write_version(tmp_path / "1"), tint), images.encode(np.zeros((200, 100, 3), np.uint8))
-    first = threading.Thread(target=restyled, args=(stylist, large))
+    first = threading.Thread(target=restyled, args=(stylist, large), daemon=True)
     first.start()
     assert tiling.acquire(timeout=10)
     with stylist._place_among_large(True), pytest.raises(Unavailable, match="2 pictures of more than 10000 pixels"):
@@ -196,7 +196,7 @@ def test_one_picture_is_decoded_and_encoded_while_another_is_in_the_network(tmp_
 
     stylist, results = Stylist(write_version(tmp_path / "1"), slow_for_red), []
     data = images.encode(picture)
-    first = threading.Thread(target=lambda: results.append(restyled(stylist, data, style="red")))
+    first = threading.Thread(target=lambda: results.append(restyled(stylist, data, style="red")), daemon=True)
     first.start()
     assert in_network.wait(10)
     assert restyled(stylist, data, style="blue").size == (80, 60)

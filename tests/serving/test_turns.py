@@ -27,7 +27,7 @@ def test_a_short_job_ends_while_a_long_one_goes_on():
                 order.append("short")
                 turn.pass_on()
 
-    thread = threading.Thread(target=short)
+    thread = threading.Thread(target=short, daemon=True)
     with turnstile.job() as turn:
         thread.start()
         while thread.is_alive():
@@ -53,7 +53,7 @@ def test_a_newcomer_starts_level_with_those_that_are_there():
 
     with turnstile.job() as first:
         first.used = 100.0
-        thread = threading.Thread(target=newcomer)
+        thread = threading.Thread(target=newcomer, daemon=True)
         thread.start()
         while not turnstile._waiting:
             time.sleep(0.001)
@@ -72,7 +72,7 @@ def test_only_one_job_computes_at_a_time():
                 inside.pop()
                 turn.pass_on()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -65,7 +65,7 @@ class Callers:
         self.failures: list[Exception] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(address, photo)) for _ in range(2)]
+        self._threads = [threading.Thread(target=self._call, args=(address, photo), daemon=True) for _ in range(2)]
 
     @classmethod
     @contextlib.contextmanager
