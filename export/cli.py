@@ -1,10 +1,11 @@
-"""Commands `reverie export`, `models`, `promote`-ing, `rollback`, `canary`, `configs`."""
+"""Commands `reverie export`, `models`, `rollback`, `canary`, `push`, `pull`, `configs`."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
@@ -28,6 +29,12 @@ Repository = Annotated[Path, typer.Option(help="The model repository.")]
 Name = Annotated[Kind, typer.Argument(help="An exported model.", metavar="MODEL")]
 Version = Annotated[int, typer.Argument(help="One of its versions.")]
 
+BucketUrl = Annotated[str, typer.Argument(help="s3://BUCKET or s3://BUCKET/PREFIX.", metavar="URL")]
+Endpoint = Annotated[
+    str | None,
+    typer.Option("--endpoint-url", envvar="AWS_ENDPOINT_URL_S3", help="Of a storage that is not Amazon's."),
+]
+
 LOCAL = "127.0.0.1:8001"
 MODELS = Path("model_repository")
 
@@ -38,7 +45,7 @@ def add_commands(cli: typer.Typer) -> None:
     """Register every command of this file."""
     cli.command("export")(export_command)
     cli.add_typer(models_app, name="models", invoke_without_command=True)
-    for command in (rollback, canary, configs):
+    for command in (rollback, canary, push, pull, configs):
         cli.command()(command)
 
 
@@ -55,6 +62,8 @@ def export_command(
     ] = CPU_DEFAULT,
     label: Annotated[str, typer.Option(help="The new version's label; only `stable` is what callers get.")] = "stable",
     address: Address = LOCAL,
+    to: Annotated[str | None, typer.Option("--push", help="Also push the repository to this bucket: s3://...")] = None,
+    endpoint: Endpoint = None,
 ) -> None:
     """Export trained models to ONNX, check them against Keras, and publish the next version."""
     if run is not None and model is None:
@@ -75,6 +84,8 @@ def export_command(
         )
         for version in published.pruned:
             typer.echo(f"  version {version}, which no label names, was removed")
+    if to:
+        push(to, repository, endpoint)
 
 
 @models_app.callback()
@@ -198,6 +209,49 @@ def canary(
     sys.exit(0 if verdict.promoted else 3)
 
 
+def push(url: BucketUrl, repository: Repository = MODELS, endpoint: Endpoint = None) -> None:
+    """Bring a bucket to what this repository's labels say."""
+    from export import bucket
+    from export.repository import Repository as Files
+
+    _report_moves(bucket.push(Files(repository), bucket.Bucket.at(url, endpoint)), "pushed")
+
+
+def pull(
+    url: BucketUrl,
+    repository: Repository = MODELS,
+    endpoint: Endpoint = None,
+    every: Annotated[
+        float | None, typer.Option(help="Seconds between looks at the bucket; default: once.", min=1)
+    ] = None,
+    address: Address = LOCAL,
+) -> None:
+    """Bring this repository, and the server that serves it, to what a bucket says."""
+    from export import bucket
+    from export.repository import Repository as Files
+
+    source = bucket.Bucket.at(url, endpoint)
+    if every is None:
+        return _report_moves(bucket.pull(Files(repository), source, address), "pulled")
+    while True:
+        try:
+            _report_moves(bucket.pull(Files(repository), source, address), "pulled", is_quiet=True)
+        except _errors_of_a_pull() as error:  # What is served goes on; the next look may find it mended.
+            typer.echo(f"error: {error}", err=True)
+        time.sleep(every)
+
+
+def _report_moves(moves: Iterable, done: str, is_quiet: bool = False) -> None:
+    moved = None
+    for moved in moves:
+        named = ", ".join(f"{v} {label}" for label, v in sorted(moved.labels.versions.items())) if moved.labels else ""
+        new = f"; new: {', '.join(map(str, moved.versions))}" if moved.versions else ""
+        removed = f"; removed: {', '.join(map(str, moved.removed))}" if moved.removed else ""
+        typer.echo(f"{moved.model}: {done}{f' ({named})' if named else ''}{new}{removed}")
+    if moved is None and not is_quiet:
+        typer.echo("nothing to do: both sides are the same")
+
+
 def configs(
     repository: Repository = MODELS,
     check: Annotated[bool, typer.Option(help="Write nothing; exit status 1 if a file is not as it would be.")] = False,
@@ -221,6 +275,16 @@ def _with_model(name: str, repository: Path, address: str, act: Callable):
         if client is None:
             typer.echo(f"no server at {address}; only the files are changed", err=True)
         return act(Model(name, Files(repository), client))
+
+
+def _errors_of_a_pull() -> tuple[type[Exception], ...]:
+    from export.bucket import BucketError
+    from export.manifest import ManifestError
+    from export.repository import RepositoryError
+    from export.switching import SwitchError
+    from serving.client import ReverieError
+
+    return BucketError, ManifestError, RepositoryError, SwitchError, ReverieError, OSError
 
 
 def _seconds(text: str) -> float:

@@ -76,25 +76,40 @@ class Repository:
                 raise
             return version
 
+    def place(self, model: str, version: int, files: Path) -> None:
+        """As `publish`, under the number that the version has elsewhere.
+
+        Raises:
+            RepositoryError: another version has this number.
+        """
+        _sync_tree(files)
+        target = self.path / model
+        target.mkdir(parents=True, exist_ok=True)
+        if version in self.versions(model):
+            raise RepositoryError(f"{model} has a version {version} already")
+        files.rename(target / str(version))
+        _sync(target)
+
     def withdraw(self, model: str, version: int) -> None:
         """Remove a version; renamed away first, so that it disappears at once, and without taking space."""
         gone = self.path.resolve().parent / f"{self._prefix}{model}-{version}-{secrets.token_hex(4)}"
         self.folder(model, version).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
-    def write(self, model: str, name: str, text: str) -> bool:
+    def write(self, model: str, name: str, contents: str | bytes) -> bool:
         """Replace the file `name` of `model` atomically; an unchanged one is not touched.
 
         Returns:
             Whether it changed.
         """
         path = self.path / model / name
-        if path.exists() and path.read_text() == text:
+        contents = contents.encode() if isinstance(contents, str) else contents
+        if path.exists() and path.read_bytes() == contents:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.staged() as folder:
             staged = folder / path.name
-            staged.write_text(text)
+            staged.write_bytes(contents)
             _sync(staged)
             staged.rename(path)
         _sync(path.parent)

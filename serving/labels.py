@@ -59,9 +59,12 @@ class Labels:
     @classmethod
     def read(cls, path: Path) -> Labels:
         """From a `config.pbtxt`; none from a file that is absent."""
-        if not path.exists():
-            return cls()
-        return cls.of_configuration(text_format.Parse(path.read_text(), model_config_pb2.ModelConfig()))
+        return cls.parse(path.read_text()) if path.exists() else cls()
+
+    @classmethod
+    def parse(cls, text: str) -> Labels:
+        """From the text of a `config.pbtxt`."""
+        return cls.of_configuration(text_format.Parse(text, model_config_pb2.ModelConfig()))
 
     def parameters(self) -> dict[str, str]:
         """As parameters of a configuration; the inverse of `of_parameters`."""

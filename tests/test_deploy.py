@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -21,16 +23,37 @@ TRITON_METRICS = {
     "nv_inference_pending_request_count", "nv_inference_request_summary_us", "nv_inference_queue_summary_us",
     "nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes", "nv_gpu_power_usage", "nv_cpu_utilization",
 }  # fmt: skip
-MANIFESTS = sorted([*DEPLOY.glob("kubernetes/*.yaml"), *DEPLOY.glob("kserve/*.yaml")])
+KUBERNETES = sorted(p for p in DEPLOY.glob("kubernetes/*.yaml") if not p.stem.endswith(".patch"))
+MANIFESTS = sorted([*KUBERNETES, *DEPLOY.glob("kserve/*.yaml")])
+RELEASES = ("1.29.0", "1.37.0")
+"""The oldest and the newest Kubernetes whose published schemas the manifests must follow."""
 
 
 def load(path: str | Path) -> Any:
     return yaml.safe_load((DEPLOY / path).read_text())
 
 
-def the(kind: str) -> dict[str, Any]:
-    """The one manifest of `kind`."""
-    (found,) = (m for m in map(load, MANIFESTS) if m["kind"] == kind)
+def the(kind: str, name: str = "reverie") -> dict[str, Any]:
+    """The one manifest of `kind` and `name`."""
+    (found,) = (m for m in map(load, MANIFESTS) if (m["kind"], m["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def patched() -> dict[str, Any]:
+    """The Deployment with its models from a bucket, as `kubectl patch --type json` makes it."""
+    found = the("Deployment")
+    for change in load("kubernetes/from_bucket.patch.yaml"):
+        *way, last = change["path"].strip("/").split("/")
+        place: Any = found
+        for part in way:
+            place = place[int(part) if isinstance(place, list) else part]
+        if last == "-":
+            place.append(change["value"])
+        elif isinstance(place, list):
+            place[int(last)] = change["value"]
+        else:
+            assert (last in place) == (change["op"] == "replace")
+            place[last] = change["value"]
     return found
 
 
@@ -43,6 +66,50 @@ def test_a_manifest_says_what_it_is(path):
     found = load(path)
     assert found["apiVersion"] and found["kind"]
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", found["metadata"]["name"])
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda p: p.name)
+def test_a_manifest_follows_the_schema_that_kubernetes_publishes(path, release):
+    kubernetes_validate.validate(load(path), release, strict=True)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_so_do_the_patched_deployment_and_the_pod_of_the_kserve_runtime(release):
+    kubernetes_validate.validate(patched(), release, strict=True)
+    spec = {key: the("ServingRuntime")["spec"][key] for key in ("containers", "volumes")}
+    template = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "runtime"}, "spec": spec}
+    kubernetes_validate.validate(template, release, strict=True)
+
+
+@pytest.mark.parametrize(("place", "value"), [("replica", 2), ("replicas", "two")])
+def test_the_schema_refuses_a_field_that_is_misspelt_or_of_another_type(place, value):
+    wrong = the("Deployment")
+    wrong["spec"][place] = value
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, RELEASES[-1], strict=True)
+
+
+def test_compose_follows_the_published_schema():
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    checked = subprocess.run([*command, DEPLOY / "compose.yaml"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_models_from_a_bucket_are_pulled_where_the_server_reads_them_and_by_nobody_else():
+    spec = patched()["spec"]["template"]["spec"]
+    server = spec["containers"][0]
+    repository = {e["name"]: e.get("value") for e in server["env"]}["REVERIE_REPOSITORY"]
+    for container in spec["initContainers"]:
+        arguments = container["command"][3:]
+        assert container["command"][:3] == ["python3", "-m", "reverie.cli"]
+        assert arguments[arguments.index("--repository") + 1] == repository
+        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+        assert Path(mounts["models"]["mountPath"]) == Path(repository).parent
+        assert "readOnly" not in mounts["models"]
+    (models,) = (mount for mount in server["volumeMounts"] if mount["name"] == "models")
+    assert models["readOnly"]
+    assert [c.get("restartPolicy") for c in spec["initContainers"]] == [None, "Always"]
 
 
 def test_everything_selects_the_pods_of_the_deployment():
