@@ -6,6 +6,9 @@ precisions (for the text engine), `weights.bin` that all of them share, and the 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import keras
@@ -73,7 +76,8 @@ def check_decoding(model: train.Model, graph: onnx.ModelProto, tokens: np.ndarra
     session = variants.session(graph)
     decoded = [session.run(["logits"], variants.sequence_feeds(session, row[None]))[0][0] for row in tokens]
     expected = ops.convert_to_numpy(model(tokens))
-    return parity.check(np.array(decoded)[..., : model.config.vocabulary_size], expected, TOLERANCE, NAME)
+    with _naming_the_layer(lambda: _decoded_stages(model, graph, tokens[:1])):
+        return parity.check(np.array(decoded)[..., : model.config.vocabulary_size], expected, TOLERANCE, NAME)
 
 
 def scoring_graph(model: train.Model) -> onnx.ModelProto:
@@ -97,7 +101,41 @@ def check_scoring(model: train.Model, graph: onnx.ModelProto, tokens: np.ndarray
     """Compare the scoring graph with Keras on `tokens` (rows, tokens)."""
     tolerance = parity.Tolerance(TOLERANCE.largest, TOLERANCE.mean, "nats")
     expected = ops.convert_to_numpy(next_token_logprobs(model, tf.constant(tokens)))
-    return parity.check(parity.run_graph(graph, {"token_ids": tokens}), expected, tolerance, f"{NAME} scores")
+    with _naming_the_layer(lambda: _converted_stages(model, tokens)):
+        return parity.check(parity.run_graph(graph, {"token_ids": tokens}), expected, tolerance, f"{NAME} scores")
+
+
+Stages = Iterable[tuple[str, np.ndarray, np.ndarray]]
+"""A layer's name, what the graph makes of the tokens there, and what Keras does."""
+
+
+@contextlib.contextmanager
+def _naming_the_layer(stages: Callable[[], Stages]) -> Iterator[None]:
+    """Say in a ParityError which layer is the first to depart."""
+    try:
+        yield
+    except parity.ParityError as error:
+        raise parity.ParityError(f"{error}; {parity.first_departure(stages())}") from None
+
+
+def _decoded_stages(model: train.Model, graph: onnx.ModelProto, tokens: np.ndarray) -> Stages:
+    """Inside a decode graph, for one row; its tensors have the names of the stages."""
+    expected = {layer: ops.convert_to_numpy(output) for layer, output in model.stages(tokens)}
+    found = parity.probe(graph, variants.sequence_feeds(variants.session(graph), tokens), list(expected))
+    return zip(expected, found, expected.values(), strict=True)
+
+
+def _converted_stages(model: train.Model, tokens: np.ndarray) -> Stages:
+    """Of the scoring graph, whose tensors have the converter's names: each stage is converted by itself."""
+    for i, (layer, output) in enumerate(model.stages(tf.constant(tokens))):
+        stage = onnx_graph.convert(
+            lambda ids, i=i: next(itertools.islice(model.stages(ids), i, None))[1],
+            [tf.TensorSpec((None, None), tf.int32, name="token_ids")],
+            output="stage",
+            name=NAME,
+        )
+        (found,) = parity.probe(stage, {"token_ids": tokens}, ["stage"])
+        yield layer, found, ops.convert_to_numpy(output)
 
 
 def check_precisions(folder: Path, rows: np.ndarray, vocabulary_size: int, padding: int | None) -> dict[str, float]:

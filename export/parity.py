@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,28 +47,27 @@ def run_graph(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarr
     return session.run(None, inputs)[0]
 
 
-def first_departure(
-    model: onnx.ModelProto,
-    inputs: dict[str, np.ndarray],
-    expected: Mapping[str, tuple[str, np.ndarray]],
-    accepted: float = 0.01,
-) -> str:
+def probe(model: onnx.ModelProto, inputs: dict[str, np.ndarray], tensors: Sequence[str]) -> list[np.ndarray]:
+    """What the named tensors inside `model` hold for `inputs`, in ONNX Runtime on the CPU."""
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    outputs = {output.name for output in model.graph.output}
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in outputs)
+    session = ort.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(list(tensors), inputs)
+
+
+def first_departure(layers: Iterable[tuple[str, np.ndarray, np.ndarray]], accepted: float = 0.01) -> str:
     """Which layer is the first whose output in the graph is not what Keras computes, in words.
 
     Args:
-        expected: by layer, in the order of computation, the tensor's name in `model` and what it should hold.
+        layers: name, what the graph computes and what Keras does, in the order of computation.
         accepted: largest error, relative to the largest value of the layer.
     """
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    names = [tensor for tensor, _ in expected.values()]
-    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = ort.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = dict(zip(names, session.run(names, inputs), strict=True))
-    for layer, (name, array) in expected.items():
-        error = float(np.abs(found[name] - array).max() / max(float(np.abs(array).max()), 1e-6))
+    for layer, found, expected in layers:
+        error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-6))
         if not error <= accepted:
-            return f"the first layer to depart is {layer} (tensor {name}), by {error:.3g} of its largest value"
+            return f"the first layer to depart is {layer}, by {error:.3g} of its largest value"
     return "every layer but the last agrees"
 
 

@@ -99,10 +99,11 @@ def _first_departure(
     image, multiple = inputs["image"], network.config.multiple
     whole = image[:, : image.shape[1] // multiple * multiple, : image.shape[2] // multiple * multiple]
     stages = network.stages(whole.astype(np.float32) / 127.5 - 1, inputs["style_weights"])
-    expected = {
-        layer: (builder.stages[layer], ops.convert_to_numpy(output).transpose(0, 3, 1, 2)) for layer, output in stages
-    }
-    return parity.first_departure(graph, inputs | {"image": whole}, expected)
+    expected = {layer: ops.convert_to_numpy(output).transpose(0, 3, 1, 2) for layer, output in stages}
+    tensors = [builder.stages[layer] for layer in expected]
+    found = parity.probe(graph, inputs | {"image": whole}, tensors)
+    named = [f"{layer} (tensor {tensor})" for layer, tensor in zip(expected, tensors, strict=True)]
+    return parity.first_departure(zip(named, found, expected.values(), strict=True))
 
 
 def _in_every_style(photos: Sequence[np.ndarray], styles: int) -> list[Inputs]:

@@ -11,6 +11,7 @@ import pytest
 from export import language_model, manifest, onnx_graph, parity, publishing, style
 from export.repository import Repository
 from export.text import restore, variants
+from export.text.graph import Graph
 from export.version import staged
 from language.sampling import FINE_GROUP
 from language.vocabulary import Vocabulary
@@ -177,6 +178,40 @@ def test_a_decode_graph_equals_keras_at_every_position_of_rows_of_different_leng
         np.testing.assert_allclose(logits[:, :301], expected[np.arange(4), position], atol=1e-4)
         np.testing.assert_array_equal(maxima, logits.reshape(4, -1, FINE_GROUP).max(axis=2))
         position += 1
+
+
+def test_a_decode_graph_that_departs_names_the_first_layer_that_does(decodable, monkeypatch):
+    model, _, tokens = decodable
+    is_book = isinstance(model, LanguageModel)
+    altered, departs = ("norm_1", "norm_1") if is_book else ("block_1/feed_forward_norm", "block_1/out")
+    monkeypatch.setattr(Graph, "layer_norm", _doubling(altered))
+    graph = variants.graphs(model, variants.calibrate(model, tokens))["decode_float32"]
+    with pytest.raises(parity.ParityError, match=f"nothing was published; the first layer to depart is {departs}, by"):
+        language_model.check_decoding(model, graph, tokens)
+
+
+def _doubling(altered):
+    layer_norm = Graph.layer_norm
+
+    def doubled(self, x, name, gamma, beta, epsilon):
+        return layer_norm(self, x, name, gamma * (2 if name == altered else 1), beta, epsilon)
+
+    return doubled
+
+
+def test_a_scoring_graph_that_departs_names_the_first_layer_that_does(decodable, monkeypatch):
+    model, _, tokens = decodable
+    graph = language_model.scoring_graph(model)
+    run_graph = parity.run_graph
+    monkeypatch.setattr(parity, "run_graph", lambda *arguments: -run_graph(*arguments))
+    with pytest.raises(parity.ParityError, match="every layer but the last agrees"):
+        language_model.check_scoring(model, graph, tokens)
+    convert = onnx_graph.convert
+    monkeypatch.setattr(
+        onnx_graph, "convert", lambda function, *more, **named: convert(lambda ids: 2 * function(ids), *more, **named)
+    )
+    with pytest.raises(parity.ParityError, match="the first layer to depart is embedded, by 1 of its largest value"):
+        language_model.check_scoring(model, graph, tokens)
 
 
 def test_a_row_of_int8_is_the_same_alone_and_in_any_batch(decodable):

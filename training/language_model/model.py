@@ -6,7 +6,9 @@ and sees the words it should predict; here one explicit causal mask serves both 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -73,9 +75,16 @@ class TransformerDecoder(layers.Layer):
             memory: float (batch, time, embed_dim).
             mask: bool (1 or batch, query_time, time).
         """
+        *_, x = self.stages(queries, memory, mask)
+        return x
+
+    def stages(self, queries, memory, mask) -> Iterator:
+        """What each normalisation makes of the arguments of a call."""
         x = self.layernorm_1(queries + self.dropout(self.attention_1(queries, memory, attention_mask=mask)))
+        yield x
         x = self.layernorm_2(x + self.dropout(self.attention_2(x, memory, attention_mask=mask)))
-        return self.layernorm_3(x + self.dropout(self.dense_proj(x)))
+        yield x
+        yield self.layernorm_3(x + self.dropout(self.dense_proj(x)))
 
 
 class LanguageModel(keras.Model):
@@ -92,9 +101,14 @@ class LanguageModel(keras.Model):
     def call(self, ids):
         """int (batch, time) to logits (batch, time, vocabulary)."""
         x = self.dropout(self.embedding(ids))
-        steps = ops.arange(ops.shape(ids)[1])
-        causal = steps[:, None] >= steps[None, :]
-        return self.head(self.decoder(x, x, causal[None]))
+        return self.head(self.decoder(x, x, _causal(ids)))
+
+    def stages(self, ids) -> Iterator[tuple[str, Any]]:
+        """What each layer but the head makes of ids, under the name that it has in the decode graph."""
+        x = self.embedding(ids)
+        yield "embedded", x
+        for i, normed in enumerate(self.decoder.stages(x, x, _causal(ids))):
+            yield f"norm_{i}", normed
 
     def next_token_logits(self, ids, lengths):
         """Logits after the last word of each row: what generation needs, without the other positions.
@@ -112,6 +126,12 @@ class LanguageModel(keras.Model):
         is_last = ops.cast(steps[None, :, None] == lengths[:, None, None] - 1, x.dtype)
         last = ops.sum(x * is_last, axis=1, keepdims=True)
         return self.head(self.decoder(last, x, seen))[:, 0]
+
+
+def _causal(ids):
+    """bool (1, time, time): which positions (second) each position (first) looks at."""
+    steps = ops.arange(ops.shape(ids)[1])
+    return (steps[:, None] >= steps[None, :])[None]
 
 
 def build(config: LanguageModelConfig) -> LanguageModel:

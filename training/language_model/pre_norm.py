@@ -6,7 +6,9 @@ Knows nothing about tokenization, purely token ids; uses `keras.ops` only, so it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -117,11 +119,17 @@ class Block(layers.Layer):
 
     def call(self, x):
         """float (batch, time, embed_dim) to the same."""
+        *_, x = self.stages(x)
+        return x
+
+    def stages(self, x) -> Iterator:
+        """The stream after attention, and after the feed-forward layers."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
+        yield x
         hidden = self.expand(self.feed_forward_norm(x))
         # GELU by its definition: TensorFlow's own is made of an operation that ONNX does not have.
         hidden = 0.5 * hidden * (1.0 + ops.erf(hidden * 0.5**0.5))
-        return x + self.dropout(self.contract(hidden))
+        yield x + self.dropout(self.contract(hidden))
 
 
 class PreNormLanguageModel(keras.Model):
@@ -157,6 +165,16 @@ class PreNormLanguageModel(keras.Model):
         hidden = self._hidden(ids)
         last = ops.take_along_axis(hidden, ops.reshape(lengths - 1, (-1, 1, 1)), axis=1)
         return self._logits(last)[:, 0]
+
+    def stages(self, ids) -> Iterator[tuple[str, Any]]:
+        """What each layer but the head makes of ids, under the name that it has in the decode graph."""
+        x = self.embedding(ids)
+        yield "embedded", x
+        for i, block in enumerate(self.blocks):
+            attended, x = block.stages(x)
+            yield f"block_{i}/attended", attended
+            yield f"block_{i}/out", x
+        yield "norm", self.norm(x)
 
     def _hidden(self, ids):
         x = self.dropout(self.embedding(ids))
