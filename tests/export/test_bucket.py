@@ -6,6 +6,7 @@ import itertools
 import shutil
 
 import boto3
+import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
@@ -261,3 +262,22 @@ def test_a_running_server_gets_into_service_what_was_pulled_and_keeps_what_does_
         assert client.labels("style").stable == 2
         assert there.versions("style") == [1, 2]
         assert client.stylize(photo)
+
+
+class Url(str):
+    """In the place of a repository's path, which `reverie serve` takes only on disk."""
+
+    def resolve(self):
+        return self
+
+    def is_dir(self):
+        return True
+
+
+def test_triton_reads_the_bucket_by_itself_where_a_model_needs_no_other_s_files(store, here, photo, storage):
+    shutil.rmtree(here.path / "stylize")
+    list(bucket.push(here, store))
+    with TritonServer(Url(f"s3://{storage}/{store.name}/{store.prefix.strip('/')}")) as server:
+        inputs = {"image": np.zeros((1, 32, 32, 3), np.uint8), "style_weights": np.ones((1, 1), np.float32)}
+        with Client(server.address.grpc) as client:
+            assert client.infer("style", inputs).outputs["stylized"].min() == 1
