@@ -98,6 +98,9 @@ bench-style: $(VENV)/.bench ## milliseconds a picture beside Johnson's network; 
 bench-text: $(VENV)/.bench ## tokens per second beside CTranslate2 and the book's loop; RUN=folder of a book run (default: random weights)
 	@$(BIN)/python -m benchmarks.text $(if $(RUN),--run $(RUN))
 
+audit: $(VENV)/.dev ## known vulnerabilities of the locked packages, as far as the package index knows
+	@$(BIN)/python requirements/audit.py
+
 lock: $(VENV)/.dev ## resolve the requirements again
 	$(BIN)/python requirements/lock.py
 
