@@ -232,7 +232,9 @@ def faults(vanishing: int) -> list[Fault]:
                 "style": _others("style", "stylize"),
             }.items()
         ),
-        Fault("process_stopped_for_3_s", process_stopped("stylize", goes_on=True), _others("stylize"), holds_s=3),
+        Fault(
+            "process_stopped_for_3_s", process_stopped("stylize", goes_on=True), _others("stylize"), holds_s=3, ends=1
+        ),
         Fault("process_stopped_for_good", process_stopped("stylize", goes_on=False), _others("stylize"), ends=1),
         Fault("shared_memory_full", shared_memory_full, needs_isolation=True),
         Fault("triton_stopped_for_3_s", triton_stopped, holds_s=3),

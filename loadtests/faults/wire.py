@@ -40,6 +40,9 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closing alone would leave the thread in `accept`, which would let one more connection through.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 
@@ -68,13 +71,14 @@ class Wire:
                 threading.Thread(target=self._relay, args=(server, client, True), daemon=True).start()
 
     def _relay(self, source: socket.socket, target: socket.socket, can_clog: bool) -> None:
-        for data in _chunks(source):
-            if can_clog:
-                self._flows.wait()
-            try:
+        with contextlib.suppress(OSError):
+            for data in _chunks(source):
+                if can_clog:
+                    self._flows.wait()
                 target.sendall(data)
-            except OSError:
-                return
+        # What one side ends is ended on the other, as without a relay.
+        source.close()
+        target.close()
 
 
 def _chunks(source: socket.socket) -> Iterator[bytes]:

@@ -26,7 +26,8 @@ _LOOK_EVERY_S = 0.5
 _LOAD_TIMEOUT_S = 120.0
 _LONGEST_PAUSE_S = 30.0
 _STOPPED_S = 10.0
-"""Longer than a debugger's glance or a suspended machine's waking; shorter than a caller's patience."""
+"""How long Triton may stand still: longer than a debugger's glance or a suspended machine's waking, shorter than a caller's patience.
+A model's process may not: after a second Triton takes it for dead, and that ends in an abort of Triton as often as not."""
 _MOST_RELOADS = 16
 """Then Triton is started again, for what it keeps of dead processes."""
 _STUB = "triton_python_backend_stub"
@@ -102,14 +103,15 @@ class Stopped:
     since: dict[int, float] = field(default_factory=dict)
 
     def end(self, triton: int, say: Say) -> None:
-        """Look at Triton and its models' processes; kill those that have stood for `_STOPPED_S`."""
+        """Look at Triton and its models' processes; kill models' that stand, and Triton after `_STOPPED_S`."""
         now = time.monotonic()
         watched = {p.pid for p in processes.living() if p.state == "T" and (p.pid == triton or p.parent == triton)}
         self.since = {pid: self.since.get(pid, now) for pid in watched}
-        for pid in [pid for pid, since in self.since.items() if now - since >= _STOPPED_S]:
-            say(f"process {pid} has been stopped for {_STOPPED_S:.0f} s; ending it")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for pid, since in self.since.items():
+            if pid != triton or now - since >= _STOPPED_S:
+                say(f"process {pid} has been stopped by a signal; ending it")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _restart(server: TritonServer, say: Say) -> bool:

@@ -82,6 +82,19 @@ def echo():
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+def test_a_wire_ends_on_one_side_what_the_other_ends_and_lets_nobody_in_afterwards():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        with Wire(f"127.0.0.1:{listener.getsockname()[1]}") as wire:
+            client = connect(wire.address)
+            client.sendall(b"last")
+            client.close()
+            server, _ = listener.accept()
+            assert [server.recv(10), server.recv(10)] == [b"last", b""]
+        with pytest.raises(ConnectionRefusedError):
+            connect(wire.address)
+
+
 def connect(address):
     host, port = address.split(":")
     return socket.create_connection((host, int(port)), timeout=5)

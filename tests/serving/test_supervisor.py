@@ -63,7 +63,23 @@ def test_after_many_dead_processes_triton_is_started_again_for_what_it_keeps_of_
     assert server.starts == 1
 
 
-def test_a_process_that_stands_still_is_ended_and_one_that_goes_on_is_not(monkeypatch):
+def test_a_model_s_process_that_stands_still_is_ended_at_once_and_one_that_works_is_not():
+    standing, working = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    try:
+        standing.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, standing.pid, os.WSTOPPED)
+        said: list[str] = []
+        supervisor.Stopped().end(os.getpid(), said.append)
+        assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
+        assert standing.wait(10) == -signal.SIGKILL
+        assert working.poll() is None
+    finally:
+        for process in (standing, working):
+            process.kill()
+            process.wait()
+
+
+def test_a_server_that_stands_still_is_ended_after_a_while_and_one_that_goes_on_is_not(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
     standing, resumed = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
@@ -72,13 +88,15 @@ def test_a_process_that_stands_still_is_ended_and_one_that_goes_on_is_not(monkey
             process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         said: list[str] = []
-        stopped = supervisor.Stopped()
-        stopped.end(os.getpid(), said.append)
+        watches = {process: supervisor.Stopped() for process in (standing, resumed)}
+        for process, stopped in watches.items():
+            stopped.end(process.pid, said.append)
         resumed.send_signal(signal.SIGCONT)
         os.waitid(os.P_PID, resumed.pid, os.WCONTINUED)
         now[0] = supervisor._STOPPED_S
-        stopped.end(os.getpid(), said.append)
-        assert said == [f"process {standing.pid} has been stopped for 10 s; ending it"]
+        for process, stopped in watches.items():
+            stopped.end(process.pid, said.append)
+        assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
         assert standing.wait(10) == -signal.SIGKILL
         assert resumed.poll() is None
     finally:
