@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import socket
 import threading
@@ -20,11 +21,9 @@ from loadtests.faults.wire import Wire
 from serving.client import Client, ReverieError
 from synthesis import images
 
-NOT_TRIED = {
-    "clock_jump": "needs the right to set the clock of the whole machine",
-    "descriptors_exhausted": "a lower limit for the running Triton and 200 connections still let a new client in",
-}
+NOT_TRIED = {"clock_jump": "would set the clock of the whole machine"}
 _HALF_OPEN = 300
+_DESCRIPTORS_LEFT = 8
 _SLOW_READERS = 16
 _KILLERS = 8
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -153,6 +152,25 @@ def half_open(served: Served) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def descriptors_exhausted(served: Served) -> Iterator[None]:
+    """The server may open nothing more: who comes now waits for a place, as the last one here finds out."""
+    triton = served.triton
+    limits = resource.prlimit(triton, resource.RLIMIT_NOFILE)
+    limit = served.resources().descriptors + _DESCRIPTORS_LEFT
+    resource.prlimit(triton, resource.RLIMIT_NOFILE, (limit, limits[1]))
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(2 * _DESCRIPTORS_LEFT):
+                stack.enter_context(_connection(served.address))
+            with Wire(served.address) as wire, Client(wire.address, timeout=DEADLINE_S / 4) as newcomer:
+                if newcomer.live():
+                    raise RuntimeError(f"a newcomer was let in; the limit of {limit} descriptors does not hold")
+            yield
+    finally:
+        resource.prlimit(triton, resource.RLIMIT_NOFILE, limits)
+
+
 def log_disk_full(served: Served) -> AbstractContextManager[None]:
     """The server cannot write its log."""
     return _full(served.inside(str(served.repository.with_name("log"))))
@@ -220,6 +238,7 @@ def faults(vanishing: int) -> list[Fault]:
         Fault("clients_killed", clients_killed(vanishing), spares=WATCHED),
         Fault("slow_readers", slow_readers, spares=WATCHED, holds_s=5),
         Fault("half_open_connections", half_open, spares=WATCHED),
+        Fault("descriptors_exhausted", descriptors_exhausted, spares=WATCHED),
         Fault("graph_corrupted", graph_replaced(b"not a graph"), spares=WATCHED),
         Fault("graph_deleted", graph_replaced(None), spares=WATCHED),
         Fault("log_disk_full", log_disk_full, spares=WATCHED, needs_isolation=True),
