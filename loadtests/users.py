@@ -17,6 +17,7 @@ from typing import ClassVar
 # First: it replaces blocking calls (sockets, threads, time.sleep) by gevent's.
 from locust import User, task  # isort: skip
 
+import gevent.hub
 import grpc.experimental.gevent
 
 from loadtests import endpoints
@@ -25,6 +26,8 @@ from loadtests.endpoints import Caller, Endpoint, first_message
 
 # Before any channel exists, else a waiting call stops every user.
 grpc.experimental.gevent.init_gevent()
+# gRPC waits for each call on a thread of gevent's pool. Of its ten the eleventh call would wait for another to end.
+gevent.hub.get_hub().threadpool.maxsize = 1000
 
 TIMEOUT_S = 60.0
 """Deadline of a request under load; a later answer counts as a failure."""

@@ -42,6 +42,11 @@ class PacedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             self._places.release()
         return _score()
 
+    def ModelStreamInfer(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        """Any number at once; a stream takes as many seconds as its parameter `max_tokens`, and says nothing."""
+        time.sleep(next(requests).parameters["max_tokens"].int64_param)
+        yield from ()
+
 
 @contextlib.contextmanager
 def paced_server(seconds: float) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import gevent
@@ -12,6 +14,7 @@ from loadtests.calls import Call, Outcome
 from loadtests.generator import GeneratorHealth, Limits
 from loadtests.open_loop import send_on_schedule
 from tests.loadtests.made import call
+from tests.loadtests.paced_server import paced_server
 
 
 def answer_after(seconds: float):
@@ -83,3 +86,10 @@ def test_a_busy_or_late_generator_makes_a_run_invalid():
 
 def test_a_closed_loop_has_no_lag():
     assert GeneratorHealth.of([], 0.2).bottlenecks(Limits()) == []
+
+
+def test_a_short_stream_does_not_wait_for_thirty_long_ones():
+    with paced_server(0.0) as address:
+        command = [sys.executable, "-m", "tests.loadtests.many_streams", address]
+        seconds = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert seconds < 1
