@@ -324,7 +324,7 @@ def generate() -> ModelConfiguration:
         parameters=(
             Parameter("precision", "int8", "int8, float16 or float32."),
             Parameter("slots", "32", "Sequences that share a step, and how many more may wait."),
-            Parameter("max_waiting", "512"),
+            Parameter("max_waiting", "128"),
             Parameter("workers", "0", "Processes that step sequences; 0 for one a core."),
         ),
     )

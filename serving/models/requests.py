@@ -70,6 +70,10 @@ class Request:
             return []
         return [_utf8(name, value) for value in tensor.as_numpy().reshape(-1)]
 
+    def array(self, name: str) -> np.ndarray:
+        """An input as it came."""
+        return pb_utils.get_input_tensor_by_name(self._raw, name).as_numpy()
+
     def files(self, name: str) -> Files:
         """All elements of a BYTES input; none if an optional input was not sent."""
         tensor = pb_utils.get_input_tensor_by_name(self._raw, name)
@@ -125,15 +129,17 @@ class PooledModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.args = args
         self.config = json.loads(args["model_config"])
-        self.workers = self._setting("workers", self.workers)
-        self.max_waiting = self._setting("max_waiting", self.max_waiting)
-        self._pool = ThreadPoolExecutor(self.workers)
-        self._places = Places(self.workers + self.max_waiting)
+        self.bound(self._setting("workers", self.workers), self._setting("max_waiting", self.max_waiting))
         self._queue: TurnQueue[tuple[Any, Any, str]] = TurnQueue()
         self.setup()
 
     def setup(self) -> None:
         """Load what requests need; called once an instance."""
+
+    def bound(self, workers: int, max_waiting: int) -> None:
+        """So many requests run at once, and so many more may wait; to be said before the first one comes."""
+        self._pool = ThreadPoolExecutor(workers)
+        self._places = Places(workers + max_waiting)
 
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:

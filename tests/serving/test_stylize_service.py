@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2
 
 from serving.client import Client, ReverieError
 from serving.triton.server import TritonServer
@@ -95,24 +94,25 @@ def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_p
     assert outcome(0) is None
 
 
-def test_pictures_of_equal_size_share_a_batch_of_the_network(client, photo):
-    def executions() -> tuple[int, int]:
-        """Pictures that the network has restyled, and batches that it took."""
-        answer = client._call(client._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name="style"))
-        return sum(s.inference_count for s in answer.model_stats), sum(s.execution_count for s in answer.model_stats)
+def test_the_network_s_full_queue_refuses_at_once_and_answers_the_others(client):
+    pictures = [np.full((1, 512, 512, 3), i, np.uint8) for i in range(120)]
+    weights = np.eye(1, 5, dtype=np.float32)
+    alone = client.infer("style", {"image": pictures[7], "style_weights": weights}).outputs["stylized"]
 
-    pictures, batches = executions()
-    start = threading.Barrier(6)
+    def outcome(i: int) -> grpc.StatusCode | None:
+        try:
+            answer = client.infer("style", {"image": pictures[i], "style_weights": weights}, timeout=20)
+        except ReverieError as error:
+            assert "65 requests are waiting or running; no more may; try again later" in error.message
+            return error.code
+        assert i != 7 or (answer.outputs["stylized"] == alone).all()
+        return None
 
-    def call(_: int) -> None:
-        start.wait()
-        client.stylize(photo)
-
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(call, range(6)))
-    more_pictures, more_batches = executions()
-    assert more_pictures - pictures == 6
-    assert more_batches - batches < 6
+    with ThreadPoolExecutor(len(pictures)) as pool:
+        outcomes = list(pool.map(outcome, range(len(pictures))))
+    assert set(outcomes) == {None, grpc.StatusCode.UNAVAILABLE}
+    assert outcomes.count(None) >= 65
+    assert outcome(7) is None
 
 
 def test_a_greedy_client_is_refused_and_another_is_not(small_server):

@@ -1,94 +1,62 @@
 """Stand-in for Triton's C++ ONNX Runtime backend, used only where `libtriton_onnxruntime.so` is absent.
 
-Triton takes a folder `<backends>/<name>/model.py` as a Python-based backend. Configurations, batching,
-metrics and model control are Triton's own; this file only runs `<version>/model.onnx`.
+Triton takes a folder `<backends>/<name>/model.py` as a Python-based backend. Configurations, metrics and model control
+are Triton's own; this file only runs `<version>/model.onnx`, one request after the other, from a queue of its own: while
+Triton 2.51's batcher waits for an instance it misses that one has become free (docs/decisions.md).
 """
 
-import json
-from pathlib import Path
+from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+from typing import Any
+
 import onnxruntime as ort
-import triton_python_backend_utils as pb_utils
+
+from serving.models.requests import AnsweringModel, Outputs, Request
+from synthesis.errors import InputError
 
 MAX_ELEMENTS = 16_000_000
 """Largest input tensor that is run, in elements; a configuration may set another as a parameter."""
 
 
-class TritonPythonModel:
-    """One instance of one version of an ONNX model."""
+class TritonPythonModel(AnsweringModel):
+    """One instance of one version of an ONNX model; as many requests may wait as its batcher's queue would hold."""
 
-    def initialize(self, args):
-        config = json.loads(args["model_config"])
-        path = (
-            Path(args["model_repository"]) / args["model_version"] / (config["default_model_filename"] or "model.onnx")
-        )
-        self.session = ort.InferenceSession(str(path), _options(config), providers=_providers(args))
+    workers = 1
+
+    def setup(self) -> None:
+        config, args = self.config, self.args
+        policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+        self.bound(self.workers, int(policy.get("max_queue_size", 0)) or self.max_waiting)
+        file = config["default_model_filename"] or "model.onnx"
+        path = Path(args["model_repository"]) / args["model_version"] / file
+        self.session = ort.InferenceSession(str(path), self._options(), providers=_providers(args))
         self.inputs = [i.name for i in self.session.get_inputs()]
         self.outputs = [o["name"] for o in config["output"]]
-        self.max_elements = int(_parameter(config, "max_input_elements", MAX_ELEMENTS))
-        self.batches = config["max_batch_size"] > 0
+        self.max_elements = self._setting("max_input_elements", MAX_ELEMENTS)
 
-    def execute(self, requests):
-        feeds = [{name: _array(request, name) for name in self.inputs} for request in requests]
-        accepted = [i for i, feed in enumerate(feeds) if self._refusal(feed) is None]
-        results = dict(zip(accepted, self._run([feeds[i] for i in accepted]), strict=True))
-        return [results.get(i) or _invalid(self._refusal(feed)) for i, feed in enumerate(feeds)]
-
-    def _refusal(self, feed):
-        for name, array in feed.items():
+    def answer(self, request: Request) -> Outputs:
+        feeds = {name: request.array(name) for name in self.inputs}
+        for name, array in feeds.items():
             if array.size > self.max_elements:
-                return f"{name}: shape {list(array.shape)} has {array.size} elements; accepted: at most {self.max_elements}"
-        return None
-
-    def _run(self, feeds):
-        """Responses to `feeds`, computed as one batch; if that fails, one by one, so that a bad input fails alone."""
-        if not feeds:
-            return []
+                raise InputError(
+                    f"{name}: shape {list(array.shape)} has {array.size} elements; accepted: at most {self.max_elements}"
+                )
         try:
-            batch = (
-                {name: np.concatenate([f[name] for f in feeds]) for name in self.inputs} if self.batches else feeds[0]
-            )
-            outputs = self.session.run(self.outputs, batch)
+            return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
         except Exception as error:
-            if len(feeds) > 1:
-                return [response for feed in feeds for response in self._run([feed])]
-            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds[0].items())
-            return [_invalid(f"the model cannot take {shapes}: {error}")]
-        return [self._response(part) for part in self._split(outputs, feeds)]
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+            raise InputError(f"the model cannot take {shapes}: {error}") from None
 
-    def _split(self, outputs, feeds):
-        if not self.batches:
-            return [outputs]
-        borders = np.cumsum([len(f[self.inputs[0]]) for f in feeds])[:-1]
-        return list(zip(*(np.split(o, borders) for o in outputs), strict=True))
-
-    def _response(self, arrays):
-        tensors = [pb_utils.Tensor(n, np.ascontiguousarray(a)) for n, a in zip(self.outputs, arrays, strict=True)]
-        return pb_utils.InferenceResponse(output_tensors=tensors)
+    def _options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._setting("intra_op_thread_count", 0)
+        # Spinning threads take the processor from the other models of a small machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
 
 
-def _array(request, name):
-    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-
-
-def _invalid(message):
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
-
-
-def _parameter(config, key, default):
-    return config.get("parameters", {}).get(key, {}).get("string_value", default)
-
-
-def _options(config):
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", 0))
-    # Spinning threads take the processor from the other models of a small machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _providers(args):
+def _providers(args: dict[str, str]) -> list[Any]:
     if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in ort.get_available_providers():
         return [("CUDAExecutionProvider", {"device_id": int(args["model_instance_device_id"])}), "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
