@@ -9,6 +9,7 @@ arguments, 3 the generator was the bottleneck of a step that decided.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,6 +117,12 @@ def main(
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
     slo_file: SloFile = slo.DEFAULT_FILE,
+    apart: Annotated[
+        bool,
+        typer.Option(
+            "--apart/--together", help="A server that is started here gets half of the cores, the generator the others."
+        ),
+    ] = True,
     out: Annotated[Path, typer.Option(help="Folder to write report.html and report.json into.")] = Path("out/capacity"),
 ) -> None:
     """Find the highest rate that each endpoint alone sustains within its objectives, then overload it."""
@@ -126,12 +133,12 @@ def main(
         bounds = slo.load_overload(slo_file)
         schedule([], {"any": 1}, arrivals)  # Refuses unknown arrivals before a server is started.
         out.mkdir(parents=True, exist_ok=True)
-        with target(address, out, metrics) as server:
+        with target(address, out, metrics, apart=apart) as server:
             idle = warm_up(server.address, [ENDPOINTS[name] for name in objectives])
             found = [explore(server, name, o, FIRST / idle[name], plan) for name, o in objectives.items()]
     violations = [v for f in found for v in f.violations(bounds)]
     invalid = [f"{f.endpoint}: {reason}" for f in found for reason in f.invalid]
-    summary = to_summary(found, violations, invalid)
+    summary = to_summary(found, violations, invalid) | {"server_cores": None if address else server_cores(apart)}
     (out / "report.html").write_text(to_page(found, violations, invalid))
     (out / "report.json").write_text(json.dumps({**summary, "steps": steps_by_endpoint(found)}, indent=1))
     for sentence in violations:
@@ -140,6 +147,12 @@ def main(
         typer.echo(f"invalid: {sentence}")
     typer.echo(json.dumps(summary, allow_nan=False))
     raise typer.Exit(3 if invalid else 1 if violations else 0)
+
+
+def server_cores(apart: bool) -> int:
+    """How many a server that is started here gets; see `loadtests.target`."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // 2) if apart else cores
 
 
 def chosen(objectives: Mapping[str, Objective], endpoints: str) -> dict[str, Objective]:

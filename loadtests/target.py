@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import sys
 import time
@@ -37,8 +38,12 @@ class Target:
 
 
 @contextlib.contextmanager
-def target(address: str, out: Path, metrics: str = "", pid: int | None = None) -> Iterator[Target]:
+def target(address: str, out: Path, metrics: str = "", pid: int | None = None, apart: bool = False) -> Iterator[Target]:
     """A server that is ready: the given one, or one that lives as long as this context and logs into `out`.
+
+    Args:
+        apart: give a server that is started here the first half of this process's cores, and this process the rest,
+            so that neither takes the other's; with one core they share it.
 
     Raises:
         ServerError: none is ready within a minute, or none can be started.
@@ -49,7 +54,16 @@ def target(address: str, out: Path, metrics: str = "", pid: int | None = None) -
         return
     log = out / "triton.log"
     say(f"starting a server; its output goes to {log}")
-    with TritonServer(PROJECT / "model_repository", log=log) as server:
+    with contextlib.ExitStack() as stack:
+        cores = sorted(os.sched_getaffinity(0))
+        half = len(cores) // 2 if apart else 0
+        if half:
+            stack.callback(os.sched_setaffinity, 0, cores)
+            os.sched_setaffinity(0, cores[:half])  # What is started inherits it.
+        server = stack.enter_context(TritonServer(PROJECT / "model_repository", log=log))
+        if half:
+            os.sched_setaffinity(0, cores[half:])
+            say(f"the server has {half} of {len(cores)} cores, the generator the others")
         yield Target(server.address.grpc, server.address.metrics, server.pid)
 
 

@@ -634,10 +634,10 @@ def engine_of(
         folder: the version's.
         variant: precision of the graph.
         slots: sequences that run at once, over all workers.
-        workers: 0 for one a core.
+        workers: 0 for one a core that this process may use.
         max_waiting: sequences that may wait.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or len(os.sched_getaffinity(0))
     share = -(-slots // workers)
     decoders = [Decoder(folder, variant, share) for _ in range(workers)]
     return TextEngine(decoders, load_tokenizer(folder), max_waiting)

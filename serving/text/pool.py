@@ -95,7 +95,7 @@ class EnginePool:
         folder: a version of `language_model`.
         variant: precision of the graph.
         slots: sequences that run at once, over all processes.
-        workers: processes; 0 for one a core.
+        workers: processes; 0 for one a core that this one may use.
         max_waiting: sequences that may wait.
 
     Attributes:
@@ -106,7 +106,7 @@ class EnginePool:
     """
 
     def __init__(self, folder: Path, variant: str = "int8", slots: int = 32, workers: int = 0, max_waiting: int = 512):
-        workers = workers or os.cpu_count() or 1
+        workers = workers or len(os.sched_getaffinity(0))
         self.tokenizer, self.positions = load_tokenizer(folder), positions_of(folder)
         self._share = -(-slots // workers)
         self._max_waiting = max_waiting
