@@ -83,8 +83,8 @@ fuzz-parsers: $(VENV)/.fuzz ## coverage-guided bytes for the readers of pictures
 faults: $(VENV)/.runtime ## kill, stop, starve and clog a running server under clients, and see it come back; ARGS="--vanishing 100 --only triton_killed"
 	@$(BIN)/python -m loadtests.faults.run $(ARGS)
 
-bench-features: $(VENV)/.runtime ## how close the compact features come to VGG19; WEIGHTS=folder with VGG19's weights
-	$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features
+bench-features: $(VENV)/.runtime ## how far the compact features carry transfers and dreams; STYLES="a.jpg b.jpg" WEIGHTS=folder with ImageNet weights
+	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.compact_features $(foreach s,$(STYLES),--style $(s))
 
 bench-gatys: $(VENV)/.dev ## style transfer beside the book's loop; DATA=folder with chicago.jpg, styles/starry_night.jpg and VGG19's weights
 	@$(BIN)/python -m benchmarks.gatys --data $(DATA) $(ARGS)

@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from google.protobuf import text_format
 
 from export import configuration, manifest
 from export.configuration import Flavour
@@ -183,7 +184,7 @@ def pull(repository: Repository, bucket: Bucket, address: str | None = None) -> 
 
 def _push_versions(model: Model, bucket: Bucket) -> Moved | None:
     before, labels = bucket.read(f"{model.name}/{CONFIG}"), model.labels
-    named = _versions_of(before)
+    named = set(_labels_in(model.name, before[0]).versions.values()) if before else set()
     new = [v for v in sorted(set(labels.versions.values())) if _push_version(model, v, bucket, named)]
     folder = model.repository.path / model.name
     is_changed = [
@@ -249,7 +250,7 @@ def _prune(name: str, labels: Labels, bucket: Bucket) -> Iterator[int]:
 def _pull_versions(model: Model, bucket: Bucket) -> Moved | None:
     config = bucket.read(f"{model.name}/{CONFIG}")
     assert config is not None
-    labels = Labels.parse(config[0].decode())
+    labels = _labels_in(model.name, config[0])
     new: list[int] = []
     try:
         for version in sorted(set(labels.versions.values())):
@@ -281,8 +282,12 @@ def _pull_version(model: Model, version: int, bucket: Bucket) -> bool:
         return False
     with model.repository.staged() as staging:
         files = staging / "version"
-        for key in bucket.listing(f"{place}/"):
-            bucket.download(key, files / key.removeprefix(f"{place}/"))
+        files.mkdir()
+        (files / manifest.FILE).write_bytes(theirs[0])
+        for name in manifest.read(files).files:  # And no others: an abandoned push may have left some.
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise ManifestError(f"{place} in the bucket names the file {name!r}, which leads out of the version")
+            bucket.download(f"{place}/{name}", files / name)
         if manifest.verify(files).model != model.name:
             raise ManifestError(f"{place} in the bucket is a version of {manifest.read(files).model}")
         model.repository.place(model.name, version, files)
@@ -312,8 +317,11 @@ def _is_versioned(name: str) -> bool:
     return name in configuration.EXPORTED
 
 
-def _versions_of(config: tuple[bytes, str] | None) -> set[int]:
-    return set(Labels.parse(config[0].decode()).versions.values()) if config else set()
+def _labels_in(model: str, config: bytes) -> Labels:
+    try:
+        return Labels.parse(config.decode())
+    except (ValueError, text_format.ParseError) as error:
+        raise BucketError(f"{model}/{CONFIG} in the bucket cannot be read: {error}") from None
 
 
 def _files(folder: Path) -> Iterator[Path]:

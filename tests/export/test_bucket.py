@@ -199,6 +199,22 @@ def test_a_byte_that_changed_in_the_bucket_is_found_and_nothing_is_taken(store, 
     assert files(there) == before
 
 
+def test_a_file_that_a_manifest_does_not_name_is_left_there(store, here, there):
+    list(bucket.push(here, store))
+    store.client.put_object(Bucket=store.name, Key=f"{store.prefix}style/1/left_over.onnx", Body=b"x")
+    list(bucket.pull(there, store))
+    assert files(there) == files(here)
+
+
+def test_a_configuration_that_does_not_parse_is_named(store, here, there):
+    list(bucket.push(here, store))
+    store.client.put_object(Bucket=store.name, Key=f"{store.prefix}style/config.pbtxt", Body=b"name: [")
+    with pytest.raises(BucketError, match=r"style/config\.pbtxt in the bucket cannot be read"):
+        list(bucket.pull(there, store))
+    with pytest.raises(BucketError, match=r"style/config\.pbtxt in the bucket cannot be read"):
+        list(bucket.push(here, store))
+
+
 def test_a_key_that_leads_elsewhere_is_refused(store, here, there, tmp_path):
     list(bucket.push(here, store))
     store.client.put_object(Bucket=store.name, Key=f"{store.prefix}stylize/../../owned", Body=b"x")
