@@ -54,6 +54,7 @@ from training.style.network import StyleNetwork, StyleNetworkConfig, build
 PROJECT = Path(__file__).resolve().parents[1]
 REPOSITORY = PROJECT / "model_repository"
 SIZES = (256, 512, 1024)
+LARGE_SIZES = (1024, 2048, 4096)
 ROUNDS = 5
 
 Paint = Callable[[np.ndarray, np.ndarray], Any]
@@ -95,7 +96,7 @@ def main() -> None:
         result |= latencies(served, theirs, johnson)
         result |= speedups(result)
         result |= through_triton(Style.served())
-        result["peak_mib_at_4096"] = peak_in_a_process(served)
+        result |= large_pictures(served)
         result |= quality(options, variants, theirs if options.johnson_run else None, _alike(options, Path(name)))
     print(json.dumps(result))
 
@@ -244,11 +245,22 @@ def through_triton(network: Style) -> dict[str, float]:
     }
 
 
-def peak_in_a_process(network: Style) -> int:
-    """See `benchmarks.style_memory`."""
-    say("4096x4096 pixels in a process of its own")
-    command = [sys.executable, "-m", "benchmarks.style_memory", str(network.file), "4096"]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT).stdout.split()[-1])
+def large_pictures(network: Style) -> dict[str, float]:
+    """How time grows with large pictures, and the memory of the largest; see `benchmarks.style_memory`."""
+    found = {size: _in_a_process(network, size) for size in LARGE_SIZES}
+    result = {f"large_ms_{size}": cost["ms"] for size, cost in found.items()}
+    small, large = LARGE_SIZES[0], LARGE_SIZES[-1]
+    growth = found[large]["ms"] / found[small]["ms"] / (large / small) ** 2
+    return result | {
+        f"ms_per_pixel_{large}_over_{small}": round(growth, 2),
+        f"peak_mib_at_{large}": found[large]["peak_mib"],
+    }
+
+
+def _in_a_process(network: Style, size: int) -> dict[str, float]:
+    say(f"{size}x{size} pixels in a process of its own")
+    command = [sys.executable, "-m", "benchmarks.style_memory", str(network.file), str(size)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT).stdout)
 
 
 # Quality.
