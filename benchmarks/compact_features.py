@@ -26,7 +26,6 @@ from synthesis.gatys import GatysParameters
 SIZE, STEPS = 300, 40
 DREAM_SIZE = 420
 EXTRACTORS = ("compact", "vgg19")
-DREAMERS = ("compact", "inception_v3")
 
 
 def main() -> None:
@@ -71,13 +70,11 @@ def share_of_vgg19(judged: dict[str, dict[str, int]]) -> float:
 
 
 def dreams() -> list[np.ndarray]:
-    """The photograph, and what each extractor that is here makes of it with its default layers."""
-    photo = images.fit_within(images.read(PICTURES / "pagoda.jpg"), DREAM_SIZE)
-    here = [name for name in DREAMERS if name in features.available()]
-    parameters = [
-        DeepDreamParameters(features=name, size=DREAM_SIZE, max_loss=0.0, iterations=20, step=8.0) for name in here
-    ]
-    return [photo, *(deepdream.dream(photo, p) for p in parameters)]
+    """The photograph, the compact features' dream, and InceptionV3's with the book's settings where its weights are."""
+    photo = images.fit_within(images.read(PICTURES / "cat.jpg"), DREAM_SIZE)
+    wanted = [DeepDreamParameters(features="compact", iterations=10, max_loss=0.0, step=8.0)]
+    wanted += [DeepDreamParameters(features=name) for name in ("inception_v3",) if name in features.available()]
+    return [photo, *(deepdream.dream(photo, parameters) for parameters in wanted)]
 
 
 def save_sheet(rows: list[list[np.ndarray]], path: Path) -> None:

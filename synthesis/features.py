@@ -82,7 +82,7 @@ _NETWORKS = {
         dream_min_side=80,
         style_layers=_VGG_STYLE,
         content_layer=_VGG_CONTENT,
-        dream_layers=(("block2_conv1", 1.0), ("block3_conv1", 0.3)),
+        dream_layers=(("block4_conv1", 1.0), ("block5_conv1", 1.0)),
     ),
 }
 

@@ -263,8 +263,11 @@ def eval_style(
 def train_features(
     content: Content = None,
     run: RunOption = None,
-    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 900,
-    batch_size: Annotated[int, typer.Option(help="Photographs in a batch.")] = 8,
+    styles: Annotated[
+        list[Path] | None, typer.Option("--style", help="A painting whose style it also meets; may be repeated.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 6000,
+    batch_size: Annotated[int, typer.Option(help="Pictures in a batch, half of them photographs.")] = 8,
     precision: Precision = "float32",
     seed: Seed = 1,
     checkpoint_every: CheckpointEvery = 200,
@@ -278,7 +281,7 @@ def train_features(
 
     config = FeaturesTraining(steps=steps, batch_size=batch_size, precision=precision, seed=seed)
     found = Photos.of(content or download(), minimum=32)
-    _report(train(config, found, run, Schedule(steps, checkpoint_every=checkpoint_every)))
+    _report(train(config, found, Photos(tuple(styles or ())), run, Schedule(steps, checkpoint_every=checkpoint_every)))
 
 
 def _use_weights(weights_dir: Path | None, needs_vgg19: bool) -> None:

@@ -33,7 +33,7 @@ def book_dream(image: np.ndarray, parameters: DeepDreamParameters, model=None, l
 
 def test_the_picture_is_the_book_s_within_rounding(image):
     # A short step: a long one amplifies the rounding of the two units in every step until single pixels part.
-    gentle = PARAMETERS.model_copy(update={"step": 4.0})
+    gentle = PARAMETERS.model_copy(update={"step": 2.0})
     ours, theirs = (f(image, gentle).astype(int) for f in (dream, book_dream))
     assert np.abs(ours - image).mean() > 0.5
     assert np.quantile(np.abs(ours - theirs), 0.999) <= 1
@@ -61,7 +61,7 @@ def test_a_step_an_octave_through_inception_v3_gives_the_book_s_picture(data, mo
 
 
 def test_bfloat16_dreams_nearly_the_same_picture(image):
-    gentle = PARAMETERS.model_copy(update={"step": 4.0})
+    gentle = PARAMETERS.model_copy(update={"step": 2.0})
     exact, fast = (dream(image, gentle.model_copy(update={"precision": p})) for p in ("float32", "bfloat16"))
     change = np.abs(exact.astype(int) - image).mean()
     difference = np.abs(exact.astype(int) - fast).mean()

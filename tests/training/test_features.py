@@ -2,7 +2,9 @@ import keras
 import numpy as np
 
 from synthesis import compact
-from training.features.train import FeaturesTraining, disturbed, train
+from synthesis.losses import total_variation
+from training.features.paintings import Easel
+from training.features.train import FeaturesTraining, beginnings, disturbed, train
 from training.loop import Schedule
 from training.photos import Photos
 
@@ -25,6 +27,38 @@ def test_a_run_brings_the_student_closer_to_vgg19(data, tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
     keras.config.set_dtype_policy("float32")
     config = FeaturesTraining(steps=40, batch_size=2, size=48)
-    run = train(config, Photos.of(data / "photos"), tmp_path / "run", Schedule(40))
+    paintings = Photos.of(data / "styles")
+    run = train(config, Photos.of(data / "photos"), paintings, tmp_path / "run", Schedule(40))
     assert run.result["relative_error"]["block2_conv1"] < 0.97
     assert (run.path / "compact.npz").stat().st_size < 6e6
+
+
+def test_an_easel_paints_what_the_student_likes_better_and_begins_anew():
+    keras.config.set_dtype_policy("float32")
+    student = compact.build()
+    rng = np.random.default_rng(0)
+    begun = []
+
+    def begin(number):
+        begun.append(number)
+        content, style = rng.uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+        return content, style, content
+
+    easel = Easel(student, begin, count=2, steps=6, stride=2)
+    first, _, last = (easel.visit(2) for _ in range(3))
+    assert begun == [0, 1, 2, 3]  # After six steps each, the first two made room.
+    assert first.shape == (2, 32, 32, 3)
+    assert total_variation(last[:1])[0] < total_variation(first[:1])[0]  # The book's objective asks for smoothness too.
+
+
+def test_a_painting_begins_with_a_photograph_or_noise_and_a_style_of_either_kind(random_photos):
+    config = FeaturesTraining(size=24)
+    photos = Photos.of(random_photos)
+    begin = beginnings(photos, Photos(photos.paths[:1]), config)
+    content, style, first = begin(2)
+    assert content.shape == style.shape == (24, 24, 3)
+    assert (first == content).all()
+    content, _, first = begin(3)
+    assert not (first == content).all()
+    for again, before in zip(begin(2), begin(2), strict=True):
+        np.testing.assert_array_equal(again, before)

@@ -1,12 +1,13 @@
 """Teach the compact extractor what VGG19 sees: `reverie train features`.
 
 Each layer is regressed on the teacher's (hints, Romero et al. 2015), and so are the Gram matrices that
-the style loss compares. Crops are disturbed with noise and contrast, because an optimisation shows the
-extractor pictures that no camera takes.
+the style loss compares. Half of what it sees are photographs, disturbed with noise and contrast; the other half
+are pictures that an optimisation makes through it (see `training.features.paintings`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from keras import ops
 from synthesis import compact, features
 from synthesis.losses import gram_matrix, relative_error
 from training import loop
+from training.features.paintings import Beginning, Easel
 from training.photos import Photos
 from training.runs import Run
 
@@ -25,9 +27,14 @@ KIND = "features"
 
 @dataclass(frozen=True)
 class FeaturesTraining:
-    """What a run is asked to do; `size` is the side of a crop, in pixels."""
+    """What a run is asked to do.
 
-    steps: int = 900
+    Attributes:
+        batch_size: pictures in a batch, half of them photographs; `size`: their side in pixels.
+        gram_weight: of the Gram matrices' error beside that of the activations.
+    """
+
+    steps: int = 6000
     batch_size: int = 8
     size: int = 96
     learning_rate: float = 2e-3
@@ -56,9 +63,9 @@ class Distiller(keras.Model):
 
     def _layer_loss(self, student, teacher):
         student, teacher = ops.cast(student, "float32"), ops.cast(teacher, "float32")
-        return relative_error(student, teacher) + self.gram_weight * relative_error(
-            gram_matrix(student), gram_matrix(teacher)
-        )
+        activations = relative_error(student, teacher, axis=(1, 2, 3))
+        grams = relative_error(gram_matrix(student), gram_matrix(teacher), axis=(1, 2))
+        return ops.mean(activations + self.gram_weight * grams)
 
 
 def disturbed(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -69,12 +76,37 @@ def disturbed(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip((crops - 127.5) * contrast + 127.5 + noise * blobs, 0, 255).astype(np.float32)
 
 
-def train(config: FeaturesTraining, photos: Photos, path: Path | None, schedule: loop.Schedule) -> Run:
-    """Train or resume a run; writes `compact.npz` into its folder and the relative error on held-out photos."""
+def beginnings(photos: Photos, paintings: Photos, config: FeaturesTraining) -> Callable[[int], Beginning]:
+    """What the `n`th painting begins with: its content, its style and its first picture.
+
+    Styles are paintings (where there are any) and photographs in turn; every fourth picture begins as noise.
+    """
+
+    def begin(number: int) -> Beginning:
+        rng = np.random.default_rng((config.seed, number, 2))
+        content, style = disturbed(photos.crops(number, 2, config.size, config.seed + 1), rng)
+        if paintings.paths and number % 2:
+            (style,) = paintings.crops(number, 1, config.size, config.seed + 1)
+        first = rng.uniform(0, 255, content.shape).astype(np.float32) if number % 4 == 3 else content
+        return content, style, first
+
+    return begin
+
+
+def train(
+    config: FeaturesTraining, photos: Photos, paintings: Photos, path: Path | None, schedule: loop.Schedule
+) -> Run:
+    """Train or resume a run; writes `compact.npz` into its folder and the relative error on held-out photos.
+
+    Args:
+        paintings: whose styles the student also meets; may be empty.
+    """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     kept, held_out = photos.split(16)
-    model = Distiller(compact.build_untrained(), features.load("vgg19", compact.LAYERS), config.gram_weight)
+    dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
+    teacher = features.load("vgg19", compact.LAYERS, dtype)
+    model = Distiller(compact.build_untrained(), teacher, config.gram_weight)
     model(np.zeros((1, 32, 32, 3), np.float32))
     rate = loop.warmup_cosine(config.learning_rate, config.steps, warmup=100)
     model.compile(
@@ -84,9 +116,13 @@ def train(config: FeaturesTraining, photos: Photos, path: Path | None, schedule:
     if run.finished:
         return run
 
+    easel = Easel(model.student, beginnings(kept, paintings, config))
+
     def batch_at(step: int):
-        crops = kept.crops(step, config.batch_size, config.size, config.seed)
-        return (disturbed(crops, np.random.default_rng((config.seed, step, 1))),)
+        painted = config.batch_size // 2
+        crops = kept.crops(step, config.batch_size - painted, config.size, config.seed)
+        crops = disturbed(crops, np.random.default_rng((config.seed, step, 1)))
+        return (np.concatenate([crops, easel.visit(painted)]) if painted else crops,)
 
     loss = loop.fit(run, model, batch_at, schedule)
     compact.save_weights(model.student, run.path / "compact.npz")
