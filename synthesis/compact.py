@@ -1,7 +1,7 @@
 """The compact feature extractor: a student of VGG19 with the same layer names, channels and scale.
 
 A narrow trunk with one linear read-out per layer, so that a loss written for VGG19 (its Gram matrices,
-its content layer, the book's weights) can be used unchanged at about a sixth of the arithmetic.
+its content layer, the book's weights) can be used unchanged at about a fifth of the arithmetic.
 Trained by `training.features`; `weights/README.md` is its card.
 """
 
