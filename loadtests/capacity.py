@@ -9,7 +9,6 @@ arguments, 3 the generator was the bottleneck of a step that decided.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -138,7 +137,7 @@ def main(
             found = [explore(server, name, o, FIRST / idle[name], plan) for name, o in objectives.items()]
     violations = [v for f in found for v in f.violations(bounds)]
     invalid = [f"{f.endpoint}: {reason}" for f in found for reason in f.invalid]
-    summary = to_summary(found, violations, invalid) | {"server_cores": None if address else server_cores(apart)}
+    summary = to_summary(found, violations, invalid) | {"server_cores": server.cores}
     (out / "report.html").write_text(to_page(found, violations, invalid))
     (out / "report.json").write_text(json.dumps({**summary, "steps": steps_by_endpoint(found)}, indent=1))
     for sentence in violations:
@@ -147,12 +146,6 @@ def main(
         typer.echo(f"invalid: {sentence}")
     typer.echo(json.dumps(summary, allow_nan=False))
     raise typer.Exit(3 if invalid else 1 if violations else 0)
-
-
-def server_cores(apart: bool) -> int:
-    """How many a server that is started here gets; see `loadtests.target`."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // 2) if apart else cores
 
 
 def chosen(objectives: Mapping[str, Objective], endpoints: str) -> dict[str, Objective]:

@@ -30,11 +30,13 @@ class Target:
         address: host and port of its gRPC endpoint.
         metrics: the address of its metrics; empty where it is not known.
         pid: of its process, whose session holds those of its models; None for a server elsewhere.
+        cores: that it has; None for a server elsewhere.
     """
 
     address: str
     metrics: str = ""
     pid: int | None = None
+    cores: int | None = None
 
 
 @contextlib.contextmanager
@@ -57,14 +59,13 @@ def target(address: str, out: Path, metrics: str = "", pid: int | None = None, a
     with contextlib.ExitStack() as stack:
         cores = sorted(os.sched_getaffinity(0))
         half = len(cores) // 2 if apart else 0
-        if half:
-            stack.callback(os.sched_setaffinity, 0, cores)
-            os.sched_setaffinity(0, cores[:half])  # What is started inherits it.
+        theirs, ours = (cores[:half], cores[half:]) if half else (cores, cores)
+        stack.callback(os.sched_setaffinity, 0, cores)
+        os.sched_setaffinity(0, theirs)  # What is started inherits it.
         server = stack.enter_context(TritonServer(PROJECT / "model_repository", log=log))
-        if half:
-            os.sched_setaffinity(0, cores[half:])
-            say(f"the server has {half} of {len(cores)} cores, the generator the others")
-        yield Target(server.address.grpc, server.address.metrics, server.pid)
+        os.sched_setaffinity(0, ours)
+        say(f"the server has {len(theirs)} of {len(cores)} cores, the generator {len(ours)}")
+        yield Target(server.address.grpc, server.address.metrics, server.pid, len(theirs))
 
 
 def warm_up(address: str, endpoints: Iterable[Endpoint] = tuple(ENDPOINTS.values())) -> dict[str, float]:

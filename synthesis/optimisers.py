@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
@@ -54,15 +55,36 @@ def sgd(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float,
 
 def adam(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report) -> np.ndarray:
     """Adam (Kingma & Ba 2015) with bias correction; moments 0.9 and 0.999."""
-    pixels, rate = start, learning_rate or 5.0
-    mean, square = np.zeros_like(start), np.zeros_like(start)
-    for i in range(1, steps + 1):
+    pixels, state = start, Adam(learning_rate or 5.0)
+    for _ in range(steps):
         here = evaluate(pixels)
         report(pixels, here)
-        mean = 0.9 * mean + 0.1 * here.gradient
-        square = 0.999 * square + 0.001 * here.gradient**2
-        pixels = pixels - rate * (mean / (1 - 0.9**i)) / (np.sqrt(square / (1 - 0.999**i)) + 1e-8)
+        pixels = state.step(pixels, here.gradient)
     return pixels
+
+
+@dataclass
+class Adam:
+    """Adam's steps for one picture.
+
+    Attributes:
+        rate: in pixels; square_decay: how much of the second moment a step keeps.
+        steps: made so far; mean, square: the moments.
+    """
+
+    rate: float
+    square_decay: float = 0.999
+    steps: int = 0
+    mean: np.ndarray | float = 0.0
+    square: np.ndarray | float = 0.0
+
+    def step(self, pixels: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """The pixels after one step against `gradient`, of the same shape."""
+        self.steps += 1
+        self.mean = 0.9 * self.mean + 0.1 * gradient
+        self.square = self.square_decay * self.square + (1 - self.square_decay) * gradient**2
+        mean, square = self.mean / (1 - 0.9**self.steps), self.square / (1 - self.square_decay**self.steps)
+        return pixels - self.rate * mean / (np.sqrt(square) + 1e-8)
 
 
 OPTIMISERS = {"lbfgs": lbfgs, "sgd": sgd, "adam": adam}

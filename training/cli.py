@@ -266,7 +266,7 @@ def train_features(
     styles: Annotated[
         list[Path] | None, typer.Option("--style", help="A painting whose style it also meets; may be repeated.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 6000,
+    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 5000,
     batch_size: Annotated[int, typer.Option(help="Pictures in a batch, half of them photographs.")] = 8,
     precision: Precision = "float32",
     seed: Seed = 1,

@@ -129,17 +129,17 @@ class PooledModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.args = args
         self.config = json.loads(args["model_config"])
-        self.bound(self._setting("workers", self.workers), self._setting("max_waiting", self.max_waiting))
+        workers, waiting = self.limits()
+        self._pool, self._places = ThreadPoolExecutor(workers), Places(workers + waiting)
         self._queue: TurnQueue[tuple[Any, Any, str]] = TurnQueue()
         self.setup()
 
     def setup(self) -> None:
         """Load what requests need; called once an instance."""
 
-    def bound(self, workers: int, max_waiting: int) -> None:
-        """So many requests run at once, and so many more may wait; to be said before the first one comes."""
-        self._pool = ThreadPoolExecutor(workers)
-        self._places = Places(workers + max_waiting)
+    def limits(self) -> tuple[int, int]:
+        """How many requests run at once, and how many more may wait."""
+        return self._setting("workers", self.workers), self._setting("max_waiting", self.max_waiting)
 
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import threading
 
+import pytest
+
 from serving.triton import supervisor
 from serving.triton.server import ServerError
 
@@ -63,43 +65,45 @@ def test_after_many_dead_processes_triton_is_started_again_for_what_it_keeps_of_
     assert server.starts == 1
 
 
-def test_a_model_s_process_that_stands_still_is_ended_at_once_and_one_that_works_is_not():
-    standing, working = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
-    try:
-        standing.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, standing.pid, os.WSTOPPED)
-        said: list[str] = []
-        supervisor.Stopped().end(os.getpid(), said.append)
-        assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
-        assert standing.wait(10) == -signal.SIGKILL
-        assert working.poll() is None
-    finally:
-        for process in (standing, working):
-            process.kill()
-            process.wait()
+@pytest.fixture
+def two_processes():
+    """Two children that sleep."""
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    yield children
+    for child in children:
+        child.kill()
+        child.wait()
 
 
-def test_a_server_that_stands_still_is_ended_after_a_while_and_one_that_goes_on_is_not(monkeypatch):
+def stop(process):
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+
+
+def test_a_model_s_process_that_stands_still_is_ended_at_once_and_one_that_works_is_not(two_processes):
+    standing, working = two_processes
+    stop(standing)
+    said: list[str] = []
+    supervisor.Stopped().end(os.getpid(), said.append)
+    assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
+    assert standing.wait(10) == -signal.SIGKILL
+    assert working.poll() is None
+
+
+def test_a_server_that_stands_still_is_ended_after_a_while_and_one_that_goes_on_is_not(two_processes, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
-    standing, resumed = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
-    try:
-        for process in (standing, resumed):
-            process.send_signal(signal.SIGSTOP)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        said: list[str] = []
-        watches = {process: supervisor.Stopped() for process in (standing, resumed)}
-        for process, stopped in watches.items():
-            stopped.end(process.pid, said.append)
-        resumed.send_signal(signal.SIGCONT)
-        os.waitid(os.P_PID, resumed.pid, os.WCONTINUED)
-        now[0] = supervisor._STOPPED_S
-        for process, stopped in watches.items():
-            stopped.end(process.pid, said.append)
-        assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
-        assert standing.wait(10) == -signal.SIGKILL
-        assert resumed.poll() is None
-    finally:
-        for process in (standing, resumed):
-            process.kill()
-            process.wait()
+    standing, resumed = two_processes
+    said: list[str] = []
+    watches = {process: supervisor.Stopped() for process in two_processes}
+    for process, stopped in watches.items():
+        stop(process)
+        stopped.end(process.pid, said.append)
+    resumed.send_signal(signal.SIGCONT)
+    os.waitid(os.P_PID, resumed.pid, os.WCONTINUED)
+    now[0] = supervisor._STOPPED_S
+    for process, stopped in watches.items():
+        stopped.end(process.pid, said.append)
+    assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
+    assert standing.wait(10) == -signal.SIGKILL
+    assert resumed.poll() is None

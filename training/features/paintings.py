@@ -17,11 +17,12 @@ from keras import ops
 
 from synthesis.gatys import GatysParameters
 from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
+from synthesis.optimisers import Adam
 
 Beginning = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of a painting: its content, its style and its first picture."""
-_B1, _B2, _EPSILON = 0.9, 0.99, 1e-8
-"""Of Adam."""
+_RATE, _SQUARE_DECAY = 4.0, 0.99
+"""Of Adam; it forgets sooner than usual, because the student changes under it."""
 
 
 @dataclass
@@ -30,23 +31,16 @@ class Painting:
 
     Attributes:
         picture, content, style: float32 (size, size, 3), pixels in [0, 255].
-        steps: made so far; mean, square: Adam's moments.
     """
 
     picture: np.ndarray
     content: np.ndarray
     style: np.ndarray
-    steps: int = 0
-    mean: np.ndarray | float = 0.0
-    square: np.ndarray | float = 0.0
+    adam: Adam = field(default_factory=lambda: Adam(_RATE, _SQUARE_DECAY))
 
-    def step(self, gradient: np.ndarray, rate: float) -> None:
-        """One step of Adam against `gradient`."""
-        self.steps += 1
-        self.mean = _B1 * self.mean + (1 - _B1) * gradient
-        self.square = _B2 * self.square + (1 - _B2) * np.square(gradient)
-        mean, square = self.mean / (1 - _B1**self.steps), self.square / (1 - _B2**self.steps)
-        self.picture = (self.picture - rate * mean / (np.sqrt(square) + _EPSILON)).astype(np.float32)
+    def step(self, gradient: np.ndarray) -> None:
+        """One step against `gradient`."""
+        self.picture = self.adam.step(self.picture, gradient).astype(np.float32)
 
 
 @dataclass
@@ -59,7 +53,6 @@ class Easel:
         student: as `synthesis.compact.build_untrained`; read at every visit, never changed.
         begin: number of a painting to its content, its style and its first picture.
         count: paintings in work; `steps`: that each gets before a new one takes its place; `stride`: in a visit.
-        rate: of Adam, in pixels.
     """
 
     student: keras.Model
@@ -67,7 +60,6 @@ class Easel:
     count: int = 48
     steps: int = 80
     stride: int = 2
-    rate: float = 4.0
     _begun: int = 0
     _queue: list[Painting] = field(default_factory=list)
 
@@ -83,8 +75,8 @@ class Easel:
         for _ in range(self.stride):
             gradients = self._gradient(np.stack([p.picture for p in chosen]), *targets).numpy()
             for painting, gradient in zip(chosen, gradients, strict=True):
-                painting.step(gradient, self.rate)
-        self._queue += [p if p.steps < self.steps else self._new() for p in chosen]
+                painting.step(gradient)
+        self._queue += [p if p.adam.steps < self.steps else self._new() for p in chosen]
         return np.stack([p.picture for p in chosen])
 
     def _new(self) -> Painting:

@@ -34,7 +34,7 @@ class FeaturesTraining:
         gram_weight: of the Gram matrices' error beside that of the activations.
     """
 
-    steps: int = 6000
+    steps: int = 5000
     batch_size: int = 8
     size: int = 96
     learning_rate: float = 2e-3
@@ -104,8 +104,7 @@ def train(
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     kept, held_out = photos.split(16)
-    dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
-    teacher = features.load("vgg19", compact.LAYERS, dtype)
+    teacher = features.load("vgg19", compact.LAYERS, keras.config.dtype_policy().compute_dtype)
     model = Distiller(compact.build_untrained(), teacher, config.gram_weight)
     model(np.zeros((1, 32, 32, 3), np.float32))
     rate = loop.warmup_cosine(config.learning_rate, config.steps, warmup=100)

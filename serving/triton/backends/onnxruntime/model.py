@@ -22,17 +22,16 @@ MAX_ELEMENTS = 16_000_000
 class TritonPythonModel(AnsweringModel):
     """One instance of one version of an ONNX model; as many requests may wait as its batcher's queue would hold."""
 
-    workers = 1
+    def limits(self) -> tuple[int, int]:
+        policy = self.config.get("dynamic_batching", {}).get("default_queue_policy", {})
+        return 1, int(policy.get("max_queue_size", 0)) or self.max_waiting
 
     def setup(self) -> None:
-        config, args = self.config, self.args
-        policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
-        self.bound(self.workers, int(policy.get("max_queue_size", 0)) or self.max_waiting)
-        file = config["default_model_filename"] or "model.onnx"
+        args, file = self.args, self.config["default_model_filename"] or "model.onnx"
         path = Path(args["model_repository"]) / args["model_version"] / file
         self.session = ort.InferenceSession(str(path), self._options(), providers=_providers(args))
         self.inputs = [i.name for i in self.session.get_inputs()]
-        self.outputs = [o["name"] for o in config["output"]]
+        self.outputs = [o["name"] for o in self.config["output"]]
         self.max_elements = self._setting("max_input_elements", MAX_ELEMENTS)
 
     def answer(self, request: Request) -> Outputs:
