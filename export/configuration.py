@@ -272,7 +272,7 @@ def style(styles: Sequence[str]) -> ModelConfiguration:
         inputs=(Tensor("image", "TYPE_UINT8", (-1, -1, 3)), Tensor("style_weights", "TYPE_FP32", (count,))),
         outputs=(Tensor("stylized", "TYPE_UINT8", (-1, -1, 3)),),
         max_batch_size=8,
-        max_queue=64,
+        max_queue=24,
         kind=Kind.auto,
         warmup=(pictures(1, 256),),
         parameters=(Parameter("styles", ",".join(styles), "Names, in the order of the weights; clients list them."),),
@@ -301,7 +301,7 @@ def stylize() -> ModelConfiguration:
                 "Pictures worked on at once, so that some are decoded and encoded while others are in the network; "
                 "style batches those of equal size. With a GPU, more keep it busy.",
             ),
-            Parameter("max_waiting", "64", "How many more may wait; one more is refused as unavailable."),
+            Parameter("max_waiting", "24", "How many more may wait; one more is refused as unavailable."),
         ),
     )
 
@@ -323,9 +323,9 @@ def generate() -> ModelConfiguration:
         ),
         parameters=(
             Parameter("precision", "int8", "int8, float16 or float32."),
-            Parameter("slots", "32", "Sequences that share a step, and how many more may wait."),
-            Parameter("max_waiting", "128"),
             Parameter("workers", "0", "Processes that step sequences; 0 for one a core."),
+            Parameter("slots", "16", "For each of them: sequences that share a step, and how many more requests may wait."),
+            Parameter("max_waiting", "8"),
         ),
     )
 

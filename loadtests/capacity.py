@@ -108,7 +108,7 @@ def main(
         float, typer.Option(min=1, help="Seconds of the surge, and of the watch after it.")
     ] = Plan.surge_s,
     min_requests: Annotated[int, typer.Option(min=1, help="A step is long enough for so many.")] = Plan.min_requests,
-    precision: Annotated[float, typer.Option(min=0.01, help="0.15: within 15 % of a rate that fails.")] = 0.15,
+    precision: Annotated[float, typer.Option(min=0.01, help="0.05: within 5 % of a rate that fails.")] = Search.precision,
     deadline: Annotated[float, typer.Option(min=0.1, help="Of every request, in seconds.")] = Plan.deadline_s,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,

@@ -23,7 +23,7 @@ class Search:
         lowest, highest: rates outside these are not tried, in requests per second.
     """
 
-    precision: float = 0.15
+    precision: float = 0.05
     lowest: float = 0.05
     highest: float = 2000.0
 

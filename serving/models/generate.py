@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +35,10 @@ class TritonPythonModel:
         settings = {k: v["string_value"] for k, v in json.loads(args["model_config"])["parameters"].items()}
         folder = Sibling(args, "language_model").folder
         self._tokenizer = load_tokenizer(folder)
-        numbers = {name: int(settings[name]) for name in ("slots", "workers", "max_waiting")}
-        self._engine = EnginePool(folder, settings["precision"], **numbers)
-        self._places = Places(numbers["slots"] + numbers["max_waiting"])
+        slots, waiting, workers = (int(settings[name]) for name in ("slots", "max_waiting", "workers"))
+        workers = workers or len(os.sched_getaffinity(0))
+        self._engine = EnginePool(folder, settings["precision"], workers * slots, workers)
+        self._places = Places(workers * (slots + waiting))
         # Reading a request can mean tokenising a long prompt; another request should not wait for that.
         self._readers = ThreadPoolExecutor(2)
 

@@ -37,7 +37,7 @@ class PictureModel(StreamingModel):
     """Base of the iterative image models: many jobs may run, one computes at a time."""
 
     workers = 8
-    max_waiting = 8
+    max_waiting = 2
 
     def setup(self) -> None:
         # Several instances may share a GPU: each takes memory as it needs it instead of all at once.

@@ -124,7 +124,7 @@ class PooledModel:
     """
 
     workers = 2
-    max_waiting = 30
+    max_waiting = 12
 
     def initialize(self, args: dict[str, str]) -> None:
         self.args = args
