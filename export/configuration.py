@@ -324,7 +324,9 @@ def generate() -> ModelConfiguration:
         parameters=(
             Parameter("precision", "int8", "int8, float16 or float32."),
             Parameter("workers", "0", "Processes that step sequences; 0 for one a core."),
-            Parameter("slots", "16", "For each of them: sequences that share a step, and how many more requests may wait."),
+            Parameter(
+                "slots", "16", "For each of them: sequences that share a step, and how many more requests may wait."
+            ),
             Parameter("max_waiting", "8"),
         ),
     )

@@ -1,7 +1,8 @@
 """`python -m loadtests.capacity`: the highest rate of each endpoint alone that meets its objectives, and overload.
 
-Every step is a short open loop (`[capacity.*]` in `slo.toml` holds the objectives); then one run at capacity, at
-three times it, and at half of it shows what a surge does and how long it lingers (`[overload]`). Progress goes to
+Every step is a short open loop (`[capacity.*]` in `slo.toml` holds the objectives); then a run at capacity, at
+three times it, and at half of it shows what a surge does and how long it lingers (`[overload]`), the median of
+several such rounds. Progress goes to
 stderr, a table and a last line of JSON to stdout. Exit status: 0 all bounds met, 1 not met, 2 no server or bad
 arguments, 3 the generator was the bottleneck of a step that decided.
 """
@@ -29,7 +30,7 @@ from loadtests.measure import Measured, measure
 from loadtests.open_loop import Send, send_on_schedule
 from loadtests.plots import Axis, Line, line_chart
 from loadtests.run import Address, Arrivals, MaxCpuShare, MaxInFlight, MaxLag, MetricsUrl, Seed, SloFile, errors_told
-from loadtests.search import Overload, Search, highest_rate, overload, worst
+from loadtests.search import Overload, Search, highest_rate, overload, typical, worst
 from loadtests.server_metrics import Interval, Poller, intervals
 from loadtests.slo import Objective, ObjectiveError
 from loadtests.target import Target, say, sender, target, warm_up
@@ -49,12 +50,14 @@ class Plan:
         window_s: a step's length at least.
         min_requests: a step is long enough for so many requests.
         surge_s: length of the surge, and of the watch after it.
+        rounds: of capacity, surge and watch.
         deadline_s: of every request.
     """
 
     window_s: float = 10.0
     min_requests: int = 20
     surge_s: float = 10.0
+    rounds: int = 3
     deadline_s: float = 10.0
     arrivals: str = "poisson"
     seed: int = 0
@@ -82,16 +85,36 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Surge:
+    """One round at capacity, at three times it, and below it."""
+
+    result: Overload
+    calls: Sequence[Call]
+    server: Sequence[Interval]
+    invalid: Sequence[str]
+
+
+@dataclass(frozen=True)
 class EndpointCapacity:
-    """What one endpoint can take; `rate` is None, and there is no overload, where no rate met its objective."""
+    """What one endpoint can take; `rate` is None, and there is no overload, where no rate met its objective.
+
+    Attributes:
+        rounds: what each surge did.
+        surge_calls, server: of the last round.
+    """
 
     endpoint: str
     steps: Sequence[Step]
     rate: float | None = None
-    overload: Overload | None = None
+    rounds: Sequence[Overload] = ()
     surge_calls: Sequence[Call] = ()
     server: Sequence[Interval] = ()
     invalid: Sequence[str] = ()
+
+    @property
+    def overload(self) -> Overload | None:
+        """The median of the rounds."""
+        return typical(self.rounds) if self.rounds else None
 
     def violations(self, bounds: slo.OverloadBounds) -> list[str]:
         if self.overload is None:
@@ -107,8 +130,13 @@ def main(
     surge: Annotated[
         float, typer.Option(min=1, help="Seconds of the surge, and of the watch after it.")
     ] = Plan.surge_s,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Of capacity, surge and watch; their median counts.")
+    ] = Plan.rounds,
     min_requests: Annotated[int, typer.Option(min=1, help="A step is long enough for so many.")] = Plan.min_requests,
-    precision: Annotated[float, typer.Option(min=0.01, help="0.05: within 5 % of a rate that fails.")] = Search.precision,
+    precision: Annotated[
+        float, typer.Option(min=0.01, help="0.05: within 5 % of a rate that fails.")
+    ] = Search.precision,
     deadline: Annotated[float, typer.Option(min=0.1, help="Of every request, in seconds.")] = Plan.deadline_s,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
@@ -126,7 +154,7 @@ def main(
 ) -> None:
     """Find the highest rate that each endpoint alone sustains within its objectives, then overload it."""
     limits, search = Limits(max_cpu_share, max_lag_ms), Search(precision)
-    plan = Plan(window, min_requests, surge, deadline, arrivals, seed, max_in_flight, limits, search)
+    plan = Plan(window, min_requests, surge, rounds, deadline, arrivals, seed, max_in_flight, limits, search)
     with errors_told():
         objectives = chosen(slo.load(slo_file, "capacity", ENDPOINTS), endpoints)
         bounds = slo.load_overload(slo_file)
@@ -139,7 +167,9 @@ def main(
     invalid = [f"{f.endpoint}: {reason}" for f in found for reason in f.invalid]
     summary = to_summary(found, violations, invalid) | {"server_cores": server.cores}
     (out / "report.html").write_text(to_page(found, violations, invalid))
-    (out / "report.json").write_text(json.dumps({**summary, "steps": steps_by_endpoint(found)}, indent=1))
+    (out / "report.json").write_text(
+        json.dumps({**summary, "rounds": rounds_by_endpoint(found), "steps": steps_by_endpoint(found)}, indent=1)
+    )
     for sentence in violations:
         typer.echo(f"bound not met: {sentence}")
     for sentence in invalid:
@@ -175,15 +205,22 @@ def explore(server: Target, endpoint: str, objective: Objective, first: float, p
         rate = highest_rate(meets, first, plan.search)
         if rate is None:
             return EndpointCapacity(endpoint, steps, invalid=deciding_bottlenecks(steps, None))
-        poller, meter = Poller(server.metrics), CpuMeter()
-        phases = surge_phases(rate, plan)
-        with every(POLL_EVERY_S, poller.poll):
-            calls = run_phases(send, endpoint, phases, plan)
-    surge = (phases[0].seconds, phases[0].seconds + phases[1].seconds)
-    result = overload(calls, objective, surge)
+        surges = [surge_once(server, send, endpoint, objective, rate, plan) for _ in range(plan.rounds)]
+    invalid = [*deciding_bottlenecks(steps, rate), *(reason for surge in surges for reason in surge.invalid)]
+    last = surges[-1]
+    return EndpointCapacity(endpoint, steps, rate, [s.result for s in surges], last.calls, last.server, invalid)
+
+
+def surge_once(server: Target, send: Send, endpoint: str, objective: Objective, rate: float, plan: Plan) -> Surge:
+    """Overload an endpoint whose capacity is `rate`, once."""
+    poller, meter = Poller(server.metrics), CpuMeter()
+    phases = surge_phases(rate, plan)
+    with every(POLL_EVERY_S, poller.poll):
+        calls = run_phases(send, endpoint, phases, plan)
+    result = overload(calls, objective, (phases[0].seconds, phases[0].seconds + phases[1].seconds))
     say(f"{endpoint}: {rate:.2f}/s; at three times that {asdict(result)}")
-    invalid = [*deciding_bottlenecks(steps, rate), *GeneratorHealth.of(calls, meter.share()).bottlenecks(plan.limits)]
-    return EndpointCapacity(endpoint, steps, rate, result, calls, intervals(poller.polls), invalid)
+    health = GeneratorHealth.of(calls, meter.share())
+    return Surge(result, calls, intervals(poller.polls), health.bottlenecks(plan.limits))
 
 
 def try_rate(send: Send, endpoint: str, objective: Objective, rate: float, plan: Plan) -> Step:
@@ -229,6 +266,11 @@ def to_summary(found: Sequence[EndpointCapacity], violations: Sequence[str], inv
         "valid": not invalid,
         "bounds_met": not violations,
     }
+
+
+def rounds_by_endpoint(found: Sequence[EndpointCapacity]) -> dict[str, list[dict[str, Any]]]:
+    """Every surge for the JSON file."""
+    return {f.endpoint: [asdict(o) for o in f.rounds] for f in found}
 
 
 def steps_by_endpoint(found: Sequence[EndpointCapacity]) -> dict[str, list[dict[str, Any]]]:

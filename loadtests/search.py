@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -121,6 +122,28 @@ def overload(calls: Sequence[Call], objective: Objective, surge: tuple[float, fl
     )
 
 
+def typical(rounds: Sequence[Overload]) -> Overload:
+    """The median of each measure over several surges, of two in the middle the worse; a missing one is the worst.
+
+    Only a time to refusals that never were is left out. Refused and failed requests are added up.
+    """
+
+    def median(name: str) -> float | None:
+        found = [math.inf if (value := getattr(o, name)) is None else value for o in rounds]
+        return _finite(statistics.median_high(found))
+
+    goodputs = [-math.inf if o.goodput_at_3x is None else o.goodput_at_3x for o in rounds]
+    refusals = [o.reject_ms_p99 for o in rounds if o.reject_ms_p99 is not None]
+    return Overload(
+        goodput_at_3x=_finite(statistics.median_low(goodputs)),
+        p99_ratio_at_3x=median("p99_ratio_at_3x"),
+        reject_ms_p99=statistics.median_high(refusals) if refusals else None,
+        recovery_seconds=median("recovery_seconds"),
+        refused=sum(o.refused for o in rounds),
+        failed=sum(o.failed for o in rounds),
+    )
+
+
 def recovery_seconds(after: Sequence[Call], surge_ended_s: float, good_ms: float) -> float | None:
     """From the surge's end to when the last request that was not answered well was due.
 
@@ -150,6 +173,10 @@ def _unless_missing(choose: Callable[[list[float]], float], values: Sequence[flo
 
 def _ratio(a: float | None, b: float | None) -> float | None:
     return None if a is None or not b else a / b
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _told(value: float | None) -> str:

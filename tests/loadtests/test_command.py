@@ -61,18 +61,8 @@ def test_the_capacity_of_a_server_is_found_and_what_three_times_that_does_to_it(
     with paced_server(seconds=0.05) as address:
         done = run(
             *("capacity", "--address", address, "--slo", str(tmp_path / "slo.toml"), "--out", str(tmp_path)),
-            *(
-                "--window",
-                "1",
-                "--surge",
-                "1.5",
-                "--min-requests",
-                "15",
-                "--precision",
-                "0.4",
-                "--arrivals",
-                "constant",
-            ),
+            *("--window", "1", "--surge", "1.5", "--rounds", "2", "--min-requests", "15", "--precision", "0.4"),
+            *("--arrivals", "constant"),
             *("--max-lag-ms", "60000"),
         )
     assert done.returncode in (0, 1), done.stderr

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.search import Overload, Search, highest_rate, overload, recovery_seconds, worst
+from loadtests.search import Overload, Search, highest_rate, overload, recovery_seconds, typical, worst
 from loadtests.slo import Objective, OverloadBounds
 from tests.loadtests.made import BROKEN, REFUSED, steady
 
@@ -87,3 +87,11 @@ def test_the_worst_endpoint_speaks_for_all():
     }
     stuck = Overload(None, None, None, None, refused=0, failed=9)
     assert worst([CALM, stuck])["recovery_seconds"] is None
+
+
+def test_the_median_surge_counts_and_a_missing_measure_is_the_worst():
+    slow, dead = Overload(0.5, 3.0, 200.0, 9.0, 5, 1), Overload(None, None, None, None, 0, 7)
+    assert typical([slow, CALM, CALM]) == Overload(1.0, 1.5, 20.0, 1.0, refused=25, failed=1)
+    assert typical([dead, slow, CALM]) == Overload(0.5, 3.0, 200.0, 9.0, refused=15, failed=8)
+    assert typical([dead, dead, CALM]) == Overload(None, None, 20.0, None, refused=10, failed=14)
+    assert typical([slow, CALM]).goodput_at_3x == 0.5
