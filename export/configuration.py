@@ -272,10 +272,15 @@ def style(styles: Sequence[str]) -> ModelConfiguration:
         inputs=(Tensor("image", "TYPE_UINT8", (-1, -1, 3)), Tensor("style_weights", "TYPE_FP32", (count,))),
         outputs=(Tensor("stylized", "TYPE_UINT8", (-1, -1, 3)),),
         max_batch_size=8,
-        max_queue=24,
+        max_queue=64,
         kind=Kind.auto,
         warmup=(pictures(1, 256),),
-        parameters=(Parameter("styles", ",".join(styles), "Names, in the order of the weights; clients list them."),),
+        parameters=(
+            Parameter("styles", ",".join(styles), "Names, in the order of the weights; clients list them."),
+            Parameter(
+                "max_waiting", "24", "Of the stand-in for the ONNX Runtime backend; a GPU's takes whole batches."
+            ),
+        ),
         # `stylize` accepts sides of 16 to 2048.
         tensorrt=TensorRT(least=pictures(1, 16), usual=pictures(1, 512), most=pictures(8, 2048), precision="FP16"),
         gpu_file=GPU_MODEL,

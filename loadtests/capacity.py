@@ -2,9 +2,8 @@
 
 Every step is a short open loop (`[capacity.*]` in `slo.toml` holds the objectives); then a run at capacity, at
 three times it, and at half of it shows what a surge does and how long it lingers (`[overload]`), the median of
-several such rounds. Progress goes to
-stderr, a table and a last line of JSON to stdout. Exit status: 0 all bounds met, 1 not met, 2 no server or bad
-arguments, 3 the generator was the bottleneck of a step that decided.
+several such rounds. Progress goes to stderr, a table and a last line of JSON to stdout. Exit status: 0 all bounds met,
+1 not met, 2 no server or bad arguments, 3 the generator was the bottleneck of a step that decided.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def test_the_network_s_full_queue_refuses_at_once_and_answers_the_others(client)
         try:
             answer = client.infer("style", {"image": pictures[i], "style_weights": weights}, timeout=20)
         except ReverieError as error:
-            assert "65 requests are waiting or running; no more may; try again later" in error.message
+            assert any(reason in error.message for reason in ("25 requests are waiting", "maximum queue size"))
             return error.code
         assert i != 7 or (answer.outputs["stylized"] == alone).all()
         return None
@@ -111,7 +111,7 @@ def test_the_network_s_full_queue_refuses_at_once_and_answers_the_others(client)
     with ThreadPoolExecutor(len(pictures)) as pool:
         outcomes = list(pool.map(outcome, range(len(pictures))))
     assert set(outcomes) == {None, grpc.StatusCode.UNAVAILABLE}
-    assert outcomes.count(None) >= 65
+    assert outcomes.count(None) >= 25
     assert outcome(7) is None
 
 

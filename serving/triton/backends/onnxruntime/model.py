@@ -20,11 +20,14 @@ MAX_ELEMENTS = 16_000_000
 
 
 class TritonPythonModel(AnsweringModel):
-    """One instance of one version of an ONNX model; as many requests may wait as its batcher's queue would hold."""
+    """One instance of one version of an ONNX model.
+
+    As many requests may wait as the parameter `max_waiting` says, or else as its batcher's queue would hold.
+    """
 
     def limits(self) -> tuple[int, int]:
         policy = self.config.get("dynamic_batching", {}).get("default_queue_policy", {})
-        return 1, int(policy.get("max_queue_size", 0)) or self.max_waiting
+        return 1, self._setting("max_waiting", int(policy.get("max_queue_size", 0)) or self.max_waiting)
 
     def setup(self) -> None:
         args, file = self.args, self.config["default_model_filename"] or "model.onnx"
