@@ -95,6 +95,9 @@ bench-dream: $(VENV)/.dev ## DeepDream beside the book's loop; DATA=folder with 
 bench-style: $(VENV)/.bench ## milliseconds a picture beside Johnson's network; STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder for the quality too
 	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(ARGS)
 
+bench-distillation: $(VENV)/.runtime ## what copying a teacher buys a style network; STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder TEACHER=run
+	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.distillation $(foreach s,$(STYLES),--style $(s)) --content $(CONTENT) --teacher $(TEACHER) $(ARGS)
+
 bench-text: $(VENV)/.bench ## tokens per second beside CTranslate2 and the book's loop; RUN=folder of a book run (default: random weights)
 	@$(BIN)/python -m benchmarks.text $(if $(RUN),--run $(RUN))
 

@@ -111,6 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--content", type=Path, help="folder of the photographs that the runs were trained on")
     parser.add_argument("--photos", type=int, default=20, help="held-out photographs of the quality")
     parser.add_argument("--passes", type=int, default=80, help="length of the L-BFGS curves of the quality")
+    parser.add_argument("--noise-passes", type=int, default=0, help="length of further curves from noise; 0 for none")
     options = parser.parse_args()
     options.network_name = "untrained" if options.untrained else options.run.name if options.run else "served"
     return options
@@ -289,7 +290,7 @@ def quality(
     for name, figures in ours.items():
         result["variants"][name] |= _means(figures)
     first = next(iter(ours.values()))
-    result |= {keys[0]: first[keys[0]], "styles": {name: _means(each) for name, each in first["styles"].items()}}
+    result |= _means(first) | {"styles": {name: _means(each) for name, each in first["styles"].items()}}
     if theirs is None:
         say("without a run of the preset johnson (--johnson-run) its quality is null")
         return result | dict.fromkeys(keys[1:])
@@ -303,13 +304,14 @@ def quality(
 
 
 def _means(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {name: figures[name] for name in ("lbfgs_passes_equal", "objective", "ssim", "one_pixel_shift")}
+    wanted = ("lbfgs_passes_equal", "lbfgs_passes_equal_from_noise", "objective", "ssim", "one_pixel_shift")
+    return {name: figures[name] for name in wanted}
 
 
 def _measured(options: argparse.Namespace, network: Style) -> dict[str, Any]:
     _, held_out = train.split(Photos.of(options.content, minimum=2))
     paintings = {path.stem: path for path in options.style}
-    asked = evaluate.Evaluation(passes=options.passes)
+    asked = evaluate.Evaluation(passes=options.passes, noise_passes=options.noise_passes)
     photos = held_out.paths[: options.photos]
     return evaluate.evaluate(onnxruntime_paint(network), network.names, paintings, photos, asked, say)
 

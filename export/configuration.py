@@ -278,7 +278,7 @@ def style(styles: Sequence[str]) -> ModelConfiguration:
         parameters=(
             Parameter("styles", ",".join(styles), "Names, in the order of the weights; clients list them."),
             Parameter(
-                "max_waiting", "24", "Of the stand-in for the ONNX Runtime backend; a GPU's takes whole batches."
+                "max_waiting", "10", "Of the stand-in for the ONNX Runtime backend; a GPU's takes whole batches."
             ),
         ),
         # `stylize` accepts sides of 16 to 2048.
@@ -306,7 +306,7 @@ def stylize() -> ModelConfiguration:
                 "Pictures worked on at once, so that some are decoded and encoded while others are in the network; "
                 "style batches those of equal size. With a GPU, more keep it busy.",
             ),
-            Parameter("max_waiting", "24", "How many more may wait; one more is refused as unavailable."),
+            Parameter("max_waiting", "16", "How many more may wait; one more is refused as unavailable."),
         ),
     )
 
@@ -330,9 +330,9 @@ def generate() -> ModelConfiguration:
             Parameter("precision", "int8", "int8, float16 or float32."),
             Parameter("workers", "0", "Processes that step sequences; 0 for one a core."),
             Parameter(
-                "slots", "16", "For each of them: sequences that share a step, and how many more requests may wait."
+                "slots", "14", "For each of them: sequences that share a step, and how many more requests may wait."
             ),
-            Parameter("max_waiting", "8"),
+            Parameter("max_waiting", "4"),
         ),
     )
 

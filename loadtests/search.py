@@ -32,6 +32,9 @@ class Search:
 def highest_rate(meets: Callable[[float], bool], start: float, search: Search | None = None) -> float | None:
     """The highest rate that meets objectives: steps of two around `start`, then bisection on a logarithmic scale.
 
+    The lowest rate that failed is tried again at the end, and the search goes on above it if it is met then: a busy
+    neighbour makes a step fail, none makes one succeed.
+
     Args:
         meets: tries a rate, and says whether the objectives were met; assumed to hold below a rate and not above.
         start: the rate tried first.
@@ -42,10 +45,19 @@ def highest_rate(meets: Callable[[float], bool], start: float, search: Search | 
     search = search or Search()
     rate = min(max(start, search.lowest), search.highest)
     low, high = _bracket(meets, rate, search)
-    while low is not None and high / low > 1 + search.precision:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if meets(middle) else (low, middle)
-    return low
+    if low is None:
+        return None
+    too_high = [high]
+    while True:
+        while too_high[-1] / low > 1 + search.precision:
+            middle = math.sqrt(low * too_high[-1])
+            if meets(middle):
+                low = middle
+            else:
+                too_high.append(middle)
+        if len(too_high) == 1 or not meets(too_high[-1]):
+            return low
+        low = too_high.pop()
 
 
 def _bracket(meets: Callable[[float], bool], rate: float, search: Search) -> tuple[float | None, float]:

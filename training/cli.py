@@ -239,6 +239,9 @@ def eval_style(
     photos: Annotated[int, typer.Option(help="Held-out photographs, in the styles in turn; at most 20.")] = 20,
     size: Annotated[int, typer.Option(help="Longer side of the photographs in pixels.")] = 384,
     passes: Annotated[int, typer.Option(help="Length of the L-BFGS curves that networks are compared with.")] = 80,
+    noise_passes: Annotated[
+        int, typer.Option(help="Length of further curves that start from noise, as Johnson et al. do; 0 for none.")
+    ] = 0,
     cache: Annotated[Path, typer.Option(help="Where the curves are kept.")] = Path("cache") / "style_curves",
     weights_dir: WeightsDir = None,
 ) -> None:
@@ -251,7 +254,9 @@ def eval_style(
 
     measured = Run(run) if run else Run.newest_finished(KIND)
     _, held_out = split(Photos.of(content or download(), minimum=2))
-    evaluation = evaluate.Evaluation(size, passes, cache, StyleTraining.from_dict(measured.config).style_size)
+    evaluation = evaluate.Evaluation(
+        size, passes, cache, StyleTraining.from_dict(measured.config).style_size, noise_passes
+    )
     figures = evaluate.evaluate_runs(
         measured, Run(against) if against else None, {path.stem: path for path in styles}, held_out.paths[:photos], evaluation,
         on_photo=lambda line: typer.echo(line, err=True),

@@ -28,6 +28,17 @@ def test_the_capacity_is_found_from_below_within_the_precision(capacity: float, 
     assert len(tried) < 30
 
 
+def test_a_step_that_failed_by_accident_does_not_decide():
+    tried: list[float] = []
+
+    def meets(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= 100 and len(tried) != 6  # the neighbour is busy once
+
+    assert 95 <= (highest_rate(meets, start=20) or 0) <= 100
+    assert 95 < tried[5] < 96
+
+
 def test_a_server_that_never_meets_its_objective_has_no_capacity():
     assert highest_rate(lambda rate: False, start=10) is None
 

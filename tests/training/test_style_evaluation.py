@@ -53,6 +53,23 @@ def test_the_untouched_photograph_is_no_pass_and_l_bfgs_as_many_as_it_took(data,
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == curves
 
 
+def test_passes_from_noise_are_counted_along_a_curve_that_starts_there(data, monkeypatch, tmp_path):
+    monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
+    photos, paintings = sorted((data / "photos").iterdir())[:1], {"wave": data / "styles" / "wave.jpg"}
+    evaluation = Evaluation(size=64, passes=1, noise_passes=2, cache=tmp_path)
+
+    def paint_noise(image, _):
+        return images.to_uint8(evaluate.noise(*image.shape[1:]))[None]
+
+    noisy = evaluate.evaluate(paint_noise, ["wave"], paintings, photos, evaluation)
+    assert noisy["lbfgs_passes_equal_from_noise"] == pytest.approx(0, abs=0.01)
+    assert sorted(len(json.loads(file.read_text())) for file in tmp_path.iterdir()) == [2, 3]
+    untouched = evaluate.evaluate(lambda image, _: image, ["wave"], paintings, photos, evaluation)
+    assert 0 < untouched["lbfgs_passes_equal_from_noise"] <= 2
+    without = evaluate.evaluate(lambda image, _: image, ["wave"], paintings, photos, Evaluation(64, 1, tmp_path))
+    assert without["lbfgs_passes_equal_from_noise"] is None
+
+
 def test_a_painting_that_is_no_style_of_the_network_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\['b'\] are no styles of the network; accepted: a"):
         evaluate.evaluate(lambda image, _: image, ["a"], {"b": tmp_path}, [], Evaluation())

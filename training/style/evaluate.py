@@ -1,8 +1,9 @@
 """How good is a style network? Measured on photographs that no training saw: `reverie eval style`.
 
 The yardstick is the objective that the network replaces (Johnson et al. 2016, section 4.1): the loss of
-`synthesis.gatys` on VGG19 of the network's picture, stated as the number of L-BFGS iterations from the photograph
-that reach it. Knows a network only as a function, so that a served graph is measured by the same code.
+`synthesis.gatys` on VGG19 of the network's picture, stated as the number of L-BFGS iterations that reach it: from the
+photograph, where the book starts, and if asked from noise, where that paper's baseline does and takes longer. Knows a
+network only as a function, so that a served graph is measured by the same code.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Evaluation:
         size: longer side of the photographs in pixels.
         style_size: longer side of the paintings. They keep their shape: a network has one target for a painting,
             where the book stretches it to each photograph, which alone moves the objective by up to a third of the untouched photograph's.
-        passes: length of the L-BFGS curve; a network below its end counts as this many.
+        passes: length of the L-BFGS curves; a network below a curve's end counts as this many.
+        noise_passes: length of the curves from noise; 0 for none.
         cache: folder of the curves, which take most of the time and do not depend on the network.
     """
 
@@ -50,15 +52,17 @@ class Evaluation:
     passes: int = 80
     cache: Path = Path("cache") / "style_curves"
     style_size: int = 384
+    noise_passes: int = 0
 
     def targets(self, photo: np.ndarray, painting: np.ndarray) -> Targets:
         """Of the book's objective on VGG19."""
         return gatys.book_targets(gatys.objective("vgg19"), photo, painting, GatysParameters(), self.style_size)
 
-    def key(self, photo: np.ndarray, painting: np.ndarray) -> str:
+    def key(self, photo: np.ndarray, painting: np.ndarray, start: np.ndarray, passes: int) -> str:
         """Tells curves apart."""
-        asked = f"{self.passes} {self.style_size} {GatysParameters().model_dump_json()}"
-        return hashlib.sha256(photo.tobytes() + painting.tobytes() + asked.encode()).hexdigest()[:24]
+        asked = f"{passes} {self.style_size} {GatysParameters().model_dump_json()}"
+        pictures = b"".join(picture.tobytes() for picture in (photo, painting, start))
+        return hashlib.sha256(pictures + asked.encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Measured:
     """One picture in one style; losses carry the book's weights.
 
     Attributes:
-        lbfgs_passes_equal: iterations of L-BFGS from the photograph to the same objective.
+        lbfgs_passes_equal: iterations of L-BFGS from the photograph to the same objective;
+            `lbfgs_passes_equal_from_noise` from `noise`, None where that was not asked for.
         objective: content, style and total variation together; `objective_photo` that of the untouched photograph.
         ssim: structural similarity to the photograph, 1 for the same.
         feature_distance: to the photograph, mean squared distance of VGG19's activations, each position's
@@ -75,6 +80,7 @@ class Measured:
     """
 
     lbfgs_passes_equal: float
+    lbfgs_passes_equal_from_noise: float | None
     objective: float
     objective_photo: float
     content_loss: float
@@ -148,9 +154,13 @@ def measure(
     """Everything about one picture; `paint` takes and gives uint8 (height, width, 3)."""
     painted = paint(photo)
     seen = gatys.objective("vgg19").measure(painted.astype(np.float64), evaluation.targets(photo, painting))
-    curve = lbfgs_curve(photo, painting, evaluation)
+    curve = lbfgs_curve(photo, painting, photo.astype(np.float64), evaluation.passes, evaluation)
+    from_noise = None
+    if evaluation.noise_passes:
+        from_noise = lbfgs_curve(photo, painting, noise(*photo.shape), evaluation.noise_passes, evaluation)
     return Measured(
         lbfgs_passes_equal=passes_equal(seen.loss, curve),
+        lbfgs_passes_equal_from_noise=passes_equal(seen.loss, from_noise) if from_noise else None,
         objective=seen.loss,
         objective_photo=curve[0],
         content_loss=seen.parts["content"],
@@ -162,25 +172,30 @@ def measure(
     )
 
 
-def means(measured: Sequence[Measured]) -> dict[str, float]:
-    """Each figure's mean, to four digits."""
-    return {
-        name: float(f"{np.mean([getattr(m, name) for m in measured]):.4g}") for name in Measured.__dataclass_fields__
-    }
+def means(measured: Sequence[Measured]) -> dict[str, float | None]:
+    """Each figure's mean, to four digits; None for one that was not measured."""
+    columns = {name: [getattr(one, name) for one in measured] for name in Measured.__dataclass_fields__}
+    return {name: None if None in column else float(f"{np.mean(column):.4g}") for name, column in columns.items()}
 
 
-def lbfgs_curve(photo: np.ndarray, painting: np.ndarray, evaluation: Evaluation) -> list[float]:
-    """The objective of the photograph, and after each L-BFGS iteration from it; from the cache where it is known."""
-    file = evaluation.cache / f"{evaluation.key(photo, painting)}.json"
+def noise(height: int, width: int, channels: int) -> np.ndarray:
+    """float64 (height, width, channels), uniform in [0, 255], always the same: "white noise" as Gatys et al. begin."""
+    return np.random.default_rng(0).uniform(0, 255, (height, width, channels))
+
+
+def lbfgs_curve(
+    photo: np.ndarray, painting: np.ndarray, start: np.ndarray, passes: int, evaluation: Evaluation
+) -> list[float]:
+    """The objective of `start`, and after each L-BFGS iteration from it; from the cache where it is known."""
+    file = evaluation.cache / f"{evaluation.key(photo, painting, start, passes)}.json"
     if not file.exists():
         goal, targets = gatys.objective("vgg19"), evaluation.targets(photo, painting)
-        start = photo.astype(np.float64)
         losses = [goal.measure(start, targets).loss]
         # Plain L-BFGS, not `gatys.transfer`, whose first picture and smaller sizes make it faster.
         OPTIMISERS["lbfgs"](
             lambda pixels: goal.measure(pixels, targets),
             start,
-            evaluation.passes,
+            passes,
             0.0,
             lambda pixels, here: losses.append(here.loss),
         )
