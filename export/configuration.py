@@ -306,7 +306,7 @@ def stylize() -> ModelConfiguration:
                 "Pictures worked on at once, so that some are decoded and encoded while others are in the network; "
                 "style batches those of equal size. With a GPU, more keep it busy.",
             ),
-            Parameter("max_waiting", "16", "How many more may wait; one more is refused as unavailable."),
+            Parameter("max_waiting", "8", "How many more may wait; one more is refused as unavailable."),
         ),
     )
 
