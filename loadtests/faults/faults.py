@@ -25,7 +25,8 @@ NOT_TRIED = {"clock_jump": "would set the clock of the whole machine"}
 _HALF_OPEN = 300
 _DESCRIPTORS_LEFT = 8
 _SLOW_READERS = 16
-_KILLERS = 8
+_KILLERS = 4
+"""So few that the streams which have not been missed yet leave places free: the fault is not overload."""
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HALF_A_FRAME = _HTTP2_PREFACE + b"\x00\x00\x40\x01"
 """The preface and the beginning of a HEADERS frame."""
