@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+from export import configuration
 from serving.client import Client, ReverieError
 from serving.triton.server import TritonServer
 from synthesis import images
@@ -97,13 +98,15 @@ def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_p
 def test_the_network_s_full_queue_refuses_at_once_and_answers_the_others(client):
     pictures = [np.full((1, 512, 512, 3), i, np.uint8) for i in range(120)]
     weights = np.eye(1, 5, dtype=np.float32)
+    waiting = next(p.value for p in configuration.style(["any"]).parameters if p.name == "max_waiting")
+    places = 1 + int(waiting)
     alone = client.infer("style", {"image": pictures[7], "style_weights": weights}).outputs["stylized"]
 
     def outcome(i: int) -> grpc.StatusCode | None:
         try:
             answer = client.infer("style", {"image": pictures[i], "style_weights": weights}, timeout=20)
         except ReverieError as error:
-            assert any(reason in error.message for reason in ("25 requests are waiting", "maximum queue size"))
+            assert any(reason in error.message for reason in (f"{places} requests are waiting", "maximum queue size"))
             return error.code
         assert i != 7 or (answer.outputs["stylized"] == alone).all()
         return None
@@ -111,7 +114,7 @@ def test_the_network_s_full_queue_refuses_at_once_and_answers_the_others(client)
     with ThreadPoolExecutor(len(pictures)) as pool:
         outcomes = list(pool.map(outcome, range(len(pictures))))
     assert set(outcomes) == {None, grpc.StatusCode.UNAVAILABLE}
-    assert outcomes.count(None) >= 25
+    assert outcomes.count(None) >= places
     assert outcome(7) is None
 
 
