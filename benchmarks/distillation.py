@@ -53,7 +53,7 @@ def main() -> None:
         Beginning("network", teacher=options.teacher),
     ]
     result: dict[str, Any] = {"cores": os.cpu_count(), "size": options.size, "steps": options.steps}
-    result |= {"copied_steps": options.copied_steps, "pairs": options.pairs}
+    result |= {"copied_steps": options.copied_steps, "pairs_made": options.pairs}
     result["log_objective_photo"] = judge(lambda image, _: image, paintings, options)
     for beginning in beginnings:
         result[beginning.name] = learn(beginning, config, paintings, options)
