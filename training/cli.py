@@ -144,7 +144,8 @@ def train_style(
     content: Content = None,
     run: RunOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="A run whose weights to go on from; its loss may be another.")
+        Path | None,
+        typer.Option("--from", help="A run whose weights to go on from; its loss may be another, its network smaller."),
     ] = None,
     preset: Annotated[str, typer.Option(help="fast, or johnson: the full-size network, for comparison.")] = "fast",
     steps: Annotated[int, typer.Option(help="Batches to train for.")] = 12_000,
@@ -158,6 +159,7 @@ def train_style(
     ] = 2.0,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
     width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
+    blocks: Annotated[int, typer.Option(help="Residual blocks; 0 for the preset's.")] = 0,
     distilled_steps: Annotated[
         int, typer.Option(help="Steps at the start that only copy a teacher: --teacher, or --pairs made by Gatys.")
     ] = 0,
@@ -187,7 +189,7 @@ def train_style(
 
     paintings = {path.stem: path for path in styles}
     config = StyleTraining(
-        StyleNetworkConfig(tuple(paintings), preset, width),
+        StyleNetworkConfig(tuple(paintings), preset, width, blocks),
         steps=steps, batch_size=batch_size, size=size, style_size=style_size, content_weight=content_weight,
         learning_rate=learning_rate, distilled_steps=distilled_steps, features=features, precision=precision, seed=seed,
     )  # fmt: skip

@@ -3,6 +3,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from synthesis import gatys, images
 from synthesis.gatys import GatysParameters
@@ -11,9 +12,9 @@ from training.photos import Photos, PhotosError
 from training.runs import RunError
 from training.style.add import add
 from training.style.loss import PerceptualLoss, with_statistics
-from training.style.network import PRESETS, StyleNetworkConfig, build
+from training.style.network import PRESETS, StyleNetworkConfig, build, grow
 from training.style.teachers import NetworkTeacher, Pairs
-from training.style.train import StyleTraining, batch_of, load, train
+from training.style.train import StyleTrainer, StyleTraining, batch_of, load, train
 
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
 
@@ -150,12 +151,29 @@ def test_a_run_goes_on_from_another_s_weights_finished_or_not(paintings, random_
     goes_on("from a finished run")
     (first.path / "result.json").unlink()
     goes_on("from a checkpoint")
+    narrower = replace(config, network=replace(TINY, width=6))
+    with pytest.raises(RunError, match="cannot be gone on from"):
+        train(narrower, paintings, photos, None, schedule, initial=first)
     (first.path / "checkpoint.npz").unlink()
     with pytest.raises(RunError, match="has no weights yet"):
         train(config, paintings, photos, None, schedule, initial=first)
-    wider = replace(config, network=replace(TINY, width=18))
-    with pytest.raises(RunError, match="has the network"):
-        train(wider, paintings, photos, None, schedule, initial=first)
+
+
+def test_a_grown_network_paints_as_the_small_one_and_all_of_it_learns(paintings, random_photos, tmp_path):
+    photos = Photos.of(random_photos)
+    small = load(run_to(paintings, photos, tmp_path / "small"))
+    large = build(replace(TINY, width=2 * TINY.width, blocks=TINY.blocks + 1))
+    grow(small, large)
+    photo = next(photos.one_crop_each(32))
+    for style in (one_hot(0), one_hot(1)):
+        np.testing.assert_allclose(large((photo, style)), small((photo, style)), atol=1e-2)
+    before = large.get_weights()
+    model = StyleTrainer(large, lambda painted, photo, style: ops.mean(ops.square(painted - photo)))
+    model.compile(optimizer=keras.optimizers.SGD(1e-4))
+    for _ in range(3):
+        model.train_on_batch((photo, one_hot(0), np.zeros((1, 2), np.int32)))
+    for name, a, b in zip(large.variables, before, large.get_weights(), strict=True):
+        assert np.any(a != b), f"{name.path} does not learn"
 
 
 def test_a_new_style_is_learnt_and_all_others_stay_bit_for_bit(paintings, random_photos, tmp_path):

@@ -211,10 +211,14 @@ class StyleNetwork(keras.Model):
             x = x + first if self.skip and i == 0 else x
             yield f"up {i}", x
 
+    def normalised(self) -> list[ConvNorm]:
+        """All layers but the last, in their order, the two of a residual block apart."""
+        blocks = [layer for block in self.residuals for layer in (block.first, block.second)]
+        return [*self.down, *blocks, *self.up]
+
     def convolutions(self) -> list[layers.Conv2D]:
         """All convolutions: what the styles have in common."""
-        blocks = [conv for block in self.residuals for conv in (block.first, block.second)]
-        return [*(layer.conv for layer in [*self.down, *blocks, *self.up]), self.to_rgb.conv]
+        return [*(layer.conv for layer in self.normalised()), self.to_rgb.conv]
 
 
 Layers = tuple[Sequence[ConvNorm], Sequence[ConvNorm], ToRGB]
@@ -241,6 +245,46 @@ def build(config: StyleNetworkConfig) -> StyleNetwork:
     network = StyleNetwork(config)
     network((ops.zeros((1, 16, 16, 3)), ops.ones((1, len(config.styles))) / len(config.styles)))
     return network
+
+
+def grow(small: StyleNetwork, large: StyleNetwork) -> None:
+    """Give `large`, newly built, what `small` computes: Net2Net (Chen, Goodfellow & Shlens 2016).
+
+    No old channel listens to the new ones yet, which are random, and added residual blocks add nothing yet.
+
+    Raises:
+        ValueError: `small` is no smaller: another preset or other styles, or more channels or blocks.
+    """
+    old, new = small.config, large.config
+    if (old.preset, old.styles) != (new.preset, new.styles) or old.width > new.width or old.blocks > new.blocks:
+        raise ValueError(f"the network is {new}; accepted: {old}, or with more width or blocks")
+    for block in large.residuals[old.blocks :]:
+        gamma = block.second.norm.gamma
+        gamma.assign(ops.zeros_like(gamma))
+    kept = [layer for block in large.residuals[: old.blocks] for layer in (block.first, block.second)]
+    for source, target in zip(small.normalised(), [*large.down, *kept, *large.up], strict=True):
+        _copy_kernel(source.conv, target.conv)
+        for name in ("gamma", "beta"):
+            _copy_into(getattr(source.norm, name), getattr(target.norm, name))
+    _copy_kernel(small.to_rgb.conv, large.to_rgb.conv)
+    large.to_rgb.conv.bias.assign(small.to_rgb.conv.bias)
+    large.to_rgb.share.assign(small.to_rgb.share)
+
+
+def _copy_kernel(source: layers.Conv2D, target: layers.Conv2D) -> None:
+    """Into the corner of the old channels; what comes from new ones to old ones is zero."""
+    _, _, inputs, outputs = source.kernel.shape
+    kernel = ops.convert_to_numpy(target.kernel).copy()
+    kernel[:, :, inputs:, :outputs] = 0.0
+    target.kernel.assign(kernel)
+    _copy_into(source.kernel, target.kernel)
+
+
+def _copy_into(source, target) -> None:
+    """Into the corner of a variable with at least the sides of `source`."""
+    values = ops.convert_to_numpy(target).copy()
+    values[tuple(slice(side) for side in source.shape)] = ops.convert_to_numpy(source)
+    target.assign(values)
 
 
 def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from training import loop
 from training.photos import Photos
 from training.runs import Run, RunError
 from training.style.loss import PerceptualLoss
-from training.style.network import StyleNetwork, StyleNetworkConfig, build
+from training.style.network import StyleNetwork, StyleNetworkConfig, build, grow
 from training.style.teachers import Batch, NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
@@ -106,10 +106,11 @@ def train(
 
     Args:
         teacher: what the first `config.distilled_steps` steps copy.
-        initial: a run to go on from: its weights instead of random ones.
+        initial: a run to go on from: its weights instead of random ones. Its network may be smaller (see
+            `training.style.network.grow`).
 
     Raises:
-        RunError: `initial` has another network, or no weights yet.
+        RunError: `initial` has a network that cannot grow into this one, or no weights yet.
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
@@ -117,7 +118,7 @@ def train(
     network = build(config.network)
     start = {"from": str(initial.path)} if initial else {}
     if initial:
-        loop.assign(network.variables, weights_of(initial, config.network))
+        go_on_from(initial, network)
     kept, held_out = split(photos)
     loss = loss_of(config, paintings.values())
     run = Run.create(KIND, asdict(config) | start, path)
@@ -237,21 +238,24 @@ def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) ->
     Image.fromarray(images.to_uint8(np.concatenate(rows))).save(run.samples / f"step_{step:06d}.jpg", quality=90)
 
 
-def weights_of(run: Run, network: StyleNetworkConfig) -> list[np.ndarray]:
-    """The network's variables: a finished run's, or those of the last checkpoint.
+def go_on_from(run: Run, network: StyleNetwork) -> None:
+    """Give `network` the weights of `run`: a finished run's, or those of the last checkpoint.
 
     Raises:
-        RunError: the run has another network than `network`, or no checkpoint yet.
+        RunError: see `train`.
     """
-    found = StyleTraining.from_dict(run.config).network
-    if found != network:
-        raise RunError(f"{run.path} has the network {found}; accepted: {network}, this run's")
+    found = build(StyleTraining.from_dict(run.config).network)
     if run.finished:
-        return [ops.convert_to_numpy(variable) for variable in load(run).variables]
-    checkpoint = run.load_checkpoint()
-    if checkpoint is None:
-        raise RunError(f"{run.path} has no weights yet; let it train to its first checkpoint")
-    return checkpoint[1][: len(build(found).variables)]  # the model's come first
+        found.load_weights(run.weights)
+    else:
+        checkpoint = run.load_checkpoint()
+        if checkpoint is None:
+            raise RunError(f"{run.path} has no weights yet; let it train to its first checkpoint")
+        loop.assign(found.variables, checkpoint[1][: len(found.variables)])  # the model's come first
+    try:
+        grow(found, network)
+    except ValueError as error:
+        raise RunError(f"{run.path} cannot be gone on from: {error}") from error
 
 
 def load(run: Run) -> StyleNetwork:
