@@ -3,7 +3,8 @@ and milliseconds (the least of some runs), as JSON.
 
     python -m benchmarks.style_memory model.onnx 4096
 
-Of noise, since the work does not depend on the picture. Linux only.
+Of noise, since the work does not depend on the picture. Without memory patterns, as it is served: with them the second
+picture of a shape takes half as much memory again (2,023 instead of 1,399 MiB at 4096), for 1 % of the time. Linux only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ RUNS = 4
 def main() -> None:
     """Print the figure."""
     file, size = sys.argv[1], int(sys.argv[2])
-    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.enable_mem_pattern = False
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     styles = session.get_inputs()[1].shape[1]
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     times = []

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from export.configuration import generate
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller
 from loadtests.faults.bystanders import WATCHED, Bystanders, failures, is_clear
@@ -33,8 +35,6 @@ from loadtests.faults.served import Resources, Served, serving
 from loadtests.target import say, warm_up
 
 RECOVERED_WITHIN_S = 60.0
-SLOTS = 32
-"""Streams that `generate` takes at once; after callers vanished, all of them must be free."""
 _SETTLES_WITHIN_S = 15.0
 _TOLERANCE = {"processes": 0, "regions": 0, "descriptors": 12, "threads": 12}
 """What may be open more than before: connections of the clients that watch, threads of pools that grow with use."""
@@ -97,8 +97,9 @@ def run(vanishing: int, only: Sequence[str], out: Path) -> dict[str, Any]:
             say(f"{fault.name}: {'survived' if outcome.survived else 'NOT SURVIVED'}: {asdict(outcome)}")
         if served.triton != first_triton:
             leaks += [f"after all: {leak}" for leak in _left_behind(served, at_first, ("processes", "regions"))]
-        free = _free_slots(served.address)
-        leaks += [f"{SLOTS - free} of {SLOTS} places for streams"] if free < SLOTS else []
+        places = _places()
+        free = _free_places(served.address, places)
+        leaks += [f"{places - free} of {places} places for streams"] if free < places else []
     return {
         "faults_tried": len(outcomes),
         "faults_survived": sum(o.survived for o in outcomes.values()),
@@ -145,15 +146,22 @@ def _left_behind(served: Served, before: Resources, kinds: Iterable[str], ended:
     return found
 
 
-def _free_slots(address: str) -> int:
+def _places() -> int:
+    """Streams that `generate` takes at once, on a server with this machine's cores; free after callers vanished."""
+    settings = {parameter.name: parameter.value for parameter in generate().parameters}
+    workers = int(settings["workers"]) or len(os.sched_getaffinity(0))
+    return workers * (int(settings["slots"]) + int(settings["max_waiting"]))
+
+
+def _free_places(address: str, places: int) -> int:
     """How many streams `generate` carries at once now, of as many as it should."""
 
     def ask(seed: int) -> bool:
         with Caller(address, timeout=60) as client:
             return not make_call(ENDPOINTS["generate"], client, random.Random(seed)).error
 
-    with ThreadPoolExecutor(SLOTS) as pool:
-        return sum(pool.map(ask, range(SLOTS)))
+    with ThreadPoolExecutor(places) as pool:
+        return sum(pool.map(ask, range(places)))
 
 
 if __name__ == "__main__":

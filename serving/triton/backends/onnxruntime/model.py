@@ -53,6 +53,8 @@ class TritonPythonModel(AnsweringModel):
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._setting("intra_op_thread_count", 0)
+        # Pictures have many shapes; the second of a shape, with its pattern, takes half as much memory again.
+        options.enable_mem_pattern = False
         # Spinning threads take the processor from the other models of a small machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
