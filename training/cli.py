@@ -150,13 +150,13 @@ def train_style(
     preset: Annotated[str, typer.Option(help="fast, or johnson: the full-size network, for comparison.")] = "fast",
     steps: Annotated[int, typer.Option(help="Batches to train for.")] = 12_000,
     batch_size: Annotated[int, typer.Option(help="Photographs in a batch.")] = 1,
-    size: Annotated[int, typer.Option(help="Side of the training crops in pixels.")] = 256,
+    size: Annotated[int, typer.Option(help="Side of the training crops in pixels.")] = 320,
     style_size: Annotated[
         int, typer.Option(help="Longer side of the paintings in pixels: the scale of the strokes.")
     ] = 384,
     content_weight: Annotated[
         float, typer.Option(help="Of the photograph's structure, beside the logarithm of the book's objective.")
-    ] = 2.0,
+    ] = 0.7,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
     width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
     blocks: Annotated[int, typer.Option(help="Residual blocks; 0 for the preset's.")] = 0,

@@ -45,11 +45,11 @@ class StyleTraining:
     network: StyleNetworkConfig
     steps: int = 12_000
     batch_size: int = 1
-    size: int = 256
+    size: int = 320
     style_size: int = 384
     distilled_steps: int = 0
     learning_rate: float = 2e-3
-    content_weight: float = 2.0
+    content_weight: float = 0.7
     features: str = "vgg19"
     precision: str = "float32"
     seed: int = 1
