@@ -8,18 +8,19 @@ from __future__ import annotations
 from keras import ops
 
 
-def gram_matrix(features):
+def gram_matrix(features, dtype="float32"):
     """Inner products of the feature maps (listing 12-20), summed over positions.
 
     Args:
         features: float (batch, height, width, channels).
+        dtype: the products are made in; bfloat16 rounds each sum.
 
     Returns:
         float32 (batch, channels, channels).
     """
     batch, height, width, channels = ops.shape(features)
-    flat = ops.cast(ops.reshape(features, (batch, height * width, channels)), "float32")
-    return ops.matmul(ops.transpose(flat, (0, 2, 1)), flat)
+    flat = ops.cast(ops.reshape(features, (batch, height * width, channels)), dtype)
+    return ops.cast(ops.matmul(ops.transpose(flat, (0, 2, 1)), flat), "float32")
 
 
 def content_loss(features, target):
