@@ -112,8 +112,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--style", type=Path, action="append", default=[], help="a painting the network knows; repeat")
     parser.add_argument("--content", type=Path, help="folder of the photographs that the runs were trained on")
     parser.add_argument("--photos", type=int, default=20, help="held-out photographs of the quality")
-    parser.add_argument("--passes", type=int, default=80, help="length of the L-BFGS curves of the quality")
-    parser.add_argument("--noise-passes", type=int, default=0, help="length of further curves from noise; 0 for none")
+    parser.add_argument("--passes", type=int, default=200, help="L-BFGS passes tried at most, for the quality")
+    parser.add_argument("--noise-passes", type=int, default=0, help="the same from noise; 0 for none")
     options = parser.parse_args()
     options.network_name = "untrained" if options.untrained else options.run.name if options.run else "served"
     return options

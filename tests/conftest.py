@@ -65,7 +65,7 @@ def random_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small generated pictures, for training tests that need some picture, not a real one."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    for i in range(40):
+    for i in range(12):
         coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
         (folder / f"{i:02d}.png").write_bytes(images.encode(images.resize(coarse, 72, 96)))
     return folder

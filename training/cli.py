@@ -240,9 +240,9 @@ def eval_style(
     against: Annotated[Path | None, typer.Option(help="Another finished run with the same styles.")] = None,
     photos: Annotated[int, typer.Option(help="Held-out photographs, in the styles in turn; at most 20.")] = 20,
     size: Annotated[int, typer.Option(help="Longer side of the photographs in pixels.")] = 384,
-    passes: Annotated[int, typer.Option(help="Length of the L-BFGS curves that networks are compared with.")] = 80,
+    passes: Annotated[int, typer.Option(help="At most so many L-BFGS passes are tried to reach the network.")] = 200,
     noise_passes: Annotated[
-        int, typer.Option(help="Length of further curves that start from noise, as Johnson et al. do; 0 for none.")
+        int, typer.Option(help="The same from noise, where Johnson et al. begin; 0 for none.")
     ] = 0,
     cache: Annotated[Path, typer.Option(help="Where the curves are kept.")] = Path("cache") / "style_curves",
     weights_dir: WeightsDir = None,

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import keras
@@ -9,12 +10,12 @@ from synthesis import gatys, images
 from synthesis.gatys import GatysParameters
 from training.loop import Schedule
 from training.photos import Photos, PhotosError
-from training.runs import RunError
+from training.runs import Run, RunError
 from training.style.add import add
 from training.style.loss import PerceptualLoss, with_statistics
 from training.style.network import PRESETS, StyleNetworkConfig, build, grow
 from training.style.teachers import NetworkTeacher, Pairs
-from training.style.train import StyleTrainer, StyleTraining, batch_of, load, train
+from training.style.train import StyleTrainer, StyleTraining, batch_of, go_on_from, load, train
 
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
 
@@ -84,6 +85,13 @@ def run_to(paintings, photos, path):
     return train(configuration(), paintings, photos, path, Schedule(4, 2, 4, checkpoint_every=2))
 
 
+@pytest.fixture(scope="module")
+def unbroken(paintings, random_photos, tmp_path_factory):
+    """A finished run, not to be changed."""
+    keras.config.set_dtype_policy("float32")
+    return run_to(paintings, Photos.of(random_photos), tmp_path_factory.mktemp("runs") / "unbroken")
+
+
 def test_all_styles_come_equally_often(random_photos):
     config, photos = configuration(batch_size=3), Photos.of(random_photos)
     batches = [batch_of(photos, config, step) for step in range(8)]
@@ -117,10 +125,9 @@ def test_activations_take_over_the_painting_s_statistics_and_keep_their_pattern(
 
 
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
-    paintings, random_photos, tmp_path, monkeypatch
+    unbroken, paintings, random_photos, tmp_path, monkeypatch
 ):
     photos = Photos.of(random_photos)
-    unbroken = run_to(paintings, photos, tmp_path / "unbroken")
     original = Photos.crops
 
     def killed_at_step_3(self, step, *rest, **named):
@@ -137,20 +144,21 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_a_run_goes_on_from_another_s_weights_finished_or_not(paintings, random_photos, tmp_path):
-    photos = Photos.of(random_photos)
-    first = run_to(paintings, photos, tmp_path / "first")
+def test_a_run_goes_on_from_another_s_weights_finished_or_not(unbroken, paintings, random_photos, tmp_path):
+    first = Run(shutil.copytree(unbroken.path, tmp_path / "first"))
     weights = load(first).get_weights()
-    config, schedule = configuration(steps=1, learning_rate=1e-9, content_weight=2.0), Schedule(1)
+    photos, schedule = Photos.of(random_photos), Schedule(1)
+    config = configuration(steps=1, learning_rate=1e-9, content_weight=2.0)
 
-    def goes_on(name):
-        run = train(config, paintings, photos, tmp_path / name, schedule, initial=first)
-        for a, b in zip(weights, load(run).get_weights(), strict=True):
+    def same_weights(network):
+        for a, b in zip(weights, network.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
 
-    goes_on("from a finished run")
+    same_weights(load(train(config, paintings, photos, tmp_path / "from a finished run", schedule, initial=first)))
     (first.path / "result.json").unlink()
-    goes_on("from a checkpoint")
+    network = build(TINY)
+    go_on_from(first, network)  # from its last checkpoint
+    same_weights(network)
     narrower = replace(config, network=replace(TINY, width=6))
     with pytest.raises(RunError, match="cannot be gone on from"):
         train(narrower, paintings, photos, None, schedule, initial=first)
@@ -177,9 +185,8 @@ def test_a_grown_network_paints_as_the_small_one_and_all_of_it_learns(random_pho
         assert np.any(a != b), f"{name.path} does not learn"
 
 
-def test_a_new_style_is_learnt_and_all_others_stay_bit_for_bit(paintings, random_photos, tmp_path):
-    photos = Photos.of(random_photos)
-    source = run_to(paintings, photos, tmp_path / "two")
+def test_a_new_style_is_learnt_and_all_others_stay_bit_for_bit(unbroken, paintings, random_photos, tmp_path):
+    photos, source = Photos.of(random_photos), unbroken
     painting = paintings["dots"]
     run = add(source, "waves", painting, photos, tmp_path / "three", Schedule(6, 2, 6, 6), learning_rate=0.02)
     old, new = load(source), load(run)

@@ -8,6 +8,7 @@ network only as a function, so that a served graph is measured by the same code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from PIL import Image
 
 from synthesis import features, gatys, images
 from synthesis.gatys import GatysParameters
+from synthesis.objective import Evaluation as ObjectiveEvaluation
 from synthesis.objective import Targets
 from synthesis.optimisers import OPTIMISERS
 from training.runs import Run
@@ -43,13 +45,13 @@ class Evaluation:
         size: longer side of the photographs in pixels.
         style_size: longer side of the paintings. They keep their shape: a network has one target for a painting,
             where the book stretches it to each photograph, which alone moves the objective by up to a third of the untouched photograph's.
-        passes: length of the L-BFGS curves; a network below a curve's end counts as this many.
-        noise_passes: length of the curves from noise; 0 for none.
-        cache: folder of the curves, which take most of the time and do not depend on the network.
+        passes: at most so many of L-BFGS are tried; a network that they do not reach counts as this many.
+        noise_passes: the same from noise; 0 for none.
+        cache: folder of the curves as far as they were needed, which take most of the time.
     """
 
     size: int = 384
-    passes: int = 80
+    passes: int = 200
     cache: Path = Path("cache") / "style_curves"
     style_size: int = 384
     noise_passes: int = 0
@@ -58,9 +60,9 @@ class Evaluation:
         """Of the book's objective on VGG19."""
         return gatys.book_targets(gatys.objective("vgg19"), photo, painting, GatysParameters(), self.style_size)
 
-    def key(self, photo: np.ndarray, painting: np.ndarray, start: np.ndarray, passes: int) -> str:
+    def key(self, photo: np.ndarray, painting: np.ndarray, start: np.ndarray) -> str:
         """Tells curves apart."""
-        asked = f"{passes} {self.style_size} {GatysParameters().model_dump_json()}"
+        asked = f"{self.style_size} {GatysParameters().model_dump_json()}"
         pictures = b"".join(picture.tobytes() for picture in (photo, painting, start))
         return hashlib.sha256(pictures + asked.encode()).hexdigest()[:24]
 
@@ -154,13 +156,16 @@ def measure(
     """Everything about one picture; `paint` takes and gives uint8 (height, width, 3)."""
     painted = paint(photo)
     seen = gatys.objective("vgg19").measure(painted.astype(np.float64), evaluation.targets(photo, painting))
-    curve = lbfgs_curve(photo, painting, photo.astype(np.float64), evaluation.passes, evaluation)
+    curve = lbfgs_curve(photo, painting, photo.astype(np.float64), seen.loss, evaluation.passes, evaluation)
     from_noise = None
     if evaluation.noise_passes:
-        from_noise = lbfgs_curve(photo, painting, noise(*photo.shape), evaluation.noise_passes, evaluation)
+        start = noise(*photo.shape)
+        from_noise = passes_equal(
+            seen.loss, lbfgs_curve(photo, painting, start, seen.loss, evaluation.noise_passes, evaluation)
+        )
     return Measured(
         lbfgs_passes_equal=passes_equal(seen.loss, curve),
-        lbfgs_passes_equal_from_noise=passes_equal(seen.loss, from_noise) if from_noise else None,
+        lbfgs_passes_equal_from_noise=from_noise,
         objective=seen.loss,
         objective_photo=curve[0],
         content_loss=seen.parts["content"],
@@ -183,29 +188,44 @@ def noise(height: int, width: int, channels: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, (height, width, channels))
 
 
+class _Reached(Exception):
+    """The curve is at the objective that was asked for."""
+
+
 def lbfgs_curve(
-    photo: np.ndarray, painting: np.ndarray, start: np.ndarray, passes: int, evaluation: Evaluation
+    photo: np.ndarray, painting: np.ndarray, start: np.ndarray, objective: float, passes: int, evaluation: Evaluation
 ) -> list[float]:
-    """The objective of `start`, and after each L-BFGS iteration from it; from the cache where it is known."""
-    file = evaluation.cache / f"{evaluation.key(photo, painting, start, passes)}.json"
-    if not file.exists():
-        goal, targets = gatys.objective("vgg19"), evaluation.targets(photo, painting)
-        losses = [goal.measure(start, targets).loss]
-        # Plain L-BFGS, not `gatys.transfer`, whose first picture and smaller sizes make it faster.
-        OPTIMISERS["lbfgs"](
-            lambda pixels: goal.measure(pixels, targets),
-            start,
-            passes,
-            0.0,
-            lambda pixels, here: losses.append(here.loss),
-        )
+    """The objective of `start`, and after each L-BFGS iteration from it up to the first at or below `objective`.
+
+    From the cache where that has it, and of at most `passes` iterations.
+    """
+    file = evaluation.cache / f"{evaluation.key(photo, painting, start)}.json"
+    curve = json.loads(file.read_text()) if file.exists() else []
+    if len(curve) <= passes and not (curve and min(curve) <= objective):
+        curve = _descend(evaluation.targets(photo, painting), start, objective, passes)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(losses) + "\n")
-    return json.loads(file.read_text())
+        file.write_text(json.dumps(curve) + "\n")
+    return curve[: passes + 1]
+
+
+def _descend(targets: Targets, start: np.ndarray, objective: float, passes: int) -> list[float]:
+    """A new curve. Plain L-BFGS, not `gatys.transfer`, whose first picture and smaller sizes make it faster."""
+    goal = gatys.objective("vgg19")
+    losses = [goal.measure(start, targets).loss]
+
+    def report(pixels: np.ndarray, here: ObjectiveEvaluation) -> None:
+        losses.append(here.loss)
+        if here.loss <= objective:
+            raise _Reached
+
+    if losses[0] > objective:
+        with contextlib.suppress(_Reached):
+            OPTIMISERS["lbfgs"](lambda pixels: goal.measure(pixels, targets), start, passes, 0.0, report)
+    return losses
 
 
 def passes_equal(objective: float, curve: Sequence[float]) -> float:
-    """Where a falling curve reaches `objective`, between two passes along the logarithm; its length if it never does."""
+    """Where a falling curve reaches `objective`, between two passes along the logarithm; its last pass if it never does."""
     falling = np.minimum.accumulate(np.asarray(curve, np.float64))
     return float(np.interp(-np.log(objective), -np.log(falling), np.arange(len(falling))))
 
