@@ -241,9 +241,7 @@ def eval_style(
     photos: Annotated[int, typer.Option(help="Held-out photographs, in the styles in turn; at most 20.")] = 20,
     size: Annotated[int, typer.Option(help="Longer side of the photographs in pixels.")] = 384,
     passes: Annotated[int, typer.Option(help="At most so many L-BFGS passes are tried to reach the network.")] = 200,
-    noise_passes: Annotated[
-        int, typer.Option(help="The same from noise, where Johnson et al. begin; 0 for none.")
-    ] = 0,
+    noise_passes: Annotated[int, typer.Option(help="The same from noise, where Johnson et al. begin; 0 for none.")] = 0,
     cache: Annotated[Path, typer.Option(help="Where the curves are kept.")] = Path("cache") / "style_curves",
     weights_dir: WeightsDir = None,
 ) -> None:
