@@ -19,16 +19,18 @@ from serving.errors import Unavailable
 from serving.style.colors import mix
 from serving.style.files import graph_for_tiles
 from serving.style.parameters import StylizeParameters
-from serving.style.tiles import TILE, restyle_in_tiles
+from serving.style.tiles import restyle_in_tiles
 from synthesis import images
 
 Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3)."""
 
-UNTILED_PIXELS = TILE * TILE
-"""Larger pictures are restyled in tiles."""
+LARGE_PIXELS = 1024 * 1024
+"""Larger pictures are restyled one at a time."""
+UNTILED_PIXELS = 2048 * 2048
+"""Larger pictures are restyled in tiles: the network would take 100 bytes a pixel for them in one piece."""
 LARGE_AT_ONCE = 2
-"""Larger pictures that are read, restyled or waiting for each other; they take minutes, and others should not wait."""
+"""Large pictures that are read, restyled or waiting for each other; they take long, and others should not wait."""
 PIXELS_AT_ONCE = 80_000_000
 """Of all pictures being worked on; one of the largest, and small ones beside it. Each takes up to about 12 bytes."""
 
@@ -47,7 +49,7 @@ class Stylist:
         self._network = network
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._large = threading.Semaphore(LARGE_AT_ONCE)
-        self._tiling = threading.Lock()
+        self._one_large = threading.Lock()
 
     def stylize(self, data: bytes, parameters: StylizeParameters) -> bytes:
         """Restyle an encoded picture.
@@ -64,10 +66,13 @@ class Stylist:
             return self._finish(picture, self._restyle(picture.pixels, weights), parameters)
 
     def _restyle(self, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        if not _is_large(*photo.shape[:2]):
+        height, width = photo.shape[:2]
+        if not _is_large(height, width):
             return self._network(photo, weights)
-        # One at a time: tiles use all cores, and each picture's take memory.
-        with self._tiling:
+        # One at a time: it uses all cores and takes memory, and large ones should not meet in a batch.
+        with self._one_large:
+            if height * width <= UNTILED_PIXELS:
+                return self._network(photo, weights)
             return restyle_in_tiles(self._model, photo, weights)
 
     def _finish(self, picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters) -> bytes:
@@ -81,7 +86,7 @@ class Stylist:
             yield
             return
         if not self._large.acquire(blocking=False):
-            raise Unavailable(f"{LARGE_AT_ONCE} pictures of more than {UNTILED_PIXELS} pixels are in work; try later")
+            raise Unavailable(f"{LARGE_AT_ONCE} pictures of more than {LARGE_PIXELS} pixels are in work; try later")
         try:
             yield
         finally:
@@ -89,7 +94,7 @@ class Stylist:
 
 
 def _is_large(height: int, width: int) -> bool:
-    return height * width > UNTILED_PIXELS
+    return height * width > LARGE_PIXELS
 
 
 @dataclass

@@ -267,8 +267,8 @@ def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(sour
         train(configuration(other_preset), other, tmp_path / "cache", None, schedule, initial=first)
 
 
-@PRESETS
-def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, tmp_path, preset):
+def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, tmp_path):
+    preset = "reviews"
     first = run_to(source, tmp_path / "first", tmp_path / "cache", preset)
     second = run_to(source, tmp_path / "second", tmp_path / "cache", preset, seed=2)
     mean = average([first, second], source, tmp_path / "cache", tmp_path / "mean")

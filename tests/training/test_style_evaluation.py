@@ -26,15 +26,14 @@ def test_a_picture_that_moves_with_the_photograph_has_no_one_pixel_response():
 
 def test_the_untouched_photograph_is_no_pass_and_l_bfgs_as_many_as_it_took(data, monkeypatch, tmp_path):
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
-    photos = sorted((data / "photos").iterdir())[:2]
+    photos = sorted((data / "photos").iterdir())[:1]
     paintings = {"wave": data / "styles" / "wave.jpg"}
     evaluation = Evaluation(size=64, passes=20, cache=tmp_path)
     untouched = evaluate.evaluate(lambda image, _: image, ["wave"], paintings, photos, evaluation)
-    assert (untouched["photos"], untouched["lbfgs_passes_equal"], untouched["ssim"]) == (2, 0, 1)
+    assert (untouched["photos"], untouched["lbfgs_passes_equal"], untouched["ssim"]) == (1, 0, 1)
     assert untouched["content_loss"] == untouched["feature_distance"] == 0
-    starts = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
-    assert {len(curve) for curve in starts} == {1}  # Nothing was to be tried.
-    assert untouched["objective"] == untouched["objective_photo"] == pytest.approx(np.mean(starts), rel=1e-3)
+    (start,) = (json.loads(file.read_text()) for file in tmp_path.iterdir())
+    assert [untouched["objective"]] == [untouched["objective_photo"]] == pytest.approx(start, rel=1e-3)
 
     def lbfgs(image, _):
         goal, photo = gatys.objective("vgg19"), image[0]
