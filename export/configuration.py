@@ -281,7 +281,7 @@ def style(styles: Sequence[str]) -> ModelConfiguration:
                 "max_waiting", "10", "Of the stand-in for the ONNX Runtime backend; a GPU's takes whole batches."
             ),
         ),
-        # `stylize` accepts sides of 16 to 2048.
+        # `stylize` sends pictures with sides of 16 to 2048 in one piece (`serving/style/stylist.py`).
         tensorrt=TensorRT(least=pictures(1, 16), usual=pictures(1, 512), most=pictures(8, 2048), precision="FP16"),
         gpu_file=GPU_MODEL,
         versions_about="Those that a label names. `stylize` pins the stable version; the one before stays until it "

@@ -27,8 +27,10 @@ Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 LARGE_PIXELS = 1024 * 1024
 """Larger pictures are restyled one at a time."""
-UNTILED_PIXELS = 2048 * 2048
-"""Larger pictures are restyled in tiles: the network would take 100 bytes a pixel for them in one piece."""
+UNTILED_SIDE = 2048
+"""Pictures with a longer side are restyled in tiles: in one piece the network takes 100 bytes a pixel, and on a GPU with
+TensorRT its profile ends here (`export/configuration.py`).
+"""
 LARGE_AT_ONCE = 2
 """Large pictures that are read, restyled or waiting for each other; they take long, and others should not wait."""
 PIXELS_AT_ONCE = 80_000_000
@@ -71,7 +73,7 @@ class Stylist:
             return self._network(photo, weights)
         # One at a time: it uses all cores and takes memory, and large ones should not meet in a batch.
         with self._one_large:
-            if height * width <= UNTILED_PIXELS:
+            if max(height, width) <= UNTILED_SIDE:
                 return self._network(photo, weights)
             return restyle_in_tiles(self._model, photo, weights)
 
@@ -86,7 +88,9 @@ class Stylist:
             yield
             return
         if not self._large.acquire(blocking=False):
-            raise Unavailable(f"{LARGE_AT_ONCE} pictures of more than {LARGE_PIXELS} pixels are in work; try later")
+            raise Unavailable(
+                f"{LARGE_AT_ONCE} large pictures are in work (more than {LARGE_PIXELS} pixels, or sides above {UNTILED_SIDE}); try later"
+            )
         try:
             yield
         finally:
@@ -94,7 +98,7 @@ class Stylist:
 
 
 def _is_large(height: int, width: int) -> bool:
-    return height * width > LARGE_PIXELS
+    return height * width > LARGE_PIXELS or max(height, width) > UNTILED_SIDE
 
 
 @dataclass

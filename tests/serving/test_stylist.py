@@ -173,12 +173,15 @@ def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_
 
     monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", slow)
     monkeypatch.setattr("serving.style.stylist.LARGE_PIXELS", 10_000)
-    monkeypatch.setattr("serving.style.stylist.UNTILED_PIXELS", 10_000)
+    monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 150)
     stylist, large = Stylist(write_version(tmp_path / "1"), tint), images.encode(np.zeros((200, 100, 3), np.uint8))
     first = threading.Thread(target=restyled, args=(stylist, large), daemon=True)
     first.start()
     assert tiling.acquire(timeout=10)
-    with stylist._place_among_large(True), pytest.raises(Unavailable, match="2 pictures of more than 10000 pixels"):
+    with (
+        stylist._place_among_large(True),
+        pytest.raises(Unavailable, match="2 large pictures are in work .more than 10000 pixels"),
+    ):
         restyled(stylist, large)
     assert restyled(stylist, images.encode(picture)).size == (80, 60)
     may_end.set()
@@ -186,25 +189,25 @@ def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_
     assert restyled(stylist, large).size == (100, 200)
 
 
-def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_a_larger_one_in_tiles(tmp_path, monkeypatch):
+def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_side_in_tiles(tmp_path, monkeypatch):
     monkeypatch.setattr("serving.style.stylist.LARGE_PIXELS", 10_000)
-    monkeypatch.setattr("serving.style.stylist.UNTILED_PIXELS", 20_000)
+    monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 200)
     in_tiles, in_one_piece = [], []
 
     def tiles(model, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        in_tiles.append(photo.shape)
+        in_tiles.append((photo.shape[:2], stylist._one_large.locked()))
         return photo
 
     def network(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        in_one_piece.append((photo.shape, stylist._one_large.locked()))
+        in_one_piece.append((photo.shape[:2], stylist._one_large.locked()))
         return photo
 
     monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", tiles)
     stylist = Stylist(write_version(tmp_path / "1"), network)
-    for height in (100, 200, 201):
-        restyled(stylist, images.encode(np.zeros((height, 100, 3), np.uint8)))
-    assert in_one_piece == [((100, 100, 3), False), ((200, 100, 3), True)]
-    assert in_tiles == [(201, 100, 3)]
+    for height, width in ((100, 100), (200, 200), (201, 200), (201, 20)):
+        restyled(stylist, images.encode(np.zeros((height, width, 3), np.uint8)))
+    assert in_one_piece == [((100, 100), False), ((200, 200), True)]
+    assert in_tiles == [((201, 200), True), ((201, 20), True)]
 
 
 def test_one_picture_is_decoded_and_encoded_while_another_is_in_the_network(tmp_path, picture):
