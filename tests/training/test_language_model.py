@@ -202,6 +202,7 @@ def run_to(source, path, cache, preset="book", **changes):
     return train(configuration(preset, **changes), source, cache, path, schedule)
 
 
+@pytest.mark.usefixtures("eagerly")
 @PRESETS
 def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(source, tmp_path, monkeypatch, preset):
     unbroken = run_to(source, tmp_path / "unbroken", tmp_path / "cache", preset)
@@ -226,6 +227,7 @@ def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(source,
     assert steps == ["step", "2", "4", "6"]
 
 
+@pytest.mark.usefixtures("eagerly")
 @PRESETS
 def test_the_weights_of_a_run_are_those_of_its_lowest_validation_loss(source, tmp_path, monkeypatch, preset):
     losses = iter([3.0, 1.0, 2.0, 0.0])
@@ -267,6 +269,7 @@ def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(sour
         train(configuration(other_preset), other, tmp_path / "cache", None, schedule, initial=first)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, tmp_path):
     preset = "reviews"
     first = run_to(source, tmp_path / "first", tmp_path / "cache", preset)
@@ -330,6 +333,7 @@ def test_a_step_compiled_by_xla_learns_the_same(source, tmp_path):
     assert compiled.result["validation_loss"] == pytest.approx(plain.result["validation_loss"], rel=1e-3)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_folder_with_other_settings_is_not_resumed(source, tmp_path):
     run_to(source, tmp_path / "run", tmp_path / "cache")
     with pytest.raises(RunError, match="other settings"):

@@ -124,6 +124,7 @@ def test_activations_take_over_the_painting_s_statistics_and_keep_their_pattern(
     assert np.corrcoef(moved[0, ..., 0].ravel(), x[0, ..., 0].ravel())[0, 1] > 0.9999
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
     unbroken, paintings, random_photos, tmp_path, monkeypatch
 ):
