@@ -9,7 +9,7 @@
   `--untrained` the preset `fast` with random weights. Its convolutions are 8-bit; `variants` has the other
   precisions beside it, for the same work in float32.
 - `stylize_end_to_end_ms_512` is the request of an app to the served version: JPEG bytes to JPEG bytes through Triton
-  over gRPC. At 1024 pixels it is the largest that is restyled in one piece, at 4096 it goes in tiles.
+  over gRPC. At 1024 pixels, the default limit of a request, it goes in one piece, at 4096 in tiles.
 - With paintings and photographs the quality is measured too, as `reverie eval style` does.
 
 Sides alternate, and the best of several runs counts, for all alike. What is not installed or not given is null, and
@@ -55,12 +55,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 REPOSITORY = PROJECT / "model_repository"
 SIZES = (256, 512, 1024)
 LARGE_SIZES = (1024, 2048, 4096)
-Key = TypeVar("Key")
 ROUNDS = 5
 SERVED_ROUNDS = 25
 """More, since a few milliseconds of a short request are what is asked."""
 
 Paint = Callable[[np.ndarray, np.ndarray], Any]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_the_untouched_photograph_is_no_pass_and_l_bfgs_as_many_as_it_took(data,
 
 def test_a_curve_goes_as_far_as_it_is_needed_and_is_kept(data, monkeypatch, tmp_path):
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
-    files = next((data / "photos").iterdir()), data / "styles" / "wave.jpg"
+    files = min((data / "photos").iterdir()), data / "styles" / "wave.jpg"
     photo, painting = (images.fit_within(images.read(file), 64) for file in files)
     start, evaluation = photo.astype(np.float64), Evaluation(cache=tmp_path)
 

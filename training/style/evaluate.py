@@ -201,7 +201,7 @@ def lbfgs_curve(
     """
     file = evaluation.cache / f"{evaluation.key(photo, painting, start)}.json"
     curve = json.loads(file.read_text()) if file.exists() else []
-    if len(curve) <= passes and not (curve and min(curve) <= objective):
+    if len(curve) <= passes and min(curve, default=np.inf) > objective:
         curve = _descend(evaluation.targets(photo, painting), start, objective, passes)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(curve) + "\n")
