@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-from synthesis import features, images
+from synthesis import checkpoints, features, images
 from synthesis.errors import InputError
 
 BORDER = 2
@@ -35,15 +35,21 @@ class Ascent:
     Args:
         layers: names, or `name:channel` for a single channel.
         dtype: of the convolutions; the loss and the picture are float32.
-        folded: see `features.load`.
+        folded, pauses: see `features.load`.
     """
 
     def __init__(
-        self, name: str, layers: tuple[str, ...], dtype: str = "float32", is_guided: bool = False, folded: bool = False
+        self,
+        name: str,
+        layers: tuple[str, ...],
+        dtype: str = "float32",
+        is_guided: bool = False,
+        folded: bool = False,
+        pauses: bool = False,
     ):
         parsed = [_parse(name, layer) for layer in layers]
         self._channels = [channel for _, channel in parsed]
-        self._extract = features.load(name, [layer for layer, _ in parsed], dtype, folded=folded)
+        self._extract = features.load(name, [layer for layer, _ in parsed], dtype, folded=folded, pauses=pauses)
         guides = tuple(tf.TensorSpec((None, None), tf.float32) for _ in layers) if is_guided else ()
         self.gradient = tf.function(
             self._gradient,
@@ -72,6 +78,11 @@ class Ascent:
         maps = self._activations(tf.constant(image[None], tf.float32))
         return tuple(_thinned(tf.reshape(a, (-1, a.shape[-1]))) for a in maps)
 
+    def whole_gradient(self, image, coefficients, guide: Guide):
+        """Loss, its parts and its gradient, in one piece."""
+        with checkpoints.large_call(image.shape[1] * image.shape[2]):
+            return self.gradient(image, coefficients, guide)
+
     def tiled_gradient(self, image, coefficients, guide: Guide, tile: int, offset: tuple[int, int]):
         """Loss, its parts and its gradient, tile by tile.
 
@@ -83,8 +94,9 @@ class Ascent:
         total, parts = np.zeros(image.shape[1:], np.float32), np.zeros(len(coefficients))
         for top, y in rows:
             for left, x in columns:
+                checkpoints.checkpoint()
                 inside = image[:, top.start : top.stop, left.start : left.stop]
-                _, tile_parts, gradient = self.gradient(inside, coefficients, guide)
+                _, tile_parts, gradient = self.whole_gradient(inside, coefficients, guide)
                 share = (y.stop - y.start) * (x.stop - x.start) / (image.shape[1] * image.shape[2])
                 # A tile's loss is a mean over its window: its share of the picture's mean, area by area.
                 area = inside.shape[1] * inside.shape[2] / (image.shape[1] * image.shape[2])
@@ -147,12 +159,17 @@ def smoothed(gradient, sigma: float):
     return tf.math.l2_normalize(gradient) + tf.math.l2_normalize(blurred)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def ascent(
-    name: str, layers: tuple[str, ...], dtype: str = "float32", is_guided: bool = False, folded: bool = False
+    name: str,
+    layers: tuple[str, ...],
+    dtype: str = "float32",
+    is_guided: bool = False,
+    folded: bool = False,
+    pauses: bool = False,
 ) -> Ascent:
     """The compiled ascent of these layers, made and traced once."""
-    return Ascent(name, layers, dtype, is_guided, folded)
+    return Ascent(name, layers, dtype, is_guided, folded, pauses)
 
 
 def _parse(name: str, layer: str) -> tuple[str, int | None]:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, Field
 
-from synthesis import colors, features, images
+from synthesis import checkpoints, colors, features, images
 from synthesis.ascent import ascent, climb, roll, smoothed
 from synthesis.errors import InputError
 from synthesis.named import LayerWeights
@@ -79,6 +79,13 @@ def octave_shapes(height: int, width: int, num_octave: int, octave_scale: float)
     """Sizes from the smallest octave to the full size (listing 12-15)."""
     shapes = [(int(height / octave_scale**i), int(width / octave_scale**i)) for i in range(num_octave)]
     return shapes[::-1]
+
+
+def pixel_steps(height: int, width: int, parameters: DeepDreamParameters) -> int:
+    """Work of a dream at most: all its steps, each times the pixels of its octave."""
+    height, width = images.size_within(height, width, parameters.size)
+    shapes = octave_shapes(height, width, parameters.num_octave, parameters.octave_scale)
+    return parameters.frames * parameters.iterations * sum(h * w for h, w in shapes)
 
 
 def dream(
@@ -146,14 +153,12 @@ class _Job:
         name = p.features if p.features != "auto" else features.first_available("inception_v3")
         weights = p.layers or dict(features.defaults(name).dream_layers)
         self._names = tuple(weights)
-        self._ascent = ascent(
-            name, self._names, features.dtype_of(p.precision), guide is not None, p.precision != "float32"
-        )
+        self._kind = (name, self._names, features.dtype_of(p.precision), guide is not None, p.precision != "float32")
         self._is_exact = features.dtype_of(p.precision) == "float32"
         self._coefficients = tf.constant(list(weights.values()), tf.float32)
         self._shapes = octave_shapes(height, width, p.num_octave, p.octave_scale)
         _check_sides(self._shapes[0], name, p.tile)
-        self._guide = self._ascent.guide(guide)
+        self._guide = ascent(*self._kind).guide(guide)
         self._random = np.random.default_rng(p.seed)
         self._on_progress, self._clock = on_progress, Clock(p.max_seconds)
         self._frame = self._step = 0
@@ -165,6 +170,7 @@ class _Job:
         original = tf.constant(image[None], tf.float32)
         dreamt, shrunk = original, tf.image.resize(original, self._shapes[0])
         for octave, shape in enumerate(self._shapes):
+            checkpoints.checkpoint()
             dreamt = self._ascend(tf.image.resize(dreamt, shape), octave)
             dreamt, shrunk = reinject_detail(dreamt, original, shrunk, shape)
             if self.stopped:
@@ -211,11 +217,13 @@ class _Job:
         tile = p.tile or (LARGE_TILE if dreamt.shape[1] * dreamt.shape[2] > UNTILED_PIXELS else 0)
         if 0 < tile < max(dreamt.shape[1:3]):
             offset = self._random.integers(0, tile, 2)
-            loss, parts, gradient = self._ascent.tiled_gradient(
+            at_once = ascent(*self._kind, checkpoints.is_large(tile**2))
+            loss, parts, gradient = at_once.tiled_gradient(
                 rolled, self._coefficients, self._guide, tile, (int(offset[0]), int(offset[1]))
             )
         else:
-            loss, parts, gradient = self._ascent.gradient(rolled, self._coefficients, self._guide)
+            at_once = ascent(*self._kind, checkpoints.is_large(dreamt.shape[1] * dreamt.shape[2]))
+            loss, parts, gradient = at_once.whole_gradient(rolled, self._coefficients, self._guide)
         gradient = roll(gradient, (-shift[0], -shift[1]))
         if p.smooth:
             gradient = smoothed(gradient, p.smooth)

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from synthesis import compact
+from synthesis import checkpoints, compact
 from synthesis.errors import InputError
 
 WEIGHTS_DIR_VARIABLE = "REVERIE_WEIGHTS_DIR"
@@ -134,7 +134,12 @@ def channels(name: str, layer: str) -> int:
 
 
 def load(
-    name: str, layers: Sequence[str], dtype: str = "float32", pooling: str = "max", folded: bool = False
+    name: str,
+    layers: Sequence[str],
+    dtype: str = "float32",
+    pooling: str = "max",
+    folded: bool = False,
+    pauses: bool = False,
 ) -> Callable:
     """An extractor cut at the deepest layer it needs.
 
@@ -144,6 +149,7 @@ def load(
         dtype: of the convolutions, "float32" or "bfloat16"; see `fast_dtype`.
         pooling: "max", or "average" in place of every maximum (Gatys et al. found it smoother).
         folded: fold batch normalisations into convolutions: the same network, faster, but rounded otherwise.
+        pauses: put checkpoints between the convolutions; see `synthesis.checkpoints`.
 
     Returns:
         A function from float (batch, height, width, 3), RGB in [0, 255], to a list of activations,
@@ -154,7 +160,7 @@ def load(
     """
     for layer in layers:
         _layer(name, layer)
-    full = _adapted(name, dtype, pooling, folded)
+    full = _pausing(name, dtype, pooling, folded) if pauses else _adapted(name, dtype, pooling, folded)
     model = keras.Model(full.inputs[0], [full.get_layer(layer).output for layer in layers])
     preprocess = _network(name).preprocess
 
@@ -255,6 +261,11 @@ def _adapted(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
         ours.set_weights(theirs.get_weights())
     model.trainable = False
     return model
+
+
+@lru_cache(maxsize=2 * len(_NETWORKS))
+def _pausing(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
+    return checkpoints.pausing(_adapted(name, dtype, pooling, folded))
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from synthesis import colors, features, images
+from synthesis import checkpoints, colors, features, images
 from synthesis.errors import InputError
 from synthesis.named import LayerWeights, parse_numbers
 from synthesis.objective import (
@@ -37,6 +37,8 @@ from synthesis.optimisers import OPTIMISERS
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress, TimeUpError
 
 MAX_STYLES = 8
+MAX_STYLE_PIXELS = 2048 * 2048
+"""Of a style at `style_scale`."""
 COARSE_MIN_SIDE = 64
 """The shorter side of the smallest size that "automatic" scales begin with; block5 has 4 cells there."""
 COARSE_SHARE, EXACT_SHARE = 0.4, 0.1
@@ -147,12 +149,24 @@ def transfer(
         images.check_pixels(picture, name)
     styles = _styles(content, given, parameters, masks)
     content = images.fit_within(content, parameters.size)
+    _check_style_scale(content, parameters.style_scale)
     if parameters.preserve_colors:
         photo, content = content, colors.luminance(content)
         styles = [Style(colors.luminance(s.image), s.weight, s.mask) for s in styles]
         painted = _Job(content, styles, parameters, on_progress).run()
         return images.to_uint8(colors.with_colors_of(painted, photo))
     return images.to_uint8(_Job(content, styles, parameters, on_progress).run())
+
+
+def _check_style_scale(content: np.ndarray, scale: float) -> None:
+    """Styles are looked at in one piece, which takes memory for all their pixels."""
+    height, width = content.shape[:2]
+    pixels = height * width * scale**2
+    if scale > 1 and pixels > MAX_STYLE_PIXELS:
+        accepted = (MAX_STYLE_PIXELS / (height * width)) ** 0.5
+        raise InputError(
+            f"style_scale: {scale:g} for {width}x{height} pixels; accepted: 0.25 to {max(1, accepted):.3g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -180,6 +194,16 @@ def plan(height: int, width: int, parameters: GatysParameters) -> list[Stage]:
     ]
     left = parameters.steps - sum(stage.steps for stage in small)
     return [*small, Stage(height, width, left, max(1, round(parameters.steps * EXACT_SHARE)), dtype)]
+
+
+def pixel_steps(height: int, width: int, parameters: GatysParameters, styles: int) -> float:
+    """Work of a transfer at most: all its steps, each times the pixels of its size.
+
+    Looking at the styles is a third of a step for each and each size, at `style_scale` times the size.
+    """
+    height, width = images.size_within(height, width, parameters.size)
+    looks = (1 + styles * parameters.style_scale**2) / 3
+    return sum(s.height * s.width * (s.steps + looks) for s in plan(height, width, parameters))
 
 
 def _useful_scales(height: int, width: int) -> int:
@@ -312,9 +336,12 @@ class _Job:
 
     def _evaluator(self, stage: Stage, first: int) -> Callable[[np.ndarray], Evaluation]:
         has_regions = self._styles[0].mask is not None
-        exact = compiled(self._layers, "float32", has_regions)
+        # A style of another scale may be the largest picture that the network sees.
+        pixels = stage.height * stage.width * max(1.0, self._parameters.style_scale) ** 2
+        pauses = checkpoints.is_large(int(pixels))
+        exact = compiled(self._layers, "float32", has_regions, pauses)
         kept = without_negligible(self._layers, self._before.layers, NEGLIGIBLE) if self._before else self._layers
-        fast = compiled(kept, stage.dtype, has_regions)
+        fast = compiled(kept, stage.dtype, has_regions, pauses)
         content = images.resize(self._content, stage.height, stage.width)
         share = stage.height * stage.width / (self._content.shape[0] * self._content.shape[1])
         targets = _targets(exact, content, self._styles, self._parameters, share)

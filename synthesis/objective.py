@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-from synthesis import features, images
+from synthesis import checkpoints, features, images
 from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
 
 
@@ -134,10 +134,12 @@ class Objective:
     Sums over positions, the Gram matrices and the losses are float32 whatever `dtype` the convolutions have.
     """
 
-    def __init__(self, layers: Layers, dtype: str = "float32", has_regions: bool = False):
+    def __init__(self, layers: Layers, dtype: str = "float32", has_regions: bool = False, pauses: bool = False):
         self.layers = layers
         self._has_regions, self._is_exact = has_regions, dtype == "float32"
-        self._extract = features.load(layers.name, [*layers.style, *layers.content], dtype, layers.pooling)
+        self._extract = features.load(
+            layers.name, [*layers.style, *layers.content], dtype, layers.pooling, pauses=pauses
+        )
         styles, contents = len(layers.style), len(layers.content)
         self.loss_and_gradient = tf.function(
             self._loss_and_gradient,
@@ -157,9 +159,11 @@ class Objective:
         """Loss, parts and gradient at float pixels (height, width, 3) in [0, 255]."""
         t = targets
         image = tf.constant(pixels[None], tf.float32)
-        loss, parts, by_layer, gradient = self.loss_and_gradient(
-            image, t.contents, t.grams, t.masks, t.weights, t.content_weights, t.style_weights
-        )
+        checkpoints.checkpoint()
+        with checkpoints.large_call(image.shape[1] * image.shape[2]):
+            loss, parts, by_layer, gradient = self.loss_and_gradient(
+                image, t.contents, t.grams, t.masks, t.weights, t.content_weights, t.style_weights
+            )
         named = dict(zip(PARTS, parts.numpy().tolist(), strict=True))
         names = [f"content {n}" for n in self.layers.content] + [f"style {n}" for n in self.layers.style]
         layers = dict(zip(names, by_layer.numpy().tolist(), strict=True))
@@ -167,7 +171,9 @@ class Objective:
 
     def activations(self, pixels: np.ndarray) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Style and content activations, float32, of pixels (height, width, 3) in [0, 255]."""
-        seen = [tf.cast(a, tf.float32) for a in self._activations(tf.constant(pixels[None], tf.float32))]
+        checkpoints.checkpoint()
+        with checkpoints.large_call(pixels.shape[0] * pixels.shape[1]):
+            seen = [tf.cast(a, tf.float32) for a in self._activations(tf.constant(pixels[None], tf.float32))]
         count = len(self.layers.style)
         return seen[:count], seen[count:]
 
@@ -249,7 +255,7 @@ def _region_targets(activations: list[tf.Tensor], styles: Sequence[Style], cells
     return tf.concat(means, axis=0) * tf.reduce_sum(masks**2, axis=(1, 2, 3))[:, None, None], masks
 
 
-@lru_cache(maxsize=8)
-def compiled(layers: Layers, dtype: str = "float32", has_regions: bool = False) -> Objective:
-    """The objective of these layers, made and traced once."""
-    return Objective(layers, dtype, has_regions)
+@lru_cache(maxsize=16)
+def compiled(layers: Layers, dtype: str = "float32", has_regions: bool = False, pauses: bool = False) -> Objective:
+    """The objective of these layers, made and traced once; `pauses` as in `features.load`."""
+    return Objective(layers, dtype, has_regions, pauses)

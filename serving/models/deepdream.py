@@ -5,7 +5,7 @@ from __future__ import annotations
 from serving.models.pictures import PictureModel, StreamFormat
 from serving.models.requests import Request, Send
 from synthesis import images
-from synthesis.deepdream import DeepDreamParameters, dream
+from synthesis.deepdream import DeepDreamParameters, dream, pixel_steps
 
 
 class DeepDreamRequest(DeepDreamParameters, StreamFormat):
@@ -17,6 +17,11 @@ class TritonPythonModel(PictureModel):
 
     def respond(self, request: Request, send: Send) -> None:
         parameters = request.parameters(DeepDreamRequest)
+        parameters = parameters.model_copy(update={"max_seconds": self.seconds(parameters.max_seconds)})
+        self.check_work(
+            pixel_steps(*images.measure(request.bytes("image")), parameters),
+            "size, num_octave, octave_scale, iterations, frames",
+        )
         image = images.decode(request.bytes("image"))
         guide = images.decode(data, "guide_image") if (data := request.bytes("guide_image")) else None
-        self.stream(lambda on_progress: dream(image, parameters, on_progress, guide), parameters, send)
+        self.stream(lambda on_progress: dream(image, parameters, on_progress, guide), parameters, request, send)

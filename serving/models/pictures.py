@@ -1,13 +1,17 @@
 """What the two iterative image models share: progress records as messages, previews and the last picture.
 
-Jobs of an instance take turns, a step each (`turns`); messages leave from a thread of their own (`outbox`).
+Jobs of an instance take turns (`turns`), and all of them together give way to the models that answer at once; messages
+leave from a thread of their own (`outbox`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,10 +19,15 @@ import tensorflow as tf
 from pydantic import BaseModel, Field
 
 from serving.models.outbox import Outbox, encode_preview
-from serving.models.requests import Outputs, Send, StreamingModel, byte_array
+from serving.models.requests import Outputs, Request, Send, StreamingModel, byte_array
 from serving.models.turns import Turnstile
-from synthesis import images
+from synthesis import checkpoints, images
+from synthesis.errors import InputError
 from synthesis.progress import NotANumberError, OnProgress, Progress
+
+NICENESS = 10
+"""A process of this one gets a tenth of a processor that others want."""
+_INTER_OP_THREADS = 4
 
 
 class StreamFormat(BaseModel):
@@ -34,21 +43,77 @@ class StreamFormat(BaseModel):
 
 
 class PictureModel(StreamingModel):
-    """Base of the iterative image models: many jobs may run, one computes at a time."""
+    """Base of the iterative image models: many jobs may run, one computes at a time.
 
-    workers = 8
-    max_waiting = 2
+    Attributes:
+        max_seconds: that a job may take, waiting for others included; it then ends with the picture that it has.
+        max_pixel_steps: work of one job: its steps, each times the pixels of its size. The parameters of these names in a
+            model's configuration say otherwise.
+    """
+
+    workers = 6
+    max_waiting = 0
+    max_seconds = 1800
+    max_pixel_steps = 4_000_000_000
 
     def setup(self) -> None:
         # Several instances may share a GPU: each takes memory as it needs it instead of all at once.
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
+        # A job that stands still inside a call keeps a thread of TensorFlow's, and the others need some.
+        tf.config.threading.set_inter_op_parallelism_threads(self.limits()[0] + _INTER_OP_THREADS)
+        give_way_to_other_processes()
         self._turnstile = Turnstile()
+        checkpoints.listen(self._turnstile)
 
-    def stream(self, optimise: Callable[[OnProgress], np.ndarray], pictures: StreamFormat, send: Send) -> None:
+    def threads(self) -> int:
+        """One for each place: all jobs take turns."""
+        return self._places.total
+
+    def seconds(self, asked: float) -> float:
+        """The `max_seconds` of a job that asks for so many, or for none (0).
+
+        Raises:
+            InputError: it asks for more than jobs get here.
+        """
+        limit = self._setting("max_seconds", self.max_seconds)
+        if asked > limit:
+            raise InputError(f"max_seconds: {asked:g}; accepted by this server: 0 to {limit}; 0 takes {limit}")
+        return asked or limit
+
+    def check_work(self, pixel_steps: float, parameters: str) -> None:
+        """Refuse a job of more work than one may be.
+
+        Args:
+            parameters: those that the work depends on, for the message.
+
+        Raises:
+            InputError: with what the job would be, and what is accepted.
+        """
+        limit = self._setting("max_pixel_steps", self.max_pixel_steps)
+        if pixel_steps > limit:
+            raise InputError(
+                f"{parameters}: together {pixel_steps:.3g} pixel steps (each step times the pixels of its size); accepted by "
+                f"this server: at most {limit:.3g}; ask for a smaller picture or fewer steps"
+            )
+
+    def stream(
+        self, optimise: Callable[[OnProgress], np.ndarray], pictures: StreamFormat, request: Request, send: Send
+    ) -> None:
         """Run `optimise` in turns with the other jobs; see `stream_pictures`."""
-        with self._turnstile.job() as turn:
-            stream_pictures(optimise, pictures, send, turn.pass_on)
+        with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
+            try:
+                stream_pictures(optimise, pictures, send, turn.pass_on)
+            except tf.errors.OpError:
+                request.raise_if_cancelled()  # TensorFlow hides what a checkpoint inside a call has raised.
+                raise
+
+
+def give_way_to_other_processes() -> None:
+    """Lower the priority of this process, whose jobs take minutes, below those that answer in milliseconds."""
+    for thread in Path("/proc/self/task").iterdir():  # On Linux each thread has its own; new ones inherit it.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), NICENESS)
 
 
 def stream_pictures(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,8 @@ Files = list[bytes]
 Send = Callable[[Outputs], None]
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
+_WATCH_SECONDS = 0.5
+"""Between questions whether those who wait are still there."""
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _RESERVED = {
     "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", headers.CLIENT
@@ -45,8 +48,18 @@ def client_of(raw: Any) -> str:
 class Request:
     """A read-only view of one inference request."""
 
-    def __init__(self, raw: Any):
-        self._raw = raw
+    def __init__(self, raw: Any, sender: Any = None):
+        self._raw, self._sender = raw, sender
+
+    @property
+    def client(self) -> str:
+        """Who sent it; see `client_of`."""
+        return client_of(self._raw)
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `Cancelled` once the caller has left, or its deadline has passed."""
+        if self._sender is not None:
+            _raise_if_cancelled(self._sender)
 
     def bytes(self, name: str) -> bytes:
         """The single element of a BYTES input; empty if an optional input was not sent."""
@@ -114,13 +127,21 @@ def describe(error: Any, model: type[BaseModel]) -> str:
     return f"{name}: {value if len(value) <= 80 else value[:77] + '...'} is not accepted; {error['msg']}"
 
 
+@dataclass(eq=False)
+class _Waiting:
+    """A request that waits for a thread."""
+
+    raw: Any
+    sender: Any
+
+
 class PooledModel:
-    """Base of models whose requests are answered by a few worker threads, from a bounded queue in which clients take turns.
+    """Base of models whose requests are answered by a few threads, from a bounded queue in which clients take turns.
 
     Attributes:
-        workers: requests that run at once.
-        max_waiting: how many more may wait; one more is refused as unavailable, and so is one of a client who has
-            half of all places. The parameters `workers` and `max_waiting` of a model's configuration say otherwise.
+        workers: requests of one client that run at once.
+        max_waiting: how many more of it may wait; one more is refused as unavailable. All clients together have twice as
+            many places. The parameters `workers` and `max_waiting` of a model's configuration say otherwise.
     """
 
     workers = 2
@@ -130,16 +151,26 @@ class PooledModel:
         self.args = args
         self.config = json.loads(args["model_config"])
         workers, waiting = self.limits()
-        self._pool, self._places = ThreadPoolExecutor(workers), Places(workers + waiting)
-        self._queue: TurnQueue[tuple[Any, Any, str]] = TurnQueue()
+        self._places = Places(2 * (workers + waiting), workers + waiting)
+        self._queue: TurnQueue[_Waiting] = TurnQueue(workers)
+        self._closed = threading.Event()
         self.setup()
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads())]
+        self._threads = [*threads, threading.Thread(target=self._drop_abandoned, daemon=True)]
+        for thread in self._threads:
+            thread.start()
 
     def setup(self) -> None:
         """Load what requests need; called once an instance."""
 
     def limits(self) -> tuple[int, int]:
-        """How many requests run at once, and how many more may wait."""
+        """How many requests of one client run at once, and how many more may wait."""
         return self._setting("workers", self.workers), self._setting("max_waiting", self.max_waiting)
+
+    def threads(self) -> int:
+        """Requests of all clients that run at once: one client leaves some for the others."""
+        workers, _ = self.limits()
+        return workers + max(1, workers // 4)
 
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:
@@ -149,11 +180,13 @@ class PooledModel:
             except Unavailable as full:
                 self.send_error(sender, full)
             else:
-                self._queue.put(client, (raw, sender, client))
-                self._pool.submit(self._serve_next)
+                self._queue.put(client, _Waiting(raw, sender))
 
     def finalize(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=False)
+        self._closed.set()
+        self._queue.close()
+        for thread in self._threads:
+            thread.join()
 
     def serve(self, raw: Any, sender: Any) -> None:
         """Answer one request with its last response, whatever happens."""
@@ -166,14 +199,36 @@ class PooledModel:
     def _setting(self, name: str, default: int) -> int:
         return int(self.config.get("parameters", {}).get(name, {}).get("string_value", default))
 
-    def _serve_next(self) -> None:
-        raw, sender, client = self._queue.get()
-        try:
-            self.serve(raw, sender)
-        except BaseException:
-            log.exception("a response could not be sent")
-        finally:
-            self._places.free(client)
+    def _work(self) -> None:
+        while (taken := self._queue.get()) is not None:
+            client, item = taken
+            try:
+                self.serve(item.raw, item.sender)
+            except BaseException:
+                log.exception("a response could not be sent")
+            finally:
+                del taken, item  # Until the next one comes, nothing of this one should be kept.
+                self._queue.done(client)
+                self._places.free(client)
+
+    def _drop_abandoned(self) -> None:
+        """End the requests that wait for a thread and whose callers have left, or whose deadlines have passed."""
+        while not self._closed.wait(_WATCH_SECONDS):
+            for client, item in self._queue.drop(_has_left):
+                try:
+                    self.send_error(item.sender, Cancelled())
+                except BaseException:
+                    log.exception("a response could not be sent")
+                finally:
+                    self._places.free(client)
+
+
+def _has_left(item: _Waiting) -> bool:
+    try:
+        return bool(item.sender.is_cancelled())
+    except Exception:
+        log.exception("a caller could not be asked whether it is still there")
+        return True
 
 
 class StreamingModel(PooledModel):
@@ -190,7 +245,7 @@ class StreamingModel(PooledModel):
 
         try:
             _raise_if_cancelled(sender)
-            self.respond(Request(raw), send)
+            self.respond(Request(raw, sender), send)
         except BaseException as failure:
             self.send_error(sender, failure)
         else:
@@ -214,7 +269,7 @@ class AnsweringModel(PooledModel):
     def serve(self, raw: Any, sender: Any) -> None:
         try:
             _raise_if_cancelled(sender)
-            response = to_response(self.answer(Request(raw)))
+            response = to_response(self.answer(Request(raw, sender)))
         except BaseException as failure:
             self.send_error(sender, failure)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from serving.models.pictures import PictureModel, StreamFormat
 from serving.models.requests import Request, Send
 from synthesis import images
-from synthesis.gatys import GatysParameters, transfer
+from synthesis.gatys import GatysParameters, pixel_steps, transfer
 
 
 class StyleTransferRequest(GatysParameters, StreamFormat):
@@ -20,7 +20,14 @@ class TritonPythonModel(PictureModel):
 
     def respond(self, request: Request, send: Send) -> None:
         parameters = request.parameters(StyleTransferRequest)
+        parameters = parameters.model_copy(update={"max_seconds": self.seconds(parameters.max_seconds)})
+        size = images.measure(request.bytes("image"))
+        self.check_work(
+            pixel_steps(*size, parameters, len(request.files("style_image"))), "size, steps, scales, style_image"
+        )
         content = images.decode(request.bytes("image"))
         styles = [images.decode(data, "style_image") for data in request.files("style_image")]
         masks = [images.decode(data, "style_mask") for data in request.files("style_mask")]
-        self.stream(lambda on_progress: transfer(content, styles, parameters, on_progress, masks), parameters, send)
+        self.stream(
+            lambda on_progress: transfer(content, styles, parameters, on_progress, masks), parameters, request, send
+        )

@@ -1,70 +1,198 @@
-"""A turnstile for jobs that share one processor or GPU: they take turns, step by step.
+"""A turnstile for jobs that share one processor or GPU: they take turns of time, and clients share it equally.
 
-Two optimisations that compute at once only take each other's caches and memory; one that runs to its end
-first makes the other wait for minutes. So one computes at a time, and after each step the one that has had
-the least time goes next: a short job overtakes a long one, and two equal jobs alternate.
+Two optimisations that compute at once only take each other's caches and memory; one that runs to its end first makes
+the other wait for minutes. So one computes at a time, and gives way at its next checkpoint once it has had a turn. Next
+comes the client that has had the least time, however many jobs it has, and of its jobs the one that has had least: a
+short job overtakes a long one, and two equal jobs alternate.
+
+A large call, the gradient of a large picture, gives way inside. Its memory stays taken meanwhile, so there is one such
+call at a time: while it stands still, only jobs go that make none. A job that waits ends at once when its caller has
+left. Knows nothing about pictures or Triton.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+TURN_SECONDS = 0.1
+"""A job that has computed for so long gives way at its next checkpoint."""
+CREDIT_SECONDS = 1.0
+"""A client that had nothing to do begins so far behind the others, so that a short job need not wait for theirs."""
+CHECK_SECONDS = 0.25
+"""How often a job asks whether its caller is still there."""
+
+Check = Callable[[], None]
+"""Raises, `Cancelled` for example, if the job should end."""
 
 
 class Turnstile:
-    """Lets one job through at a time, the one that has computed least first."""
+    """Lets one job through at a time; see the module. It is the `synthesis.checkpoints.Listener` of its process."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._waiting: list[Turn] = []
         self._jobs: list[Turn] = []
+        self._used: dict[str, float] = {}
         self._inside: Turn | None = None
+        self._in_call: Turn | None = None
+        self._own = threading.local()
 
     @contextmanager
-    def job(self) -> Iterator[Turn]:
-        """A job's whole time; it has its turn whenever this block's code runs."""
-        turn = Turn(self)
+    def job(self, client: str = "", check: Check = lambda: None) -> Iterator[Turn]:
+        """A job's whole time; it has its turn whenever this block's code runs.
+
+        Args:
+            client: whose job it is; those without a name count as one.
+            check: called while the job waits and at its checkpoints, every `CHECK_SECONDS`; what it raises ends the job.
+        """
+        turn = Turn(self, client, check)
         with self._condition:
-            # A newcomer starts level with the others: it owes no time, and claims none from before it came.
-            turn.used = min((job.used for job in self._jobs), default=0.0)
-            self._jobs.append(turn)
+            self._join(turn)
         try:
-            self._enter(turn)
+            turn.enter()
+            self._own.turn = turn
             yield turn
         finally:
+            self._own.turn = None
             self._leave(turn)
             with self._condition:
                 self._jobs.remove(turn)
 
+    def checkpoint(self) -> None:
+        """`Turn.pass_on` of this thread's job."""
+        turn: Turn | None = getattr(self._own, "turn", None)
+        if turn is not None:
+            turn.pass_on()
+
+    @contextmanager
+    def large_call(self) -> Iterator[None]:
+        """A call of this thread's job that has checkpoints inside; waits while another job is in such a call."""
+        turn: Turn | None = getattr(self._own, "turn", None)
+        if turn is None:
+            yield
+            return
+        turn.makes_large_calls = True
+        turn.pass_on(must=self._in_call is not None)
+        self._in_call = turn
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._in_call = None
+                self._condition.notify_all()
+
+    def checkpoint_inside(self) -> None:
+        """`Turn.pass_on` of the job in a large call; from any thread that computes it, also several at a time."""
+        turn = self._in_call
+        if turn is not None:
+            with turn.only_one:
+                turn.pass_on()
+
+    def _join(self, turn: Turn) -> None:
+        """Let a job begin level: its client owes nothing from before, and claims `CREDIT_SECONDS` at most."""
+        active = [self._used[job.client] for job in self._jobs]
+        least = min(active) - CREDIT_SECONDS if active else 0.0
+        # What lies further back makes no difference, so it is forgotten.
+        self._used = {client: used for client, used in self._used.items() if used > least} if active else {}
+        self._used.setdefault(turn.client, least)
+        turn.used = min((job.used for job in self._jobs if job.client == turn.client), default=0.0)
+        self._jobs.append(turn)
+
     def _enter(self, turn: Turn) -> None:
         with self._condition:
             self._waiting.append(turn)
-            self._condition.wait_for(lambda: self._inside is None and self._next() is turn)
-            self._waiting.remove(turn)
+        try:
+            while not self._is_in(turn):
+                turn.ask()
+        finally:
+            with self._condition:
+                self._waiting.remove(turn)
+                self._condition.notify_all()
+
+    def _is_in(self, turn: Turn) -> bool:
+        """Let a job in that waits, as soon as it is the next; False if that takes longer than `CHECK_SECONDS`."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: self._inside is None and self._next() is turn, CHECK_SECONDS):
+                return False
             self._inside = turn
-            turn.since = time.monotonic()
+            return True
 
     def _leave(self, turn: Turn) -> None:
         with self._condition:
             if self._inside is turn:
-                turn.used += time.monotonic() - turn.since
+                turn.charge()
                 self._inside = None
                 self._condition.notify_all()
 
-    def _next(self) -> Turn:
-        return min(self._waiting, key=lambda turn: turn.used)
+    def _charge(self, turn: Turn, seconds: float) -> None:
+        with self._condition:
+            turn.used += seconds
+            self._used[turn.client] += seconds
+
+    def _next(self) -> Turn | None:
+        """The job that goes next, of those that may."""
+        may_go = [turn for turn in self._waiting if self._in_call in (None, turn) or not turn.makes_large_calls]
+        return min(may_go, key=self._order, default=None)
+
+    def _is_behind(self, turn: Turn) -> bool:
+        """Whether one that waits has had less than `turn`."""
+        with self._condition:
+            first = self._next()
+            return first is not None and self._order(first) < self._order(turn)
+
+    def _order(self, turn: Turn) -> tuple[float, float]:
+        return self._used[turn.client], turn.used
 
 
 class Turn:
-    """One job's place; `used` are the seconds it has computed."""
+    """One job's place.
 
-    def __init__(self, turnstile: Turnstile):
-        self._turnstile = turnstile
-        self.used = self.since = 0.0
+    Attributes:
+        used: seconds that it has computed.
+        makes_large_calls: it has made one.
+        only_one: held by the thread that passes on for a large call.
+    """
 
-    def pass_on(self) -> None:
-        """Let the job that has had the least time go next; returns when that is this one again."""
-        self._turnstile._leave(self)
+    def __init__(self, turnstile: Turnstile, client: str = "", check: Check = lambda: None):
+        self._turnstile, self.client, self._check = turnstile, client, check
+        self.used = 0.0
+        self.makes_large_calls = False
+        self.only_one = threading.Lock()
+        self._entered = self._charged = self._asked = time.monotonic()
+
+    def pass_on(self, must: bool = False) -> None:
+        """Let another job go if this one has had its turn; returns when this one may go on.
+
+        Args:
+            must: go on only after those that may go first, whatever time has passed.
+
+        Raises:
+            What `check` does.
+        """
+        self.ask()
+        self.charge()
+        is_over = time.monotonic() - self._entered >= TURN_SECONDS
+        if must or (is_over and self._turnstile._is_behind(self)):
+            self._turnstile._leave(self)
+            self.enter()
+
+    def enter(self) -> None:
+        """Wait for the turn."""
         self._turnstile._enter(self)
+        self._entered = self._charged = time.monotonic()
+
+    def ask(self) -> None:
+        """Call `check`, if it is time to."""
+        now = time.monotonic()
+        if now - self._asked >= CHECK_SECONDS:
+            self._asked = now
+            self._check()
+
+    def charge(self) -> None:
+        """Count the time since it was counted last."""
+        now = time.monotonic()
+        self._turnstile._charge(self, now - self._charged)
+        self._charged = now

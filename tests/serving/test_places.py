@@ -1,35 +1,65 @@
+"""Places for requests, and the queue in which clients take turns."""
+
+import threading
+
 import pytest
 
 from serving.errors import Unavailable
 from serving.models.places import Places, TurnQueue
 
 
-def test_a_client_gets_half_and_all_together_no_more_than_there_are():
+@pytest.mark.parametrize(("greedy", "described"), [("greedy", "client 'greedy'"), ("", "callers without a name")])
+def test_a_client_gets_half_and_all_together_no_more_than_there_are(greedy, described):
     places = Places(5)
     for _ in range(3):
-        places.take("greedy")
-    with pytest.raises(Unavailable, match="3 requests of client 'greedy'"):
-        places.take("greedy")
+        places.take(greedy)
+    with pytest.raises(Unavailable, match=f"3 requests of {described} are waiting or running; at most 3 of one client"):
+        places.take(greedy)
     places.take("other")
-    places.take("")
-    with pytest.raises(Unavailable, match="5 requests are waiting or running"):
+    places.take("third")
+    with pytest.raises(Unavailable, match="5 requests are waiting or running; at most 5 may"):
         places.take("other")
-    places.free("greedy")
-    places.take("greedy")
+    places.free(greedy)
+    places.take(greedy)
 
 
-def test_the_nameless_share_what_there_is_without_a_limit_of_their_own():
-    places = Places(4)
-    for _ in range(4):
-        places.take("")
-    with pytest.raises(Unavailable, match="4 requests are waiting"):
-        places.take("")
+def test_a_request_may_take_several_places():
+    places = Places(20, 10, "continuations")
+    places.take("greedy", 9)
+    with pytest.raises(Unavailable, match="9 continuations of client 'greedy'"):
+        places.take("greedy", 2)
+    places.free("greedy", 9)
+    places.take("greedy", 10)
+
+
+def queued(at_once: int, *items: tuple[str, int]) -> TurnQueue[int]:
+    queue: TurnQueue[int] = TurnQueue(at_once)
+    for client, item in items:
+        queue.put(client, item)
+    queue.close()
+    return queue
 
 
 def test_clients_take_turns_and_each_is_served_in_order():
-    queue = TurnQueue()
-    for client, item in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("a", 5), ("b", 6), ("c", 7)]:
-        queue.put(client, item)
-    assert [queue.get() for _ in range(7)] == [1, 4, 7, 2, 6, 3, 5]
-    with pytest.raises(LookupError):
-        queue.get()
+    queue = queued(9, ("a", 1), ("a", 2), ("a", 3), ("b", 4), ("a", 5), ("b", 6), ("c", 7))
+    assert [queue.get() for _ in range(8)] == [
+        ("a", 1), ("b", 4), ("c", 7), ("a", 2), ("b", 6), ("a", 3), ("a", 5), None
+    ]  # fmt: skip
+
+
+def test_a_client_with_enough_in_work_waits_though_threads_are_free():
+    queue = queued(2, ("a", 1), ("a", 2), ("a", 3), ("b", 4))
+    assert [queue.get() for _ in range(3)] == [("a", 1), ("b", 4), ("a", 2)]
+    got: list[object] = []
+    thread = threading.Thread(target=lambda: got.append(queue.get()), daemon=True)
+    thread.start()
+    assert not got
+    queue.done("a")
+    thread.join(10)
+    assert got == [("a", 3)]
+
+
+def test_what_nobody_wants_any_more_leaves_the_queue():
+    queue = queued(9, ("a", 1), ("b", 2), ("a", 3))
+    assert queue.drop(lambda item: item != 3) == [("a", 1), ("b", 2)]
+    assert [queue.get(), queue.get()] == [("a", 3), None]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from serving.models import turns
 from serving.models.outbox import QUEUED_MESSAGES, Outbox, encode_preview
-from serving.models.turns import Turn, Turnstile
+from serving.models.turns import CREDIT_SECONDS, Turn, Turnstile
 from synthesis import images
 from synthesis.progress import Cancelled, Progress
 
@@ -18,7 +21,8 @@ def record(step: int, image: np.ndarray | None = None, frame: int = 0) -> Progre
     return Progress(step=step, steps=9, stage=0, loss=1.0, seconds=0.0, image=image, frame=frame)
 
 
-def test_a_short_job_ends_while_a_long_one_goes_on():
+def test_a_short_job_ends_while_a_long_one_goes_on(monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.001)
     turnstile, order = Turnstile(), []
 
     def short() -> None:
@@ -36,29 +40,132 @@ def test_a_short_job_ends_while_a_long_one_goes_on():
     assert order.count("short") == 3
 
 
+def waiting(turnstile: Turnstile, used: dict[str, tuple[float, ...]]) -> list[Turn]:
+    """Jobs of clients that have had so many seconds each."""
+    made = [Turn(turnstile, client) for client, jobs in used.items() for _ in jobs]
+    for turn, turn.used in zip(made, itertools.chain(*used.values()), strict=True):
+        turnstile._jobs.append(turn)
+        turnstile._waiting.append(turn)
+    turnstile._used = {client: sum(jobs) for client, jobs in used.items()}
+    return made
+
+
 def test_the_job_that_has_had_the_least_time_goes_next():
     turnstile = Turnstile()
-    turns = [Turn(turnstile) for _ in range(3)]
-    for turn, turn.used in zip(turns, (3.0, 1.0, 2.0), strict=True):
-        turnstile._waiting.append(turn)
-    assert turnstile._next() is turns[1]
+    jobs = waiting(turnstile, {"": (3.0, 1.0, 2.0)})
+    assert turnstile._next() is jobs[1]
 
 
-def test_a_newcomer_starts_level_with_those_that_are_there():
-    turnstile, found = Turnstile(), []
+def test_the_client_that_has_had_the_least_time_goes_next_however_many_jobs_it_has():
+    turnstile = Turnstile()
+    *_, lone = waiting(turnstile, {"greedy": (1.0,) * 6, "lone": (5.0,)})
+    assert turnstile._next() is lone
 
-    def newcomer() -> None:
-        with turnstile.job() as turn:
-            found.append(turn.used)
 
-    with turnstile.job() as first:
-        first.used = 100.0
-        thread = threading.Thread(target=newcomer, daemon=True)
-        thread.start()
-        while not turnstile._waiting:
-            time.sleep(0.001)
+@pytest.mark.parametrize("client", ["", "another"])
+def test_a_newcomer_starts_level_with_those_that_are_there(client):
+    turnstile = Turnstile()
+    waiting(turnstile, {"": (100.0,)})
+    newcomer = Turn(turnstile, client)
+    turnstile._join(newcomer)
+    assert newcomer.used == (0.0 if client else 100.0)
+    assert turnstile._used[client] == (100.0 - CREDIT_SECONDS if client else 100.0)
+
+
+def test_a_client_that_comes_back_has_not_had_less_than_it_had():
+    turnstile = Turnstile()
+    waiting(turnstile, {"": (100.0,)})
+    turnstile._used |= {"back": 99.9, "long ago": 3.0}
+    turnstile._join(Turn(turnstile, "back"))
+    assert turnstile._used == {"": 100.0, "back": 99.9}
+
+
+def test_a_turn_is_time_and_not_a_step(monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 3600.0)
+    turnstile, steps = Turnstile(), []
+    with turnstile.job() as turn:
+        thread, _ = start(turnstile, lambda: steps.append("other"))
+        for _ in range(100):
+            turn.pass_on()
+        assert not steps
+        turn._entered -= 3601
+        turn.used = turnstile._used[""] = 2.0
+        turn.pass_on()
+        assert steps == ["other"]
     thread.join(10)
-    assert found == [100.0]
+
+
+def test_a_job_that_waits_ends_when_its_caller_leaves():
+    turnstile, left = Turnstile(), threading.Event()
+
+    def check() -> None:
+        if left.is_set():
+            raise Cancelled
+
+    with turnstile.job():
+        thread, raised = start(turnstile, lambda: None, check)
+        left.set()
+        thread.join(2)
+        assert [type(error) for error in raised] == [Cancelled]
+        assert turnstile._waiting == []
+
+
+def test_a_job_that_computes_learns_at_a_checkpoint_that_its_caller_has_left():
+    def check() -> None:
+        raise Cancelled
+
+    turnstile = Turnstile()
+    with pytest.raises(Cancelled), turnstile.job("", check):
+        while True:
+            turnstile.checkpoint()
+
+
+def test_inside_a_large_call_small_jobs_may_go_and_other_large_ones_wait(monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    turnstile, order = Turnstile(), []
+
+    def large() -> None:
+        with turnstile.large_call():
+            order.append("large")
+
+    with turnstile.job("a") as turn:
+        with turnstile.large_call():
+            others = [
+                start(turnstile, act, client=c)[0]
+                for c, act in {"b": large, "c": lambda: order.append("small")}.items()
+            ]
+            while "small" not in order:
+                turnstile._used["a"] = 100.0
+                # From another thread, as TensorFlow does.
+                inside = threading.Thread(target=turnstile.checkpoint_inside, daemon=True)
+                inside.start()
+                inside.join(10)
+            assert order == ["small"]
+        assert turn.makes_large_calls
+        turnstile.checkpoint()
+        assert order == ["small", "large"]
+    for thread in others:
+        thread.join(10)
+
+
+def start(
+    turnstile: Turnstile, act: Callable[[], None], check: Callable[[], None] = lambda: None, client: str = ""
+) -> tuple[threading.Thread, list[BaseException]]:
+    """A job in a thread of its own that waits for its turn, and what it has raised."""
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with turnstile.job(client, check):
+                act()
+        except Cancelled as error:
+            raised.append(error)
+
+    thread, before = threading.Thread(target=work, daemon=True), len(turnstile._waiting)
+    thread.start()
+    while len(turnstile._waiting) == before:
+        time.sleep(0.001)
+    return thread, raised
 
 
 def test_only_one_job_computes_at_a_time():
