@@ -20,7 +20,7 @@ from synthesis.errors import InputError
 from synthesis.named import LayerWeights
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress
 
-UNTILED_PIXELS, LARGE_TILE = 2**21, 1024
+UNTILED_PIXELS, LARGE_TILE = 2**21, 512
 """Above so many pixels tiles are used unasked: a whole gradient would take gigabytes."""
 PIXELS_PER_UNIT = 127.5
 """The book's step is for pixels in [-1, 1]."""
@@ -41,7 +41,7 @@ class DeepDreamParameters(BaseModel):
         preview_every: steps between preview pictures; 0 for none.
         jitter: the picture is rolled by up to so many pixels before each gradient, and back after it.
         tile: side of the tiles in which the gradient of a large picture is computed, in pixels; 0 for
-            none up to 2 million pixels, and 1024 above.
+            none up to 2 million pixels, and 512 above.
         smooth: standard deviation of the blur that is mixed into the gradient, in pixels; 0 for none.
         strength: of the change: 0 is the photograph, 1 the dream, above it exaggerates.
         preserve_colors: dream in luminance only, and keep the photograph's colours.

@@ -160,8 +160,9 @@ def load(
     """
     for layer in layers:
         _layer(name, layer)
-    full = _pausing(name, dtype, pooling, folded) if pauses else _adapted(name, dtype, pooling, folded)
+    full = _adapted(name, dtype, pooling, folded)
     model = keras.Model(full.inputs[0], [full.get_layer(layer).output for layer in layers])
+    model = checkpoints.pausing(model) if pauses else model
     preprocess = _network(name).preprocess
 
     def features(image):
@@ -261,11 +262,6 @@ def _adapted(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
         ours.set_weights(theirs.get_weights())
     model.trainable = False
     return model
-
-
-@lru_cache(maxsize=2 * len(_NETWORKS))
-def _pausing(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
-    return checkpoints.pausing(_adapted(name, dtype, pooling, folded))
 
 
 @lru_cache(maxsize=1)
