@@ -38,7 +38,7 @@ class TritonPythonModel:
         slots, waiting, workers = (int(settings[name]) for name in ("slots", "max_waiting", "workers"))
         workers = workers or len(os.sched_getaffinity(0))
         self._engine = EnginePool(folder, settings["precision"], workers * slots, workers)
-        self._places = Places(workers * (slots + waiting))
+        self._places = Places(2 * workers * (slots + waiting))
         # Reading a request can mean tokenising a long prompt; another request should not wait for that.
         self._readers = ThreadPoolExecutor(2)
 
@@ -62,7 +62,7 @@ class TritonPythonModel:
             request = Request(raw)
             stops = request.texts("stop")
             parameters = request.parameters(GenerateParameters, **({"stop": stops} if stops else {}))
-            self._engine.submit(request.text("text_input"), parameters, sink)
+            self._engine.submit(request.text("text_input"), parameters, sink, request.client)
         except BaseException as failure:
             sink.fail(failure)
 

@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import secrets
+import sys
 import threading
 import time
 from collections import deque
@@ -122,6 +123,7 @@ class Task:
         prompt: token ids.
         echo: text to put in front.
         indices: of the continuations that are wanted.
+        client: whose it is; "" is all who have no name.
     """
 
     parameters: GenerateParameters
@@ -129,6 +131,7 @@ class Task:
     seed: int
     echo: str
     indices: tuple[int, ...]
+    client: str = ""
 
 
 @dataclass(eq=False)
@@ -143,6 +146,7 @@ class Request:
         whole: finished continuations of a caller that does not stream.
         cancelled: nobody wants it any more.
         closed: its last message was queued.
+        client: whose it is.
     """
 
     parameters: GenerateParameters
@@ -157,6 +161,7 @@ class Request:
     whole: list[Piece] = field(default_factory=list)
     cancelled: bool = False
     closed: bool = False
+    client: str = ""
 
 
 @dataclass(eq=False)
@@ -200,6 +205,7 @@ class TextEngine:
         tokenizer: that the model was trained with.
         max_waiting: sequences that may wait for a slot.
         total_load: sequences in the slots of all engines of this machine that share its cores; default: of this.
+        of_one: slots of a worker that one client may have; by default all.
 
     Attributes:
         positions: tokens of the longest text, its prompt included.
@@ -211,10 +217,11 @@ class TextEngine:
         tokenizer: Tokenizer,
         max_waiting: int = 512,
         total_load: Callable[[], int] | None = None,
+        of_one: int = sys.maxsize,
     ):
         self.tokenizer = tokenizer
         self._total_load = total_load or (lambda: sum(worker.load for worker in self._workers))
-        self._max_waiting = max_waiting
+        self._max_waiting, self._of_one = max_waiting, of_one
         self._waiting: deque[Request] = deque()
         self._live: set[Request] = set()
         self._closed = False
@@ -248,6 +255,7 @@ class TextEngine:
             echo=task.echo,
             sink=sink,
             waiting=deque(task.indices),
+            client=task.client,
         )
         with self.work:
             queued = sum(len(r.waiting) for r in self._waiting)
@@ -291,9 +299,12 @@ class TextEngine:
     def next_sequence(self, worker: Worker, slot: int) -> Sequence | None:
         """The next continuation for a free slot: requests take turns, and the least loaded worker goes first."""
         with self.work:
-            if not self._waiting or worker.load > min(other.load for other in self._workers):
+            if worker.load > min(other.load for other in self._workers):
                 return None
-            request = self._waiting.popleft()
+            request = next((r for r in self._waiting if worker.load_of(r.client) < self._of_one), None)
+            if request is None:
+                return None
+            self._waiting.remove(request)
             sequence = Sequence(request, request.waiting.popleft(), worker, slot, TextPieces(request.parameters.stop))
             if request.waiting:
                 self._waiting.append(request)
@@ -431,6 +442,10 @@ class Worker:
     def free_slots(self) -> int:
         return len(self._sequences) - self.load
 
+    def load_of(self, client: str) -> int:
+        """Sequences of one client in slots."""
+        return sum(sequence is not None and sequence.request.client == client for sequence in self._sequences)
+
     def run(self) -> None:
         """Work until the engine is closed; an error ends the requests it met, not the worker."""
         while self.engine.wait(self):
@@ -488,9 +503,9 @@ class Worker:
 
     def _place(self, sequence: Sequence) -> None:
         """Set a slot up for a new sequence; the prompt's cache is copied where another one here has it."""
-        request, slot = sequence.request, sequence.slot
-        for other in request.running:
-            if other.worker is self and other is not sequence and other.filled == len(other.prefix):
+        request, slot, prefix = sequence.request, sequence.slot, sequence.prefix
+        for other in filter(None, self._sequences):
+            if other is not sequence and other.filled == len(prefix) and other.prefix == prefix:
                 self.decoder.copy(other.slot, slot, other.filled)
                 sequence.filled = other.filled
                 break
@@ -630,7 +645,7 @@ class Worker:
         self._sampler.stop(slot)
 
 
-def task_of(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, positions: int) -> Task:
+def task_of(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, positions: int, client: str = "") -> Task:
     """A request as a task for all its continuations.
 
     Raises:
@@ -642,6 +657,7 @@ def task_of(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, pos
         seed=secrets.randbits(63) if parameters.seed is None else parameters.seed,
         echo=text if parameters.echo else "",
         indices=tuple(range(parameters.n)),
+        client=client,
     )
 
 

@@ -1,6 +1,6 @@
 """A process of `pool`: one text engine, driven through a connection that it was started with.
 
-    python -m serving.text.worker CONNECTION_FD LOAD_FD FOLDER PRECISION SLOTS
+    python -m serving.text.worker CONNECTION_FD LOAD_FD FOLDER PRECISION SLOTS SLOTS_OF_ONE_CLIENT
 
 Takes `("task", number, Task)` and `("cancel", number)`; answers `("ready",)` or `("failed", why)` first, then
 `(number, pieces, last)` or `(number, error)`. It ends when the other end of the connection does.
@@ -40,7 +40,7 @@ class _PipeSink:
 
 def main() -> None:
     """Serve one connection."""
-    connection_fd, load_fd, folder, precision, slots = sys.argv[1:]
+    connection_fd, load_fd, folder, precision, slots, of_one = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides when this ends
     connection = Connection(int(connection_fd))
     load = memoryview(mmap.mmap(int(load_fd), 8)).cast("q")
@@ -50,7 +50,7 @@ def main() -> None:
     except Exception as error:
         connection.send(("failed", f"{type(error).__name__}: {error}"))
         return
-    engine = TextEngine([decoder], tokenizer, sys.maxsize, total_load=lambda: load[0])
+    engine = TextEngine([decoder], tokenizer, sys.maxsize, lambda: load[0], int(of_one))
     connection.send(("ready",))
     serve(connection, engine)
     engine.close()
