@@ -154,11 +154,12 @@ class _Job:
         weights = p.layers or dict(features.defaults(name).dream_layers)
         self._names = tuple(weights)
         self._kind = (name, self._names, features.dtype_of(p.precision), guide is not None, p.precision != "float32")
+        plain = ascent(*self._kind)
         self._is_exact = features.dtype_of(p.precision) == "float32"
         self._coefficients = tf.constant(list(weights.values()), tf.float32)
         self._shapes = octave_shapes(height, width, p.num_octave, p.octave_scale)
         _check_sides(self._shapes[0], name, p.tile)
-        self._guide = ascent(*self._kind).guide(guide)
+        self._guide = plain.guide(guide)
         self._random = np.random.default_rng(p.seed)
         self._on_progress, self._clock = on_progress, Clock(p.max_seconds)
         self._frame = self._step = 0

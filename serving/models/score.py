@@ -9,6 +9,7 @@ import numpy as np
 from language.tokenizer import load_tokenizer
 from serving.models.requests import AnsweringModel, Outputs, Request
 from serving.models.siblings import Sibling
+from serving.models.turns import Turnstile
 from synthesis.errors import InputError
 
 MAX_TOKENS = 4096
@@ -19,20 +20,33 @@ class TritonPythonModel(AnsweringModel):
     """Input `text_input`; outputs `logprob`, the sum, and `tokens` and `token_logprobs`, one entry a scored token.
 
     A word model gives the first word no probability, so it is not scored. A text longer than the model's
-    context is scored in windows that overlap by half.
+    context is scored in windows that overlap by half; long texts take turns, a window each, so that a short one need not
+    wait for more than one of their windows.
     """
 
     def setup(self) -> None:
+        self._turnstile = Turnstile(turn_seconds=0.0)
         self._model = Sibling(self.args, "language_model")
         self._tokenizer = load_tokenizer(self._model.folder)
         self._positions = _positions(self._model)
 
     def answer(self, request: Request) -> Outputs:
-        return self._score(request.text("text_input"))
+        tokens = [*self._tokenizer.begin, *self._encode(request.text("text_input"))]
+        parts = list(windows(len(tokens), self._positions))
+        if len(parts) == 1:
+            return self._outputs(tokens, self._window(tokens, *parts[0]))
+        with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
+            logprobs = []
+            for part in parts:
+                turn.pass_on()
+                logprobs.append(self._window(tokens, *part))
+        return self._outputs(tokens, np.concatenate(logprobs))
 
-    def _score(self, text: str) -> Outputs:
-        tokens = [*self._tokenizer.begin, *self._encode(text)]
-        logprobs = np.concatenate([self._window(tokens, *window) for window in windows(len(tokens), self._positions)])
+    def threads(self) -> int:
+        """One for each place: those that wait for a turn must not keep a short text waiting."""
+        return self._places.total
+
+    def _outputs(self, tokens: list[int], logprobs: np.ndarray) -> Outputs:
         return {
             "logprob": np.array([logprobs.sum(dtype=np.float64)], np.float32),
             "tokens": np.array([self._tokenizer.token_bytes(token) for token in tokens[1:]], np.object_),

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 
 TURN_SECONDS = 0.05
 """A job that has computed for so long gives way at its next checkpoint."""
-CREDIT_SECONDS = 1.0
+CREDIT_TURNS = 20
 """A client that had nothing to do begins so far behind the others, so that a short job need not wait for theirs."""
-SHORT_SECONDS, SHORT_RATE = 1.0, 1 / 3
-"""The first seconds of each job count so much for its client: beside a client with long jobs, one with short jobs gets
+SHORT_TURNS, SHORT_RATE = 20, 1 / 3
+"""The first turns of each job count so much for its client: beside a client with long jobs, one with short jobs gets
 three quarters of the time and waits little; the long ones hardly notice.
 """
 CHECK_SECONDS = 0.25
@@ -33,9 +33,14 @@ Check = Callable[[], None]
 
 
 class Turnstile:
-    """Lets one job through at a time; see the module. It is the `synthesis.checkpoints.Listener` of its process."""
+    """Lets one job through at a time; see the module. It is a `synthesis.checkpoints.Listener`.
 
-    def __init__(self) -> None:
+    Args:
+        turn_seconds: of a turn.
+    """
+
+    def __init__(self, turn_seconds: float = TURN_SECONDS) -> None:
+        self.turn_seconds = turn_seconds
         self._condition = threading.Condition()
         self._waiting: list[Turn] = []
         self._jobs: list[Turn] = []
@@ -96,9 +101,9 @@ class Turnstile:
                 turn.pass_on()
 
     def _join(self, turn: Turn) -> None:
-        """Let a job begin level: its client owes nothing from before, and claims `CREDIT_SECONDS` at most."""
+        """Let a job begin level: its client owes nothing from before, and claims `CREDIT_TURNS` at most."""
         active = [self._used[job.client] for job in self._jobs]
-        least = min(active) - CREDIT_SECONDS if active else 0.0
+        least = min(active) - CREDIT_TURNS * self.turn_seconds if active else 0.0
         # What lies further back makes no difference, so it is forgotten.
         self._used = {client: used for client, used in self._used.items() if used > least} if active else {}
         self._used.setdefault(turn.client, least)
@@ -133,7 +138,7 @@ class Turnstile:
 
     def _charge(self, turn: Turn, seconds: float) -> None:
         with self._condition:
-            self._used[turn.client] += seconds * (SHORT_RATE if turn.used < SHORT_SECONDS else 1.0)
+            self._used[turn.client] += seconds * (SHORT_RATE if turn.used < SHORT_TURNS * self.turn_seconds else 1.0)
             turn.used += seconds
 
     def _next(self) -> Turn | None:
@@ -178,7 +183,7 @@ class Turn:
         """
         self.ask()
         self.charge()
-        is_over = time.monotonic() - self._entered >= TURN_SECONDS
+        is_over = time.monotonic() - self._entered >= self._turnstile.turn_seconds
         if must or (is_over and self._turnstile._is_behind(self)):
             self._turnstile._leave(self)
             self.enter()

@@ -14,6 +14,8 @@ from language.sampling import Sampling
 from serving.parameters import from_json, markdown_table
 
 MAX_STOPS = 16
+MAX_STOP_LENGTH = 1000
+"""Characters of a stop string."""
 MAX_BIASES = 300
 
 
@@ -59,7 +61,7 @@ class GenerateParameters(BaseModel):
     )  # fmt: skip
     stop: tuple[str, ...] = Field(
         default=(), max_length=MAX_STOPS,
-        description="The text ends before the first of these strings; a string, or a JSON list of strings.",
+        description=f"The text ends before the first of these strings, each of 1 to {MAX_STOP_LENGTH} characters; a string, or a JSON list of strings.",
     )  # fmt: skip
     seed: int | None = Field(
         default=None, ge=0, lt=2**63,
@@ -99,8 +101,9 @@ class GenerateParameters(BaseModel):
     @field_validator("stop")
     @classmethod
     def _check_stops(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if "" in value:
-            raise ValueError("a stop string should not be empty")
+        for stop in value:
+            if not 0 < len(stop) <= MAX_STOP_LENGTH:
+                raise ValueError(f"a stop string has {len(stop)} characters; each should have 1 to {MAX_STOP_LENGTH}")
         return value
 
     @model_validator(mode="after")

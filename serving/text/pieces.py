@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from functools import lru_cache
 
 
 class TextPieces:
     """Turns one sequence's tokens into pieces of text that can be shown at once.
 
     Args:
-        stops: strings before which the text ends.
+        stops: strings before which the text ends; where several match, the one that is complete first, and of those
+            the longest. None is empty.
 
     Attributes:
         stopped: a stop string was reached; the text is complete.
@@ -18,7 +20,7 @@ class TextPieces:
 
     def __init__(self, stops: Sequence[str] = ()):
         self.stopped = False
-        self._stops = stops
+        self._stops = [_StopString(stop) for stop in stops]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
 
@@ -31,21 +33,52 @@ class TextPieces:
         """
         if self.stopped:
             return ""
-        text = self._held + self._decoder.decode(data, final=last)
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            self._held = ""
-            return text[: min(found)]
-        keep = 0 if last else _possible_start(text, self._stops)
+        new = self._decoder.decode(data, final=last)
+        text = self._held + new
+        end = self._read(new)
+        if end is not None:
+            self.stopped, text = True, text[: len(self._held) + end]
+        keep = 0 if last or self.stopped else max((stop.matched for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
+    def _read(self, new: str) -> int | None:
+        """Look for stop strings; returns where in `new` the first one begins, below 0 if before it."""
+        if not self._stops:
+            return None
+        for place, character in enumerate(new, 1):
+            found = [len(stop.text) for stop in self._stops if stop.takes(character)]
+            if found:
+                return place - max(found)
+        return None
 
-def _possible_start(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins a stop string."""
-    longest = max((len(stop) for stop in stops), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(stop.startswith(text[-length:]) for stop in stops):
-            return length
-    return 0
+
+class _StopString:
+    """A stop string, and how much of it the text so far ends with (Knuth, Morris & Pratt 1977).
+
+    Each character of the text costs the same, however long the string is.
+    """
+
+    def __init__(self, text: str):
+        self.text = text
+        self.matched = 0
+        self._borders = _borders(text)
+
+    def takes(self, character: str) -> bool:
+        """Read the text's next character; returns whether the string is now complete."""
+        while self.matched and self.text[self.matched] != character:
+            self.matched = self._borders[self.matched - 1]
+        self.matched += self.text[self.matched] == character
+        return self.matched == len(self.text)
+
+
+@lru_cache(maxsize=256)
+def _borders(text: str) -> tuple[int, ...]:
+    """For each beginning of `text`, how long the longest shorter beginning is that it also ends with."""
+    borders = [0]
+    for character in text[1:]:
+        border = borders[-1]
+        while border and text[border] != character:
+            border = borders[border - 1]
+        borders.append(border + (text[border] == character))
+    return tuple(borders)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.text.pieces import TextPieces
+from serving.text.pieces import TextPieces, _StopString
 
 
 def shown(data: bytes, cuts: list[int], stops: list[str]) -> list[str]:
@@ -27,12 +27,30 @@ def test_pieces_of_any_text_add_up_to_it(text, cuts):
     st.lists(st.text("ab\u00e9", min_size=1, max_size=4), max_size=3),
 )
 def test_text_ends_before_the_first_stop_string_however_it_is_cut(text, cuts, stops):
-    places = [text.find(stop) for stop in stops if stop in text]
     pieces = "".join(shown(text.encode(), cuts, stops))
-    # Where two stop strings overlap, the one that is complete first ends the text.
-    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
-    assert pieces == text if not places else pieces in {text[:place] for place in places}
-    assert not places or len(pieces) <= min(ends)
+    # Where two stop strings overlap, the one that is complete first ends the text, and of those the longest.
+    found = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    assert pieces == (text[: min(found)[1]] if found else text)
+
+
+def test_long_stop_strings_cost_a_character_no_more_than_short_ones():
+    text = "a" * 20_000
+    compared = 0
+
+    class Character(str):
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        def __ne__(self, other):
+            return not self == other
+
+        __hash__ = str.__hash__
+
+    stop = _StopString("a" * 999 + "b")
+    assert not any(stop.takes(Character(character)) for character in text)
+    assert compared <= 3 * len(text)
 
 
 def test_half_a_character_waits_for_its_other_half():

@@ -10,9 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from serving.models import turns
 from serving.models.outbox import QUEUED_MESSAGES, Outbox, encode_preview
-from serving.models.turns import CREDIT_SECONDS, Turn, Turnstile
+from serving.models.turns import CREDIT_TURNS, SHORT_RATE, TURN_SECONDS, Turn, Turnstile
 from synthesis import images
 from synthesis.progress import Cancelled, Progress
 
@@ -21,9 +20,8 @@ def record(step: int, image: np.ndarray | None = None, frame: int = 0) -> Progre
     return Progress(step=step, steps=9, stage=0, loss=1.0, seconds=0.0, image=image, frame=frame)
 
 
-def test_a_short_job_ends_while_a_long_one_goes_on(monkeypatch):
-    monkeypatch.setattr(turns, "TURN_SECONDS", 0.001)
-    turnstile, order = Turnstile(), []
+def test_a_short_job_ends_while_a_long_one_goes_on():
+    turnstile, order = Turnstile(turn_seconds=0.001), []
 
     def short() -> None:
         with turnstile.job() as turn:
@@ -69,7 +67,16 @@ def test_a_newcomer_starts_level_with_those_that_are_there(client):
     newcomer = Turn(turnstile, client)
     turnstile._join(newcomer)
     assert newcomer.used == (0.0 if client else 100.0)
-    assert turnstile._used[client] == (100.0 - CREDIT_SECONDS if client else 100.0)
+    assert turnstile._used[client] == (100.0 - CREDIT_TURNS * TURN_SECONDS if client else 100.0)
+
+
+def test_the_beginning_of_a_job_counts_less_than_the_rest():
+    turnstile = Turnstile(turn_seconds=1.0)
+    (turn,) = waiting(turnstile, {"": (0.0,)})
+    turnstile._charge(turn, 20.0)
+    assert turnstile._used == {"": pytest.approx(20.0 * SHORT_RATE)}
+    turnstile._charge(turn, 5.0)
+    assert turnstile._used == {"": pytest.approx(20.0 * SHORT_RATE + 5.0)}
 
 
 def test_a_client_that_comes_back_has_not_had_less_than_it_had():
@@ -80,9 +87,8 @@ def test_a_client_that_comes_back_has_not_had_less_than_it_had():
     assert turnstile._used == {"": 100.0, "back": 99.9}
 
 
-def test_a_turn_is_time_and_not_a_step(monkeypatch):
-    monkeypatch.setattr(turns, "TURN_SECONDS", 3600.0)
-    turnstile, steps = Turnstile(), []
+def test_a_turn_is_time_and_not_a_step():
+    turnstile, steps = Turnstile(turn_seconds=3600.0), []
     with turnstile.job() as turn:
         thread, _ = start(turnstile, lambda: steps.append("other"))
         for _ in range(100):
@@ -120,9 +126,8 @@ def test_a_job_that_computes_learns_at_a_checkpoint_that_its_caller_has_left():
             turnstile.checkpoint()
 
 
-def test_inside_a_large_call_small_jobs_may_go_and_other_large_ones_wait(monkeypatch):
-    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
-    turnstile, order = Turnstile(), []
+def test_inside_a_large_call_small_jobs_may_go_and_other_large_ones_wait():
+    turnstile, order = Turnstile(turn_seconds=0.0), []
 
     def large() -> None:
         with turnstile.large_call():
