@@ -25,7 +25,7 @@ class TritonPythonModel(AnsweringModel):
     """
 
     def setup(self) -> None:
-        self._turnstile = Turnstile(turn_seconds=0.0)
+        self._turnstile = Turnstile(turn_seconds=0.005)
         self._model = Sibling(self.args, "language_model")
         self._tokenizer = load_tokenizer(self._model.folder)
         self._positions = _positions(self._model)

@@ -105,7 +105,7 @@ class Turnstile:
         active = [self._used[job.client] for job in self._jobs]
         least = min(active) - CREDIT_TURNS * self.turn_seconds if active else 0.0
         # What lies further back makes no difference, so it is forgotten.
-        self._used = {client: used for client, used in self._used.items() if used > least} if active else {}
+        self._used = {client: used for client, used in self._used.items() if used >= least} if active else {}
         self._used.setdefault(turn.client, least)
         turn.used = min((job.used for job in self._jobs if job.client == turn.client), default=0.0)
         self._jobs.append(turn)
