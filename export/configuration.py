@@ -303,10 +303,15 @@ def stylize() -> ModelConfiguration:
             Parameter(
                 "workers",
                 "4",
-                "Pictures worked on at once, so that some are decoded and encoded while others are in the network; "
-                "style batches those of equal size. With a GPU, more keep it busy.",
+                "Pictures of one client worked on at once, so that some are decoded and encoded while others are in the "
+                "network; style batches those of equal size. With a GPU, more keep it busy.",
             ),
-            Parameter("max_waiting", "8", "How many more may wait; one more is refused as unavailable."),
+            Parameter(
+                "max_waiting",
+                "8",
+                "How many more of it may wait; one more is refused as unavailable. All clients together have twice as "
+                "many places.",
+            ),
         ),
     )
 
@@ -330,7 +335,10 @@ def generate() -> ModelConfiguration:
             Parameter("precision", "int8", "int8, float16 or float32."),
             Parameter("workers", "0", "Processes that step sequences; 0 for one a core."),
             Parameter(
-                "slots", "14", "For each of them: sequences that share a step, and how many more requests may wait."
+                "slots",
+                "14",
+                "For each of them: sequences of one client that share a step, and how many more of its requests may wait. "
+                "Others find a quarter more slots, and as many places again.",
             ),
             Parameter("max_waiting", "4"),
         ),
@@ -366,6 +374,12 @@ _PROGRESS = (
     Tensor("stopped", "TYPE_STRING", (1,)),
     Tensor("done", "TYPE_BOOL", (1,)),
 )
+_JOBS = (
+    Parameter(
+        "max_seconds", "1800", "That a job may take, waiting for others included; it ends with the picture that it has."
+    ),
+    Parameter("max_pixel_steps", "4000000000", "Work of a job at most: its steps, each times the pixels of its size."),
+)
 _PLACED = "TensorFlow places its work on a GPU where one is visible; the instance itself needs none."
 
 
@@ -379,6 +393,7 @@ def deepdream() -> ModelConfiguration:
         inputs=(Tensor("image", "TYPE_STRING", (1,)), Tensor("guide_image", "TYPE_STRING", (1,), optional=True)),
         outputs=_PROGRESS,
         instances_about=_PLACED,
+        parameters=_JOBS,
     )
 
 
@@ -396,6 +411,7 @@ def style_transfer() -> ModelConfiguration:
         ),
         outputs=_PROGRESS,
         instances_about=_PLACED,
+        parameters=_JOBS,
     )
 
 

@@ -23,4 +23,5 @@ class TritonPythonModel(AnsweringModel):
 
     def answer(self, request: Request) -> Outputs:
         parameters = request.parameters(StylizeParameters)
-        return {"stylized": byte_array(self._stylist.stylize(request.bytes("image"), parameters))}
+        stylized = self._stylist.stylize(request.bytes("image"), parameters, request.client, request.raise_if_cancelled)
+        return {"stylized": byte_array(stylized)}

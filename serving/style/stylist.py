@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.errors import Unavailable
+from serving.models.places import Places
+from serving.models.turns import CHECK_SECONDS, Check, Turnstile
 from serving.style.colors import mix
 from serving.style.files import graph_for_tiles
 from serving.style.parameters import StylizeParameters
@@ -32,7 +33,9 @@ UNTILED_SIDE = 2048
 TensorRT its profile ends here (`export/configuration.py`).
 """
 LARGE_AT_ONCE = 2
-"""Large pictures that are read, restyled or waiting for each other; they take long, and others should not wait."""
+"""Large pictures of one client that are read, restyled or waiting for each other, and twice as many of all clients; they
+take long, and others should not wait.
+"""
 PIXELS_AT_ONCE = 80_000_000
 """Of all pictures being worked on; one of the largest, and small ones beside it. Each takes up to about 12 bytes."""
 
@@ -50,11 +53,17 @@ class Stylist:
         self._model = graph_for_tiles(folder)
         self._network = network
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
-        self._large = threading.Semaphore(LARGE_AT_ONCE)
-        self._one_large = threading.Lock()
+        self._large = Places(2 * LARGE_AT_ONCE, LARGE_AT_ONCE, "large pictures")
+        self._one_large = Turnstile()
 
-    def stylize(self, data: bytes, parameters: StylizeParameters) -> bytes:
+    def stylize(
+        self, data: bytes, parameters: StylizeParameters, client: str = "", check: Check = lambda: None
+    ) -> bytes:
         """Restyle an encoded picture.
+
+        Args:
+            client: whose it is; "" is all who have no name.
+            check: called while a large picture waits, and between its tiles; what it raises ends the work.
 
         Raises:
             InputError: the picture or the name of a style is not accepted.
@@ -63,19 +72,19 @@ class Stylist:
         weights = parameters.weights(self.styles)
         height, width = images.measure(data)
         is_large = _is_large(*images.size_within(height, width, parameters.size))
-        with self._place_among_large(is_large), self._pixels.take(height * width):
+        with self._place_among_large(is_large, client), self._pixels.take(height * width, check):
             picture = images.decode_picture(data, longest=parameters.size)
-            return self._finish(picture, self._restyle(picture.pixels, weights), parameters)
+            return self._finish(picture, self._restyle(picture.pixels, weights, client, check), parameters)
 
-    def _restyle(self, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _restyle(self, photo: np.ndarray, weights: np.ndarray, client: str, check: Check) -> np.ndarray:
         height, width = photo.shape[:2]
         if not _is_large(height, width):
             return self._network(photo, weights)
         # One at a time: it uses all cores and takes memory, and large ones should not meet in a batch.
-        with self._one_large:
+        with self._one_large.job(client, check) as turn:
             if max(height, width) <= UNTILED_SIDE:
                 return self._network(photo, weights)
-            return restyle_in_tiles(self._model, photo, weights)
+            return restyle_in_tiles(self._model, photo, weights, before_tile=turn.ask)
 
     def _finish(self, picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters) -> bytes:
         mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)
@@ -83,18 +92,15 @@ class Stylist:
         return images.encode(mixed, format, parameters.quality, picture.alpha, picture.icc_profile)
 
     @contextlib.contextmanager
-    def _place_among_large(self, is_large: bool) -> Iterator[None]:
+    def _place_among_large(self, is_large: bool, client: str) -> Iterator[None]:
         if not is_large:
             yield
             return
-        if not self._large.acquire(blocking=False):
-            raise Unavailable(
-                f"{LARGE_AT_ONCE} large pictures are in work (more than {LARGE_PIXELS} pixels, or sides above {UNTILED_SIDE}); try later"
-            )
+        self._large.take(client)
         try:
             yield
         finally:
-            self._large.release()
+            self._large.free(client)
 
 
 def _is_large(height: int, width: int) -> bool:
@@ -112,15 +118,21 @@ class PixelBudget:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def take(self, pixels: int) -> Iterator[None]:
-        """Hold `pixels` of the budget; more than the total counts as the total."""
+    def take(self, pixels: int, check: Check = lambda: None) -> Iterator[None]:
+        """Hold `pixels` of the budget; more than the total counts as the total. `check` may raise while it waits."""
         pixels = min(pixels, self.total)
-        with self._changed:
-            self._changed.wait_for(lambda: self.taken + pixels <= self.total)
-            self.taken += pixels
+        while not self._is_taken(pixels):
+            check()
         try:
             yield
         finally:
             with self._changed:
                 self.taken -= pixels
                 self._changed.notify_all()
+
+    def _is_taken(self, pixels: int) -> bool:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.taken + pixels <= self.total, CHECK_SECONDS):
+                return False
+            self.taken += pixels
+            return True

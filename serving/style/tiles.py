@@ -28,13 +28,20 @@ GRID = 16
 """Tiles begin at multiples of it: the network's halvings and doublings then fall as they do in the whole picture."""
 
 
-def restyle_in_tiles(model: Path, photo: np.ndarray, style_weights: np.ndarray, tile: int = TILE) -> np.ndarray:
+def restyle_in_tiles(
+    model: Path,
+    photo: np.ndarray,
+    style_weights: np.ndarray,
+    tile: int = TILE,
+    before_tile: Callable[[], None] = lambda: None,
+) -> np.ndarray:
     """Restyle a picture of any size.
 
     Args:
         model: the file of the model `style`.
         photo: uint8 (height, width, 3).
         style_weights: float32 (styles,), sum 1.
+        before_tile: called before each tile; may raise, which ends the work.
 
     Returns:
         uint8 (height, width, 3).
@@ -47,6 +54,7 @@ def restyle_in_tiles(model: Path, photo: np.ndarray, style_weights: np.ndarray, 
     session = _session(graphs.restyle)
 
     def restyle(part: np.ndarray) -> np.ndarray:
+        before_tile()
         return session.run(["stylized"], {"image": np.ascontiguousarray(part)[None]} | given)[0][0]
 
     return join_tiles(photo, restyle, tile)

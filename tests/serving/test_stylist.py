@@ -166,7 +166,7 @@ def test_pictures_wait_until_there_is_room_for_their_pixels():
 def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_is_not(tmp_path, picture, monkeypatch):
     tiling, may_end = threading.Semaphore(0), threading.Event()
 
-    def slow(model, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def slow(model, photo: np.ndarray, weights: np.ndarray, **_: object) -> np.ndarray:
         tiling.release()
         assert may_end.wait(10)
         return photo
@@ -179,10 +179,12 @@ def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_
     first.start()
     assert tiling.acquire(timeout=10)
     with (
-        stylist._place_among_large(True),
-        pytest.raises(Unavailable, match="2 large pictures are in work"),
+        stylist._place_among_large(True, ""),
+        pytest.raises(Unavailable, match="2 large pictures of callers without a name"),
     ):
         restyled(stylist, large)
+    with stylist._place_among_large(True, "another"):  # has places of its own
+        pass
     assert restyled(stylist, images.encode(picture)).size == (80, 60)
     may_end.set()
     first.join()
@@ -194,12 +196,12 @@ def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_
     monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 200)
     in_tiles, in_one_piece = [], []
 
-    def tiles(model, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        in_tiles.append((photo.shape[:2], stylist._one_large.locked()))
+    def tiles(model, photo: np.ndarray, weights: np.ndarray, **_: object) -> np.ndarray:
+        in_tiles.append((photo.shape[:2], stylist._one_large._inside is not None))
         return photo
 
     def network(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        in_one_piece.append((photo.shape[:2], stylist._one_large.locked()))
+        in_one_piece.append((photo.shape[:2], stylist._one_large._inside is not None))
         return photo
 
     monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", tiles)

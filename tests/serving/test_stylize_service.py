@@ -83,7 +83,7 @@ def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_p
         try:
             answer = images.decode(three_styles.stylize(files[i], style="blue"))
         except ReverieError as error:
-            assert "6 requests are waiting or running; no more may; try again later" in error.message
+            assert "6 requests of callers without a name are waiting or running; at most 6" in error.message
             return error.code
         assert np.abs(answer.astype(int) - tint(photos[i], np.array([0, 0, 1]))).max() <= 1
         return None

@@ -23,7 +23,7 @@ from export.text import variants
 from language.vocabulary import Vocabulary
 from serving.text.engine import Piece, QueueFull, Task, TextEngine, engine_of, joined
 from serving.text.parameters import GenerateParameters
-from serving.text.pool import EngineLost, EnginePool
+from serving.text.pool import _AHEAD, EngineLost, EnginePool
 from synthesis.errors import InputError
 from training.language_model.model import LanguageModel, LanguageModelConfig
 
@@ -437,6 +437,58 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_nobody_waits_behind_another_s_hundred_continuations(folder):
+    pool = EnginePool(folder, slots=2, workers=1)
+    os.kill(pool._processes[0].process.pid, signal.SIGSTOP)  # until all are queued
+    endless = {"max_tokens": 1000, "ignore_eos": True, "seed": 1}
+    greedy = [Listener() for _ in range(4)]
+    for listener in greedy:
+        pool.submit("w1", GenerateParameters(n=60, stream=True, **endless), listener, "greedy")
+    lone = Listener()
+    lone.send = lambda pieces, last: (lone.pieces.extend(pieces), ended.append(count()), lone.ended.set())
+    ended: list[int] = []
+
+    def count() -> int:
+        return sum(bool(piece.finish_reason) for listener in greedy for piece in listener.pieces)
+
+    pool.submit("w1", GenerateParameters(**endless), lone, "lone")
+    os.kill(pool._processes[0].process.pid, signal.SIGCONT)
+    assert lone.ended.wait(30)
+    assert ended[0] <= 4  # those that began with it; 236 are left
+    pool.close()
+
+
+def test_one_client_has_the_slots_that_it_was_given_and_leaves_some(folder):
+    pool = EnginePool(folder, slots=8, workers=2)
+    for process in pool._processes:
+        os.kill(process.process.pid, signal.SIGSTOP)
+    listeners = [Listener() for _ in range(2)]
+    for listener, client in zip(listeners, ["greedy", ""], strict=True):
+        pool.submit("w1", GenerateParameters(n=40), listener, client)
+    held = [process.load_of("greedy") for process in pool._processes]
+    assert held == [4 + _AHEAD] * 2  # _AHEAD of them wait there
+    assert [process.load_of("") for process in pool._processes] == [1, 1]
+    for process in pool._processes:
+        os.kill(process.process.pid, signal.SIGCONT)
+    assert all(len(listener.pieces) == 40 for listener in listeners if listener.ended.wait(60))
+    assert not pool._places._taken
+    pool.close()
+
+
+def test_a_client_may_have_so_many_continuations_and_leaves_as_many_to_others(folder):
+    pool = EnginePool(folder, slots=2, workers=1, max_waiting=100)
+    os.kill(pool._processes[0].process.pid, signal.SIGSTOP)
+    listeners = [ask(pool, n=100, max_tokens=1)]
+    with pytest.raises(QueueFull, match=r"100 continuations of callers without a name .* at most 102 of one client"):
+        ask(pool, n=3)
+    listeners.append(Listener())
+    pool.submit("w1", GenerateParameters(n=100, max_tokens=1), listeners[1], "another")
+    os.kill(pool._processes[0].process.pid, signal.SIGCONT)
+    assert all(listener.text() for listener in listeners)
+    assert ask(pool, n=102, max_tokens=1).text()
+    pool.close()
 
 
 @pytest.mark.parametrize("make", [engine_of, EnginePool])
