@@ -18,10 +18,9 @@ class TritonPythonModel(PictureModel):
     def respond(self, request: Request, send: Send) -> None:
         parameters = request.parameters(DeepDreamRequest)
         parameters = parameters.model_copy(update={"max_seconds": self.seconds(parameters.max_seconds)})
-        self.check_work(
-            pixel_steps(*images.measure(request.bytes("image")), parameters),
-            "size, num_octave, octave_scale, iterations, frames",
-        )
-        image = images.decode(request.bytes("image"))
+        photo = request.bytes("image")
+        work = pixel_steps(*images.measure(photo), parameters)
+        self.check_work(work, "size, num_octave, octave_scale, iterations, frames")
+        image = images.decode(photo)
         guide = images.decode(data, "guide_image") if (data := request.bytes("guide_image")) else None
         self.stream(lambda on_progress: dream(image, parameters, on_progress, guide), parameters, request, send)

@@ -27,7 +27,7 @@ from synthesis.progress import NotANumberError, OnProgress, Progress
 
 NICENESS = 10
 """A process of this one gets a tenth of a processor that others want."""
-_INTER_OP_THREADS = 4
+_INTER_OP_THREADS = 16
 
 
 class StreamFormat(BaseModel):
@@ -60,8 +60,8 @@ class PictureModel(StreamingModel):
         # Several instances may share a GPU: each takes memory as it needs it instead of all at once.
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
-        # A job that stands still inside a call keeps a thread of TensorFlow's, and the others need some.
-        tf.config.threading.set_inter_op_parallelism_threads(self.limits()[0] + _INTER_OP_THREADS)
+        # A job that stands still inside a call keeps some of TensorFlow's threads, and the others need some.
+        tf.config.threading.set_inter_op_parallelism_threads(_INTER_OP_THREADS)
         give_way_to_other_processes()
         self._turnstile = Turnstile()
         checkpoints.listen(self._turnstile)

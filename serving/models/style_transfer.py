@@ -21,12 +21,11 @@ class TritonPythonModel(PictureModel):
     def respond(self, request: Request, send: Send) -> None:
         parameters = request.parameters(StyleTransferRequest)
         parameters = parameters.model_copy(update={"max_seconds": self.seconds(parameters.max_seconds)})
-        size = images.measure(request.bytes("image"))
-        self.check_work(
-            pixel_steps(*size, parameters, len(request.files("style_image"))), "size, steps, scales, style_image"
-        )
-        content = images.decode(request.bytes("image"))
-        styles = [images.decode(data, "style_image") for data in request.files("style_image")]
+        photo, paintings = request.bytes("image"), request.files("style_image")
+        work = pixel_steps(*images.measure(photo), parameters, len(paintings))
+        self.check_work(work, "size, steps, scales, style_image")
+        content = images.decode(photo)
+        styles = [images.decode(data, "style_image") for data in paintings]
         masks = [images.decode(data, "style_mask") for data in request.files("style_mask")]
         self.stream(
             lambda on_progress: transfer(content, styles, parameters, on_progress, masks), parameters, request, send
