@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 from serving.client import Client, ReverieError
-from serving.models.pictures import PictureModel
 from synthesis import images
 from tests.conftest import PICTURES
 
 CALLS = 20
 LEAST_SECONDS = 0.02
 """Shorter calls count as so long: what they take is not Reverie's work, and is all noise where two cores are busy."""
-PLACES = PictureModel.workers + PictureModel.max_waiting
-"""Of one client."""
+PLACES = 6
+"""Of one client, for dreams."""
 
 
 @pytest.fixture(scope="module")
