@@ -35,12 +35,12 @@ eval-lm: $(VENV)/.runtime ## measure the published language model, or a RUN, on 
 	$(REVERIE) eval $(if $(RUN),lm --run $(RUN),served) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 train-style: $(VENV)/.runtime ## train the style network; STYLES="a.jpg b.jpg" CONTENT=photos/ (default: download) WEIGHTS=folder ARGS=...
-	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make train-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
+	@[ -n "$(STYLES)$(findstring --run,$(ARGS))" ] || { echo 'say which paintings: make train-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
 	$(REVERIE) train style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
 add-style: $(VENV)/.runtime ## teach a trained style network one more style; STYLE=painting.jpg [NAME=...] [RUN=folder] CONTENT=photos/ WEIGHTS=folder ARGS=...
-	@[ -n "$(STYLE)" ] || { echo 'say which painting: make add-style STYLE=painting.jpg [NAME=...]'; exit 2; }
-	$(REVERIE) train add-style --style $(STYLE) $(if $(NAME),--name $(NAME)) $(if $(RUN),--from $(RUN)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+	@[ -n "$(STYLE)$(findstring --run,$(ARGS))" ] || { echo 'say which painting: make add-style STYLE=painting.jpg [NAME=...]'; exit 2; }
+	$(REVERIE) train add-style $(if $(STYLE),--style $(STYLE)) $(if $(NAME),--name $(NAME)) $(if $(RUN),--from $(RUN)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
 eval-style: $(VENV)/.runtime ## measure a style network on held-out photos; STYLES="a.jpg b.jpg" [RUN=folder] [AGAINST=folder] CONTENT=photos/ WEIGHTS=folder ARGS=...
 	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make eval-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }

@@ -31,8 +31,9 @@ def app() -> None:
     except Exception as error:
         if type(error).__module__.split(".")[0] not in _OURS:
             raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        status = getattr(error, "exit_status", 1)
+        typer.echo(f"error: {error}" if status == 1 else str(error), err=True)
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -5,10 +5,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from typer.testing import CliRunner
 
+from reverie.cli import cli
 from synthesis import features, images
 from synthesis.gatys import GatysParameters
-from training.loop import Schedule
+from training.loop import Schedule, TrainingStopped
 from training.photos import Photos, PhotosError
 from training.runs import Run, RunError
 from training.style.add import add
@@ -16,7 +18,17 @@ from training.style.balance import ContentBalance
 from training.style.loss import STYLE_LAYERS, Errors, PerceptualLoss, Weights
 from training.style.network import PRESETS, StyleNetworkConfig, build, grow
 from training.style.teachers import NetworkTeacher, Pairs
-from training.style.train import StyleTrainer, StyleTraining, batch_of, go_on_from, instability, load, train, trainer
+from training.style.train import (
+    StyleTrainer,
+    StyleTraining,
+    batch_of,
+    go_on_from,
+    instability,
+    load,
+    named_paintings,
+    train,
+    trainer,
+)
 
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
 
@@ -203,7 +215,7 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
         return original(self, step, *rest, **named)
 
     monkeypatch.setattr(Photos, "crops", killed_at_step_3)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingStopped):
         run_to(paintings, photos, tmp_path / "broken")
     monkeypatch.setattr(Photos, "crops", original)
     resumed = run_to(paintings, photos, tmp_path / "broken")
@@ -317,6 +329,68 @@ def test_vgg19_measures_the_loss_where_its_weights_are(paintings, random_photos,
     config = configuration(steps=1, features="vgg19")
     run = train(config, paintings, Photos.of(random_photos), tmp_path / "run", Schedule(1))
     assert np.isfinite(run.result["held_out_loss"])
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_stopped_run_goes_on_from_its_own_settings_and_data(paintings, random_photos, tmp_path, monkeypatch):
+    """The command says nothing but the run; what is said otherwise is refused with both values."""
+    command = ["train", "style", *(f"--style={path}" for path in paintings.values()), f"--content={random_photos}"]
+    shape = ["--features=compact", "--size=32", "--style-size=48", "--width=12", "--blocks=1", "--steps=3"]
+    invoke = lambda *arguments: CliRunner().invoke(cli, [*map(str, arguments)])  # noqa: E731
+    original = Photos.crops
+
+    def killed_at_step_2(self, step, *rest, **named):
+        if step == 2 and len(self.paths) > 1:
+            raise KeyboardInterrupt
+        return original(self, step, *rest, **named)
+
+    monkeypatch.setattr(Photos, "crops", killed_at_step_2)
+    run = Run(tmp_path / "run")
+    stopped = invoke(*command, *shape, "--seed=7", "--content-error=0.4", "--run", run.path)
+    assert isinstance(stopped.exception, TrainingStopped), stopped.output
+    assert run.load_checkpoint()[0] == 2
+    monkeypatch.setattr(Photos, "crops", original)
+    monkeypatch.chdir(tmp_path)
+    other = invoke("train", "style", "--run", run.path, "--seed=8")
+    assert "seed is 7 there and 8 here" in str(other.exception)
+    resumed = invoke("train", "style", "--run", run.path)
+    assert resumed.exit_code == 0, resumed.output
+    assert (run.config["seed"], run.config["content_error"], run.result["steps"]) == (7, [0.4], 3)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_run_does_not_go_on_with_other_photographs_or_another_painting_of_the_same_name(
+    unbroken, paintings, random_photos, tmp_path
+):
+    run = Run(shutil.copytree(unbroken.path, tmp_path / "run"))
+    fewer, moved = Photos(Photos.of(random_photos).paths[:-1]), dict(paintings)
+    with pytest.raises(RunError, match="photographs_sha256 is"):
+        train(configuration(), paintings, fewer, run.path, Schedule(4))
+    moved["dots"] = tmp_path / "dots.png"
+    moved["dots"].write_bytes(paintings["lines"].read_bytes())
+    with pytest.raises(RunError, match=r"paintings_sha256\.dots is"):
+        train(configuration(), moved, Photos.of(random_photos), run.path, Schedule(4))
+    added = add(run, "new", paintings["dots"], Photos.of(random_photos), tmp_path / "added", Schedule(1))
+    with pytest.raises(RunError, match=r"paintings_sha256\.new is"):
+        add(run, "new", paintings["lines"], Photos.of(random_photos), added.path, Schedule(1))
+    with pytest.raises(RunError, match="photographs_sha256 is"):
+        add(run, "new", paintings["dots"], fewer, added.path, Schedule(1))
+
+
+def test_two_paintings_of_one_name_are_refused(tmp_path):
+    with pytest.raises(RunError, match="would both be the style 'x'"):
+        named_paintings([tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.png"])
+
+
+@pytest.mark.parametrize("name", ["a,b", "a=1", "", " a", "a:b", "a\nb", "a  b", "{a}"])
+def test_a_name_that_clients_could_not_write_is_refused(name):
+    with pytest.raises(ValueError, match="accepted: letters"):
+        StyleNetworkConfig((name,))
+
+
+@pytest.mark.parametrize("name", ["the_scream", "große Welle", "Composition-VII.2"])
+def test_a_name_in_any_script_is_accepted(name):
+    assert StyleNetworkConfig((name,)).styles == (name,)
 
 
 def test_held_out_photos_are_not_trained_on(random_photos):

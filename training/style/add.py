@@ -21,11 +21,13 @@ from training.style.train import (
     KIND,
     StyleTraining,
     batch_of,
+    facts_of,
     fit,
     load,
     loss_of,
     split,
     trainer,
+    weights_digest,
 )
 
 
@@ -51,7 +53,8 @@ def add(
     network = with_style(old, config.network)
     kept, held_out = split(photos)
     loss = loss_of(config, [painting])
-    run = Run.create(KIND, asdict(config) | {"added_to": str(source.path)}, path)
+    facts = facts_of({name: painting}, photos) | {"added_to_sha256": weights_digest(old)}
+    run = Run.create(KIND, asdict(config) | facts, path)
     new = np.eye(len(config.network.styles), dtype=np.float32)[-1:]
 
     def batch_at(step: int) -> Batch:

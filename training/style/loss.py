@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -36,7 +37,7 @@ class Weights:
 
     roughness: float = 0.05
     overshoot: float = 1.0
-    instability: float = 0.1
+    instability: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Errors:
         overshoot: mean distance of the values from [0, 255], over half of that range.
     """
 
-    content: object
-    style: object
-    roughness: object
-    overshoot: object
+    content: Any
+    style: Any
+    roughness: Any
+    overshoot: Any
 
     def total(self, content_weight, weights: Weights):
         """The loss of each picture: float32 (batch,); `content_weight` is (batch,) or a scalar."""

@@ -5,10 +5,13 @@ The card in `model_repository/style` states what the shipped run reached.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +20,7 @@ from PIL import Image
 
 from synthesis import images
 from synthesis.gatys import GatysParameters
-from training import loop
+from training import files, loop
 from training.photos import Photos
 from training.runs import Run, RunError
 from training.style.balance import ContentBalance
@@ -68,6 +71,18 @@ class StyleTraining:
         known["network"] = StyleNetworkConfig(**known["network"])
         known["content_error"] = tuple(known.get("content_error", cls.content_error))
         return cls(**known)
+
+    @classmethod
+    def of(cls, paintings: Mapping[str, Path]) -> StyleTraining:
+        """The default settings for these styles."""
+        return cls(StyleNetworkConfig(tuple(paintings)))
+
+    def changed(self, paintings: Mapping[str, Path], **changes: Any) -> StyleTraining:
+        """With other settings; `preset`, `width` and `blocks` are the network's."""
+        shape: dict[str, Any] = {name: changes.pop(name) for name in ("preset", "width", "blocks") if name in changes}
+        if shape.get("preset", self.network.preset) != self.network.preset:
+            shape = {"width": 0, "blocks": 0} | shape  # The other preset's own.
+        return replace(self, network=replace(self.network, styles=tuple(paintings), **shape), **changes)
 
     @property
     def content_errors(self) -> tuple[float, ...]:
@@ -162,18 +177,48 @@ def train(
     keras.config.set_dtype_policy(config.precision)
     # Before the extractor, whose building draws random numbers only once in a process.
     network = build(config.network)
-    start = {"from": str(initial.path)} if initial else {}
+    start = {}
     if initial:
         go_on_from(initial, network)
+        start = {"initial_weights_sha256": weights_digest(network)}
     kept, held_out = split(photos)
     loss = loss_of(config, paintings.values())
-    run = Run.create(KIND, asdict(config) | start, path)
+    run = Run.create(KIND, asdict(config) | facts_of(paintings, photos) | start, path)
 
     def batch_at(step: int) -> Batch:
         return teacher.batch(step) if teacher and step < config.distilled_steps else batch_of(kept, config, step)
 
     fit(run, trainer(network, loss, config), config, batch_at, held_out, schedule, config.network.styles)
     return run
+
+
+def named_paintings(paths: Iterable[Path]) -> dict[str, Path]:
+    """Paintings by the names of their styles, their files' names.
+
+    Raises:
+        RunError: two have one name.
+    """
+    named: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in named:
+            raise RunError(
+                f"{named[path.stem]} and {path} would both be the style {path.stem!r}; accepted: file names that differ"
+            )
+        named[path.stem] = path
+    return named
+
+
+def facts_of(paintings: Mapping[str, Path], photos: Photos) -> dict[str, Any]:
+    """What tells a run's data from others, for its configuration."""
+    return {
+        "paintings_sha256": {name: files.digest([path]) for name, path in paintings.items()},
+        "photographs_sha256": photos.digest,
+    }
+
+
+def weights_digest(network: StyleNetwork) -> str:
+    """SHA-256 of all variables."""
+    return hashlib.sha256(b"".join(ops.convert_to_numpy(v).tobytes() for v in network.variables)).hexdigest()
 
 
 def trainer(network: StyleNetwork, loss: Callable[..., Errors], config: StyleTraining) -> StyleTrainer:
@@ -233,10 +278,17 @@ def teacher_of(
             raise RunError(f"{run} has the styles {network.config.styles}; accepted: {config.network.styles}")
         return NetworkTeacher(network, lambda step: batch_of(kept, config, step))
     if pairs:
-        made = Pairs(cache, config.network.styles, pairs, config.batch_size, config.seed)
+        folder = cache / _pairs_key(config, facts_of(paintings, photos))
+        made = Pairs(folder, config.network.styles, pairs, config.batch_size, config.seed)
         made.make(kept, paintings, config.size, GatysParameters(size=config.size), on_pair)
         return made
     return None
+
+
+def _pairs_key(config: StyleTraining, facts: dict[str, Any]) -> str:
+    """Names the folder of pairs that were made of the same pictures, at the same size, in the same order."""
+    made_of = {"size": config.size, "seed": config.seed, "styles": config.network.styles, **facts}
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def split(photos: Photos) -> tuple[Photos, Photos]:
@@ -260,8 +312,9 @@ def batch_of(photos: Photos, config: StyleTraining, step: int) -> Batch:
     count = config.batch_size
     crops = photos.crops(step, count, config.size + _MARGIN + _SHIFTS, config.seed)
     rng = np.random.default_rng((config.seed, step, 2))
-    views = [*rng.integers(_UNSEEN, _MARGIN - _UNSEEN, 2, endpoint=True), *rng.integers(_SHIFTS, size=2)]
-    return crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(np.int32(views), (count, 1))
+    corner, shift = rng.integers(_UNSEEN, _MARGIN - _UNSEEN, 2, endpoint=True), rng.integers(_SHIFTS, size=2)
+    views = np.concatenate([corner, shift]).astype(np.int32)
+    return crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(views, (count, 1))
 
 
 def styles_in_turn(step: int, count: int, styles: int) -> np.ndarray:
