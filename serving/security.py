@@ -33,8 +33,10 @@ _CLOSED = ("shared-memory", "trace", "logging")
 """What nobody needs: any caller could name another's memory, or files to write into."""
 _NOBODY = "reverie-nobody"
 """A header whose value nobody is told: it closes."""
-_ACCEPTED = re.compile("[!-~]{1,512}")
-"""What a header carries unchanged, over HTTP and gRPC: visible ASCII. Triton's options take all of it."""
+_LONGEST = 512
+_ACCEPTED = re.compile("[!-~]([ -~]*[!-~])?")
+"""What a header carries unchanged, over HTTP and gRPC: printable ASCII without spaces at its ends. Triton's options
+take all of it, commas, colons and equals signs too."""
 
 
 class SecurityError(Exception):
@@ -86,15 +88,16 @@ def checked_key(key: str, source: str) -> str:
         source: where it is from, for the error; the key itself is not shown.
 
     Raises:
-        SecurityError: it is empty, too long, or has other characters than visible ASCII.
+        SecurityError: it is empty, too long, or has a character that no header can carry.
     """
-    if _ACCEPTED.fullmatch(key):
+    if _ACCEPTED.fullmatch(key) and len(key) <= _LONGEST:
         return key
     if not key:
         raise SecurityError(f"{source} is an empty key; set a secret of your own ('openssl rand -hex 32'), or unset it")
-    wrong = f"a key of {len(key)} characters" if len(key) > 512 else "a key with a space, or one that is not ASCII"
+    wrong = f"{len(key)} characters long" if len(key) > _LONGEST else "not what a header can carry"
     raise SecurityError(
-        f"{source} is {wrong}; accepted: 1 to 512 visible ASCII characters, as 'openssl rand -hex 32' makes"
+        f"{source} is {wrong}; accepted: 1 to {_LONGEST} printable ASCII characters without spaces at the ends, as "
+        "'openssl rand -hex 32' makes"
     )
 
 
@@ -120,7 +123,8 @@ class Security:
     Attributes:
         tls: its certificate and key; None for plain connections. Triton has no TLS for HTTP.
         api_key: asked for with every call but health; None for none over gRPC.
-        control_key: asked for where models are loaded and unloaded; None makes one up (see `control_keys`).
+        control_key: asked for where models are loaded and unloaded; None makes one up (see `control_keys`). Default:
+            $REVERIE_CONTROL_KEY, as a client's, else None.
         http: whether HTTP is open for inference, and listens where gRPC does if that is without TLS. Otherwise HTTP
             listens on this machine only and answers to the API key; where there is none, it answers health only.
         insecure: whether other machines may be let in without keys.
@@ -131,7 +135,7 @@ class Security:
 
     tls: Tls | None = None
     api_key: str | None = field(default=None, repr=False)
-    control_key: str | None = field(default=None, repr=False)
+    control_key: str | None = field(default_factory=lambda: read_key(CONTROL_KEY_VARIABLE), repr=False)
     http: bool = False
     insecure: bool = False
     _made_up: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
