@@ -203,7 +203,7 @@ class Security:
             if self.tls.authority:
                 yield f"--grpc-root-cert={self.tls.authority}"
 
-    def keys(self) -> Iterator[str]:
+    def secrets(self) -> Iterator[str]:
         """Every key that is among `arguments`."""
         yield from self.headers().values()
 

@@ -279,7 +279,7 @@ class TritonServer:
     def _hide_keys(self) -> bool:
         assert self._process is not None
         with contextlib.suppress(OSError):  # Where that is forbidden the keys stay visible, as SECURITY.md says.
-            arguments.hide(self._process.pid, self.security.keys())
+            arguments.hide(self._process.pid, self.security.secrets())
         return True
 
     def _limit_memory(self) -> None:
