@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shlex
 from collections.abc import Iterator
@@ -51,9 +52,16 @@ def limit(pid: int, more_bytes: int) -> None:
 
 
 def reserved_bytes(pid: int) -> int:
-    """What RLIMIT_DATA counts of a process: its private, writable memory, whether touched or not."""
+    """What RLIMIT_DATA counts of a process: its private, writable memory, whether touched or not.
+
+    Raises:
+        OSError: the process has ended.
+    """
     status = (Path("/proc") / str(pid) / "status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
+    found = re.search(r"^VmData:\s*(\d+) kB", status, re.MULTILINE)
+    if not found:  # It waits for its parent to see that it has ended.
+        raise ProcessLookupError(f"process {pid} has ended")
+    return int(found[1]) * 1024
 
 
 def write_stub(path: Path, stub: Path) -> None:

@@ -30,7 +30,7 @@ from typing import IO, Any
 
 from serving import headers, hosts
 from serving.control_keys import ControlKeyFile
-from serving.security import SECRET_VARIABLES, Security
+from serving.security import SECRET_VARIABLES, Security, SecurityError
 from serving.triton import arguments, memory
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -96,8 +96,9 @@ class TritonServer:
         memory_bytes: what Triton itself, without its models, may take more than it has when it is ready.
 
     Raises (on `start`):
-        ServerError: something is missing, a model did not load, or the process ended.
-        SecurityError: other machines would be let in without keys, or the control key cannot be left for publishers.
+        ServerError: something is missing, a model did not load, the process ended, or there is no safe place for the
+            control key that publishers must find.
+        SecurityError: other machines would be let in without keys.
     """
 
     repository: Path
@@ -290,7 +291,10 @@ class TritonServer:
     def _leave_control_key(self) -> None:
         """Only now: the port is this server's, so the key of another one on it is not overwritten."""
         if key := self.security.made_up_control_key:
-            self._key_file = ControlKeyFile.write(self.address.host, self.address.grpc_port, key)
+            try:
+                self._key_file = ControlKeyFile.write(self.address.host, self.address.grpc_port, key)
+            except SecurityError as error:  # When Triton is started again, one to try again after.
+                raise ServerError(str(error)) from None
 
     def _shared_memory(self) -> list[Path]:
         return list(Path("/dev/shm").glob(f"{self._shm_prefix}*"))

@@ -60,6 +60,16 @@ def test_a_process_may_take_so_much_more_than_it_has_and_no_more():
     assert eat(more=GIB, allowed=GIB // 8) != 0
 
 
+def test_a_process_that_has_ended_is_an_os_error_before_and_after_its_parent_knows():
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(OSError):
+        memory.limit(process.pid, GIB)
+    process.wait()
+    with pytest.raises(OSError):
+        memory.limit(process.pid, GIB)
+
+
 def test_a_limit_below_another_limit_of_the_user_leaves_that_in_place():
     process = subprocess.Popen(["sleep", "60"])
     try:

@@ -19,6 +19,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from serving import control_keys
 from serving.client import Client, ReverieError
 from serving.triton.processes import below
 from serving.triton.server import Address, ServerError, TritonServer
@@ -98,9 +99,12 @@ def test_what_is_killed_is_started_again_without_a_person(small_repository, phot
                 wait_until(lambda model=model, victims=victims: len(victims & below(triton)) == 0)
                 paint_until_it_works(client, photo)
                 assert triton_below(process.pid) == triton
+            assert client.models()
             os.kill(triton, signal.SIGKILL)
         with Client(address.grpc) as client:
             paint_until_it_works(client, photo)
+            wait_until(lambda: control_keys.find(address.grpc) is not None)
+            assert client.models()  # The new Triton has its owner's key again.
         assert triton_below(process.pid) != triton
     finally:
         process.send_signal(signal.SIGTERM)
@@ -178,6 +182,15 @@ def test_a_missing_repository_is_one_clear_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: no model repository at")
     assert "Traceback" not in done.stderr
+
+
+def test_without_a_safe_place_for_the_control_key_nothing_is_served(small_repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "reverie").symlink_to(tmp_path)
+    server = TritonServer(small_repository, log=tmp_path / "log")
+    with pytest.raises(ServerError, match="is a link or a file"):
+        server.start()
+    assert server.pid is None
 
 
 def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_repository):
