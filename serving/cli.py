@@ -66,15 +66,14 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="REVERIE_API_KEY_FILE", help="Holds the key asked for with every call. Default: $REVERIE_API_KEY."
+            help="Holds the key asked for with every call. Default: $REVERIE_API_KEY_FILE, else the key in $REVERIE_API_KEY."
         ),
     ] = None,
     control_key_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="REVERIE_CONTROL_KEY_FILE",
-            help="Holds the key asked for where models are loaded. Default: $REVERIE_CONTROL_KEY, else a random key "
-            "that `export` and `models` find on this machine.",
+            help="Holds the key asked for where models are loaded. Default: $REVERIE_CONTROL_KEY_FILE, else the key in "
+            "$REVERIE_CONTROL_KEY, else a random one that `export` and `models` find on this machine.",
         ),
     ] = None,
     memory_limit: Annotated[

@@ -29,14 +29,15 @@ def is_wildcard(host: str) -> bool:
 def local_name(host: str) -> str | None:
     """One name for all spellings of this machine, another for each further loopback address; None for any other host.
 
-    A client that connects to a wildcard reaches its own machine.
+    A client that connects to a wildcard reaches its own machine. On ::1, another user's server can have the port that
+    ours has on 127.0.0.1, so that is a name of its own.
     """
     if is_wildcard(host) or _plain(host) == LOCALHOST:
         return LOCALHOST
     address = _parse(host)
     if address is None or not address.is_loopback:
         return None
-    return LOCALHOST if str(address) in ("127.0.0.1", "::1") else str(address)
+    return LOCALHOST if str(address) == "127.0.0.1" else str(address)
 
 
 def bracketed(host: str) -> str:

@@ -16,11 +16,12 @@ from serving import headers, hosts
 CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = "REVERIE_TLS_CA", "REVERIE_TLS_CERT", "REVERIE_TLS_KEY"
 API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, CLIENT_VARIABLE = "REVERIE_API_KEY", "REVERIE_CONTROL_KEY", "REVERIE_CLIENT"
 
-API_KEY_FILE_VARIABLE, CONTROL_KEY_FILE_VARIABLE = "REVERIE_API_KEY_FILE", "REVERIE_CONTROL_KEY_FILE"
+_FILE = "_FILE"
+"""After the name of a key's variable: the variable that names a file with the key instead."""
 
 SECRET_VARIABLES = frozenset(
     {
-        *(API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, API_KEY_FILE_VARIABLE, CONTROL_KEY_FILE_VARIABLE),
+        *(API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, API_KEY_VARIABLE + _FILE, CONTROL_KEY_VARIABLE + _FILE),
         *(CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE),
     }
 )
@@ -102,11 +103,15 @@ def checked_key(key: str, source: str) -> str:
 
 
 def read_key(variable: str, file: Path | None = None) -> str | None:
-    """A server's key: from `file`, whose last line break does not count, else from the environment; None for none.
+    """A key out of `file`, else out of the file that `variable`_FILE names, else out of `variable`; None for none.
+
+    A file's last line break does not count.
 
     Raises:
-        SecurityError: the file cannot be read, or holds no key, or the variable is set to none.
+        SecurityError: the file cannot be read, or holds no key, or a variable is set to nothing.
     """
+    if file is None and variable + _FILE in os.environ:
+        file = Path(os.environ[variable + _FILE])
     if file is None:
         return checked_key(os.environ[variable], variable) if variable in os.environ else None
     try:

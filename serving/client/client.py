@@ -257,7 +257,8 @@ class Client:
         control_key: what a server asks for where models are loaded; default: $REVERIE_CONTROL_KEY, else, for a server
             on this machine, the one that it left for its user (`serving.control_keys`). Sent with `models` and `load`
             only; "" sends none.
-        api_key: what a server that knows its callers asks for; default: $REVERIE_API_KEY; "" sends none.
+        api_key: what a server that knows its callers asks for; default: $REVERIE_API_KEY; "" sends none. Either may
+            be in a file instead, which $REVERIE_API_KEY_FILE or $REVERIE_CONTROL_KEY_FILE names.
         name: of this client, for the server's limits of one client; default: $REVERIE_CLIENT, else none.
         tls: for a server with TLS; default: of $REVERIE_TLS_CA, $REVERIE_TLS_CERT and $REVERIE_TLS_KEY.
 

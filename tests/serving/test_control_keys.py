@@ -31,12 +31,14 @@ def left() -> Iterator[ControlKeyFile]:
     file.remove()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::1]", "dns:///localhost", "ipv4:127.0.0.1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::]", "dns:///localhost", "ipv4:127.0.0.1"])
 def test_a_key_is_found_under_every_spelling_of_this_machine(left, host):
     assert control_keys.find(f"{host}:8001") == "secret"
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8002", "127.0.0.2:8001", "192.168.1.5:8001", "example.org:8001", "x"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8002", "127.0.0.2:8001", "[::1]:8001", "192.168.1.5:8001", "example.org:8001", "x"]
+)
 def test_no_key_is_found_for_another_server(left, address):
     assert control_keys.find(address) is None
 

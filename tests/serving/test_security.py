@@ -469,8 +469,12 @@ def test_a_key_is_read_from_its_file_without_the_last_line_break(tmp_path, monke
     for text in ("secret", "secret\n", "secret\r\n"):
         (tmp_path / "key").write_bytes(text.encode())
         assert secured.read_key("REVERIE_API_KEY", tmp_path / "key") == "secret"
-    with pytest.raises(SecurityError, match="cannot be read"):
-        secured.read_key("REVERIE_API_KEY", tmp_path / "absent")
+    monkeypatch.setenv("REVERIE_API_KEY_FILE", str(tmp_path / "key"))
+    assert secured.read_key("REVERIE_API_KEY") == "secret"
+    for wrong in (str(tmp_path / "absent"), ""):
+        monkeypatch.setenv("REVERIE_API_KEY_FILE", wrong)
+        with pytest.raises(SecurityError, match="cannot be read"):
+            secured.read_key("REVERIE_API_KEY")
 
 
 def serve(*options: str, **environment: str) -> subprocess.CompletedProcess:
