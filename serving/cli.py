@@ -41,11 +41,20 @@ def add_commands(cli: typer.Typer) -> None:
 def serve(
     repository: Repository = Path("model_repository"),
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines call, and control, the server.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, and needs both keys.")
     ] = "127.0.0.1",
     grpc_port: int = 8001,
     http_port: int = 8000,
     metrics_port: int = 8002,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of the metrics, which have no key: whoever reaches it may read them.")
+    ] = "127.0.0.1",
+    http: Annotated[
+        bool, typer.Option("--http", help="Open HTTP for inference too; else it answers health, and to the API key.")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines in without keys; says what is open then.")
+    ] = False,
     weights_dir: Annotated[
         Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
     ] = None,
@@ -54,15 +63,30 @@ def serve(
     tls_clients: Annotated[
         Path | None, typer.Option(help="Authority (PEM) whose clients alone are let in, with their certificates.")
     ] = None,
-    api_key: Annotated[
-        str, typer.Option(envvar="REVERIE_API_KEY", help="Asked for with every call; better in the environment.")
-    ] = "",
-    control_key: Annotated[
-        str, typer.Option(envvar="REVERIE_CONTROL_KEY", help="Asked for where models are loaded, as `export` does.")
-    ] = "",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Holds the key asked for with every call. Default: $REVERIE_API_KEY_FILE, else the key in $REVERIE_API_KEY."
+        ),
+    ] = None,
+    control_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Holds the key asked for where models are loaded. Default: $REVERIE_CONTROL_KEY_FILE, else the key in "
+            "$REVERIE_CONTROL_KEY, else a random one that `export` and `models` find on this machine.",
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="GiB that Triton itself, without its models, may take. Default: half of the machine's."
+        ),
+    ] = None,
 ) -> None:
     """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
+    from serving import security as secured
     from serving.security import Security, Tls
+    from serving.triton import memory
     from serving.triton.server import Address as Listen
     from serving.triton.server import TritonServer
     from serving.triton.supervisor import supervise
@@ -71,12 +95,19 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    listen = Listen(host, grpc_port, http_port, metrics_port)
+    listen = Listen(host, grpc_port, http_port, metrics_port, metrics_host)
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
-    security = Security(tls, api_key, control_key)
-    with TritonServer(repository, listen, environment, security) as server:
-        http = "no HTTP" if tls else f"HTTP {listen.http}"
-        ready = f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, {http}, metrics {listen.metrics}"
+    api_key = secured.read_key(secured.API_KEY_VARIABLE, api_key_file)
+    control_key = secured.read_key(secured.CONTROL_KEY_VARIABLE, control_key_file)
+    security = Security(tls, api_key, control_key, http, insecure)
+    limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
+    with TritonServer(repository, listen, environment, security, memory_bytes=limit) as server:
+        for warning in security.warnings(host):
+            typer.echo(f"warning: {warning}", err=True)
+        ready = (
+            f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, HTTP {server.http} ({security.http_opens}), "
+            f"metrics {listen.metrics}"
+        )
         supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
         typer.echo("stopping")
 

@@ -28,8 +28,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from serving import headers
-from serving.security import Security
+from serving import headers, hosts
+from serving.control_keys import ControlKeyFile
+from serving.security import SECRET_VARIABLES, Security, SecurityError
+from serving.triton import arguments, memory
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
@@ -44,12 +46,18 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens; the ports differ."""
+    """Where a server listens; the ports differ.
+
+    Attributes:
+        host: of gRPC, and of HTTP where that is open.
+        metrics_host: anybody who reaches it may read the metrics; Triton has no key for them.
+    """
 
     host: str = "127.0.0.1"
     grpc_port: int = 8001
     http_port: int = 8000
     metrics_port: int = 8002
+    metrics_host: str = "127.0.0.1"
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> Address:
@@ -62,15 +70,16 @@ class Address:
 
     @property
     def grpc(self) -> str:
-        return f"{self.host}:{self.grpc_port}"
+        return f"{hosts.bracketed(self.host)}:{self.grpc_port}"
 
     @property
     def http(self) -> str:
-        return f"http://{self.host}:{self.http_port}"
+        """Where HTTP is open; where it is not, `TritonServer.http` says where it answers health."""
+        return f"http://{hosts.bracketed(self.host)}:{self.http_port}"
 
     @property
     def metrics(self) -> str:
-        return f"http://{self.host}:{self.metrics_port}/metrics"
+        return f"http://{hosts.bracketed(self.metrics_host)}:{self.metrics_port}/metrics"
 
 
 @dataclass
@@ -84,9 +93,12 @@ class TritonServer:
         environment: added to the server's environment (`REVERIE_WEIGHTS_DIR`, ...).
         log: where the server's output goes; None for this process's stderr.
         stop_seconds: how long running requests may take to end when the server is stopped.
+        memory_bytes: what Triton itself, without its models, may take more than it has when it is ready.
 
     Raises (on `start`):
-        ServerError: something is missing, a model did not load, or the process ended.
+        ServerError: something is missing, a model did not load, the process ended, or there is no safe place for the
+            control key that publishers must find.
+        SecurityError: other machines would be let in without keys.
     """
 
     repository: Path
@@ -95,8 +107,10 @@ class TritonServer:
     security: Security = field(default_factory=Security)
     log: Path | None = None
     stop_seconds: int = 10
+    memory_bytes: int = field(default_factory=memory.default_limit)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _folder: Path | None = field(default=None, init=False, repr=False)
+    _key_file: ControlKeyFile | None = field(default=None, init=False, repr=False)
     _shm_prefix: str = field(default_factory=lambda: f"reverie_{os.getpid()}_{secrets.token_hex(3)}_", init=False)
 
     def __enter__(self) -> TritonServer:
@@ -114,6 +128,7 @@ class TritonServer:
 
     def start(self, timeout: float = 120.0) -> None:
         """Launch and wait until every model is ready."""
+        self.security.check_host(self.address.host)
         if not self.repository.is_dir():
             raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
         wheel = _wheel()
@@ -131,6 +146,8 @@ class TritonServer:
                 preexec_fn=_die_with_parent,
             )
             self._wait_until_ready(timeout)
+            self._limit_memory()
+            self._leave_control_key()
         except BaseException:
             self.stop()
             raise
@@ -140,6 +157,9 @@ class TritonServer:
 
     def stop(self) -> None:
         """End the server: politely, then by force; leaves no process and no shared memory behind."""
+        key_file, self._key_file = self._key_file, None
+        if key_file:
+            key_file.remove()
         process, self._process = self._process, None
         if process is not None:
             if process.poll() is None:
@@ -149,7 +169,7 @@ class TritonServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
+        for region in self._shared_memory():
             region.unlink(missing_ok=True)
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -168,7 +188,8 @@ class TritonServer:
             TimeoutError: no answer in `timeout` seconds.
             OSError: no connection, or a status that is no success (`urllib.error.HTTPError`).
         """
-        url = f"http://{self._http_host}:{self.address.http_port}/v2/{path}"
+        host = "127.0.0.1" if hosts.is_wildcard(self._http_host) else self._http_host
+        url = f"http://{hosts.bracketed(host)}:{self.address.http_port}/v2/{path}"
         body = None if data is None else json.dumps(data).encode()
         request = urllib.request.Request(url, body, self.security.headers())
         try:
@@ -180,9 +201,16 @@ class TritonServer:
             raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
 
     @property
+    def http(self) -> str:
+        """Where HTTP answers health, and the models if `security.http`."""
+        return f"http://{hosts.bracketed(self._http_host)}:{self.address.http_port}"
+
+    @property
     def _http_host(self) -> str:
-        """Where HTTP is: of this machine only where callers come with TLS, for which it has none."""
-        return "127.0.0.1" if self.security.tls or self.address.host == "0.0.0.0" else self.address.host
+        """Other machines get HTTP only where it is to be open, and never beside TLS, which it has none of."""
+        if hosts.is_loopback(self.address.host) or (self.security.http and not self.security.tls):
+            return self.address.host
+        return "127.0.0.1"
 
     def poll(self) -> int | None:
         """The exit status if the process has ended by itself, else None."""
@@ -203,8 +231,9 @@ class TritonServer:
             # Configurations are complete; completing them would start (and import) every Python model twice.
             "--disable-auto-complete-config",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
-            *(f"--{protocol}-address={address.host}" for protocol in ("grpc", "metrics")),
-            f"--http-address={self._http_host if self.security.tls else address.host}",
+            f"--grpc-address={hosts.bracketed(address.host)}",
+            f"--http-address={_for_libevent(self._http_host)}",
+            f"--metrics-address={_for_libevent(address.metrics_host)}",
             *self.security.arguments(),
             # Who calls, for the limits of one client; see `serving.models.places`.
             *(f"--{protocol}-header-forward-pattern={headers.CLIENT}" for protocol in ("grpc", "http")),
@@ -218,10 +247,11 @@ class TritonServer:
         ]
 
     def _environment(self, library_path: str) -> dict[str, str]:
+        """Of Triton, and so of its models: without our keys, which are none of theirs."""
         binaries = Path(sys.executable).parent
         return {
             "TF_CPP_MIN_LOG_LEVEL": "2",
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
             **self.environment,
             "LD_LIBRARY_PATH": library_path,
             "PATH": f"{binaries}:{os.environ.get('PATH', '')}",
@@ -231,15 +261,48 @@ class TritonServer:
     def _wait_until_ready(self, timeout: float) -> None:
         assert self._process is not None
         deadline = time.monotonic() + timeout
+        is_hidden = False
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 where = f"see {self.log}" if self.log else "see its output above"
                 raise ServerError(f"Triton ended with status {self._process.returncode} while starting; {where}")
+            # Once a backend has shared memory, the options have been read; see `arguments.hide`.
+            if not is_hidden and self._shared_memory():
+                is_hidden = self._hide_keys()
             with contextlib.suppress(OSError):
                 self.control("health/ready", timeout=1.0)
+                if not is_hidden:
+                    self._hide_keys()
                 return
-            time.sleep(0.1)
+            time.sleep(0.1 if is_hidden else 0.005)
         raise ServerError(f"Triton was not ready after {timeout:.0f} s")
+
+    def _hide_keys(self) -> bool:
+        assert self._process is not None
+        with contextlib.suppress(OSError):  # Where that is forbidden the keys stay visible, as SECURITY.md says.
+            arguments.hide(self._process.pid, self.security.secrets())
+        return True
+
+    def _limit_memory(self) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # It has just ended: `poll` tells.
+            memory.limit(self._process.pid, self.memory_bytes)
+
+    def _leave_control_key(self) -> None:
+        """Only now: the port is this server's, so the key of another one on it is not overwritten."""
+        if key := self.security.made_up_control_key:
+            try:
+                self._key_file = ControlKeyFile.write(self.address.host, self.address.grpc_port, key)
+            except SecurityError as error:  # When Triton is started again, one to try again after.
+                raise ServerError(str(error)) from None
+
+    def _shared_memory(self) -> list[Path]:
+        return list(Path("/dev/shm").glob(f"{self._shm_prefix}*"))
+
+
+def _for_libevent(host: str) -> str:
+    """A host as Triton's HTTP servers take it."""
+    return f"ipv6:{host.strip('[]')}" if ":" in host else host
 
 
 def _wheel() -> Path:
@@ -278,7 +341,8 @@ def _assemble_backends(wheel: Path, folder: Path) -> Path:
     python = backends / "python"
     shutil.copytree(wheel / "backends" / "python", python)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    shutil.copy2(wheel / "python_backend_stubs" / version / "triton_python_backend_stub", python)
+    stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
+    memory.write_stub(python / stub.name, stub)
     shutil.copytree(Path(__file__).parent / "backends", backends, dirs_exist_ok=True)
     return backends
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -11,10 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from serving import control_keys
 from serving.client import Client, ReverieError
 from serving.triton.processes import below
 from serving.triton.server import Address, ServerError, TritonServer
@@ -30,9 +35,9 @@ def small_repository(tmp_path) -> Path:
     return tmp_path / "model_repository"
 
 
-def serve(repository: Path, address: Address) -> subprocess.Popen:
+def serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
     ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
-    command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports]
+    command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
     line = process.stdout.readline()
     assert line.startswith("ready: gRPC"), line
@@ -94,9 +99,12 @@ def test_what_is_killed_is_started_again_without_a_person(small_repository, phot
                 wait_until(lambda model=model, victims=victims: len(victims & below(triton)) == 0)
                 paint_until_it_works(client, photo)
                 assert triton_below(process.pid) == triton
+            assert client.models()
             os.kill(triton, signal.SIGKILL)
         with Client(address.grpc) as client:
             paint_until_it_works(client, photo)
+            wait_until(lambda: control_keys.find(address.grpc) is not None)
+            assert client.models()  # The new Triton has its owner's key again.
         assert triton_below(process.pid) != triton
     finally:
         process.send_signal(signal.SIGTERM)
@@ -105,6 +113,50 @@ def test_what_is_killed_is_started_again_without_a_person(small_repository, phot
 
 def command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
+
+
+def inflating(size: int) -> service_pb2.ModelInferRequest:
+    """A request that gzip makes a thousand times smaller on its way."""
+    return service_pb2.ModelInferRequest(model_name="stylize", raw_input_contents=[bytes(size)])
+
+
+def send_packed(address: str, request: service_pb2.ModelInferRequest) -> grpc.StatusCode:
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(address, options, compression=grpc.Compression.Gzip) as channel:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(request, timeout=60)
+        return call.exception().code()
+
+
+def most_memory(pid: int) -> int:
+    """The most that a process ever had in memory, in bytes; 0 for one that has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(found[1]) * 1024 if found else 0
+    return 0
+
+
+def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service_comes_back(small_repository, photo):
+    limit, size = 2**27, 2**28
+    address = Address.free()
+    process = serve(small_repository, address, f"--memory-limit={limit / 2**30}")
+    try:
+        triton = triton_below(process.pid)
+        idle, peaks = most_memory(triton), [0]
+        ended = os.pidfd_open(triton)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(send_packed, address.grpc, inflating(size))
+            while not select.select([ended], [], [], 0.005)[0] and not answer.done():
+                peaks.append(most_memory(triton))
+            assert answer.result() is grpc.StatusCode.UNAVAILABLE
+        assert select.select([ended], [], [], 30)[0], "Triton still runs"
+        os.close(ended)
+        assert max(peaks) < idle + limit + 2**25
+        wait_until(lambda: process.poll() is None and triton not in below(process.pid))
+        with Client(address.grpc) as client:
+            paint_until_it_works(client, photo)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_triton_does_not_outlive_a_killed_parent(small_repository):
@@ -130,6 +182,15 @@ def test_a_missing_repository_is_one_clear_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: no model repository at")
     assert "Traceback" not in done.stderr
+
+
+def test_without_a_safe_place_for_the_control_key_nothing_is_served(small_repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "reverie").symlink_to(tmp_path)
+    server = TritonServer(small_repository, log=tmp_path / "log")
+    with pytest.raises(ServerError, match="is a link or a file"):
+        server.start()
+    assert server.pid is None
 
 
 def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_repository):
