@@ -18,6 +18,7 @@ import numpy as np
 from serving.errors import Unavailable
 from serving.style.colors import mix
 from serving.style.files import graph_for_tiles
+from serving.style.margin import Margins
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import restyle_in_tiles
 from synthesis import images
@@ -29,7 +30,7 @@ LARGE_PIXELS = 1024 * 1024
 """Larger pictures are restyled one at a time."""
 UNTILED_SIDE = 2048
 """Pictures with a longer side are restyled in tiles: in one piece the network takes 100 bytes a pixel, and on a GPU with
-TensorRT its profile ends here (`export/configuration.py`).
+TensorRT its profile ends here, with the margin (`export/configuration.py`).
 """
 LARGE_AT_ONCE = 2
 """Large pictures that are read, restyled or waiting for each other; they take long, and others should not wait."""
@@ -70,12 +71,15 @@ class Stylist:
     def _restyle(self, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
         height, width = photo.shape[:2]
         if not _is_large(height, width):
-            return self._network(photo, weights)
+            return self._in_one_piece(photo, weights)
         # One at a time: it uses all cores and takes memory, and large ones should not meet in a batch.
         with self._one_large:
             if max(height, width) <= UNTILED_SIDE:
-                return self._network(photo, weights)
+                return self._in_one_piece(photo, weights)
             return restyle_in_tiles(self._model, photo, weights)
+
+    def _in_one_piece(self, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return Margins().take_off(self._network(Margins().put_on(photo), weights))
 
     def _finish(self, picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters) -> bytes:
         mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)

@@ -18,7 +18,7 @@ from serving.style.stylist import PixelBudget, Stylist
 from synthesis import images
 from synthesis.errors import InputError
 from tests.conftest import PROJECT
-from tests.serving.style_graph import tint, write_version
+from tests.serving.style_graph import tint, with_mirrored_margin, write_version
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,10 @@ def restyled(stylist: Stylist, data: bytes, **parameters) -> Image.Image:
     return Image.open(io.BytesIO(stylist.stylize(data, StylizeParameters(**parameters))))
 
 
+def painted(picture: np.ndarray, weights: list[float]) -> np.ndarray:
+    return with_mirrored_margin(tint, picture, np.array(weights))
+
+
 def encoded(image: Image.Image, format="png", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
@@ -44,11 +48,11 @@ def encoded(image: Image.Image, format="png", **options) -> bytes:
 def test_a_style_is_taken_by_name_and_the_first_by_default(stylist, picture):
     data = images.encode(picture)
     for name, weights in (("", [1, 0, 0]), ("red", [1, 0, 0]), ("blue", [0, 0, 1])):
-        np.testing.assert_array_equal(restyled(stylist, data, style=name), tint(picture, np.array(weights)))
+        np.testing.assert_array_equal(restyled(stylist, data, style=name), painted(picture, weights))
 
 
 def test_a_blend_depends_only_on_the_proportions_of_its_weights(stylist, picture):
-    data, half = images.encode(picture), tint(picture, np.array([0.5, 0, 0.5]))
+    data, half = images.encode(picture), painted(picture, [0.5, 0, 0.5])
     for weights in ({"red": 0.5, "blue": 0.5}, {"red": 3, "green": 0, "blue": 3}, {"red": 1e308, "blue": 1e308}):
         np.testing.assert_array_equal(restyled(stylist, data, styles=weights), half)
 
@@ -82,7 +86,7 @@ def test_the_result_has_the_photograph_s_format_unless_another_is_asked_for(styl
 def test_transparency_is_kept_where_the_format_has_it_and_becomes_white_elsewhere(stylist, picture):
     alpha = np.zeros(picture.shape[:2], np.uint8)
     alpha[:, 40:] = 255
-    data, stylized = images.encode(picture, alpha=alpha), tint(picture, np.array([1, 0, 0]))
+    data, stylized = images.encode(picture, alpha=alpha), painted(picture, [1, 0, 0])
     png = np.asarray(restyled(stylist, data))
     np.testing.assert_array_equal(png, np.dstack([stylized, alpha]))
     np.testing.assert_array_equal(np.asarray(restyled(stylist, data, format="webp"))[..., 3], alpha)
@@ -206,7 +210,7 @@ def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_
     stylist = Stylist(write_version(tmp_path / "1"), network)
     for height, width in ((100, 100), (200, 200), (201, 200), (201, 20)):
         restyled(stylist, images.encode(np.zeros((height, width, 3), np.uint8)))
-    assert in_one_piece == [((100, 100), False), ((200, 200), True)]
+    assert in_one_piece == [((196, 196), False), ((296, 296), True)]  # With the margin.
     assert in_tiles == [((201, 200), True), ((201, 20), True)]
 
 
