@@ -16,7 +16,14 @@ from serving.style.margin import MARGIN
 from serving.style.statistics import split_statistics
 from synthesis import images
 from tests.conftest import PICTURES
-from tests.serving.style_graph import SHIPPED, shipped_network, tint, tinting_network, with_mirrored_margin, write_version
+from tests.serving.style_graph import (
+    SHIPPED,
+    shipped_network,
+    tint,
+    tinting_network,
+    with_mirrored_margin,
+    write_version,
+)
 
 
 @given(st.integers(16, 8192), st.sampled_from([256, 512, tiles.TILE]))

@@ -72,7 +72,9 @@ def test_a_large_picture_takes_the_whole_picture_s_statistics(three_styles):
     photo = noise(1200, 2000)
     photo = photo // 4 + np.linspace(0, 180, 2000).astype(np.uint8)[:, None]
     answer = images.decode(three_styles.stylize(images.encode(photo), size=2000, style="red"))
-    assert np.abs(answer.astype(int) - with_mirrored_margin(tint, photo, np.array([1, 0, 0]))).max() <= 3  # A thumbnail's are a little off.
+    assert (
+        np.abs(answer.astype(int) - with_mirrored_margin(tint, photo, np.array([1, 0, 0]))).max() <= 3
+    )  # A thumbnail's are a little off.
 
 
 def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_picture(three_styles):
