@@ -151,25 +151,30 @@ def generate(
 def dream(
     picture: Picture,
     output: Output,
+    recipe: Annotated[
+        str, typer.Option(help="forms, or book; it decides whatever has no default here: docs/dream.md.")
+    ] = "forms",
     layers: Annotated[
         str,
         typer.Option(help="name=weight or name:channel=weight, separated by commas; empty: the extractor's defaults."),
     ] = "",
-    step: Annotated[float, typer.Option(help="Length of one ascent step.")] = 20.0,
-    num_octave: Annotated[int, typer.Option(help="Sizes to dream at.")] = 3,
+    step: Annotated[float | None, typer.Option(help="Length of one ascent step.")] = None,
+    num_octave: Annotated[
+        int | None, typer.Option(help="Sizes to dream at; 0 takes as many as the picture has room for.")
+    ] = None,
     octave_scale: Annotated[float, typer.Option(help="Ratio between neighbouring sizes.")] = 1.4,
-    iterations: Annotated[int, typer.Option(help="Steps an octave.")] = 30,
-    max_loss: Annotated[float, typer.Option(help="End an octave above this loss; 0 never.")] = 15.0,
+    iterations: Annotated[int | None, typer.Option(help="Steps an octave.")] = None,
+    max_loss: Annotated[float | None, typer.Option(help="End an octave above this loss; 0 never.")] = None,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 640,
     guide: Annotated[Path | None, typer.Option(help="A picture whose forms the dream takes up.")] = None,
-    jitter: Annotated[int, typer.Option(help="Roll the picture by up to so many pixels in each step.")] = 0,
+    jitter: Annotated[int | None, typer.Option(help="Roll the picture by up to so many pixels in each step.")] = None,
     tile: Annotated[int, typer.Option(help="Side of the tiles of a large picture, in pixels; 0 for none.")] = 0,
-    smooth: Annotated[float, typer.Option(help="Blur mixed into the gradient, in pixels.")] = 0.0,
+    smooth: Annotated[float | None, typer.Option(help="Blur mixed into the gradient, in pixels.")] = None,
     strength: Annotated[float, typer.Option(help="Of the change: 0 the photograph, 1 the dream.")] = 1.0,
     preserve_colors: PreserveColors = False,
     frames: Annotated[int, typer.Option(help="Pictures of a zoom sequence.")] = 1,
     zoom: Annotated[float, typer.Option(help="From one frame to the next.")] = 1.05,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster.")] = "float32",
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16, or auto: the faster.")] = None,
     seed: Annotated[int, typer.Option(help="Of the jitter and the tiles.")] = 0,
     max_seconds: MaxSeconds = 0.0,
     features: Features = "auto",
@@ -180,7 +185,7 @@ def dream(
 ) -> None:
     """DeepDream on a picture; all parameters: docs/dream.md."""
     options: dict[str, Any] = {
-        "layers": layers, "step": step, "num_octave": num_octave, "octave_scale": octave_scale, "iterations": iterations,
+        "recipe": recipe, "layers": layers, "step": step, "num_octave": num_octave, "octave_scale": octave_scale, "iterations": iterations,
         "max_loss": max_loss, "size": size, "jitter": jitter, "tile": tile, "smooth": smooth, "strength": strength,
         "preserve_colors": preserve_colors, "frames": frames, "zoom": zoom, "precision": precision, "seed": seed,
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
@@ -189,7 +194,7 @@ def dream(
     _check_film(video)
     with Client(address, timeout=3600) as client:
         guide_image = _read(guide) if guide else b""
-        _follow(client.dream(_read(picture), guide_image=guide_image, **options), output, video)
+        _follow(client.dream(_read(picture), guide_image=guide_image, **_given(options)), output, video)
 
 
 def transfer(
@@ -330,6 +335,11 @@ def _stylize_frames(client: Client, source: Path, output: Path, options: dict[st
             lambda done, total: progress.update(task, completed=done, total=total),
             smooth,
         )
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; the server's recipe decides the others."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _blend(text: str) -> dict[str, float]:
