@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.client
 import importlib.util
 import json
 import os
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +28,7 @@ from typing import IO, Any
 
 from serving import headers
 from serving.security import Security
+from serving.triton.folder import ServerFolder
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
@@ -96,8 +95,7 @@ class TritonServer:
     log: Path | None = None
     stop_seconds: int = 10
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
-    _folder: Path | None = field(default=None, init=False, repr=False)
-    _shm_prefix: str = field(default_factory=lambda: f"reverie_{os.getpid()}_{secrets.token_hex(3)}_", init=False)
+    _folder: ServerFolder | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -112,17 +110,22 @@ class TritonServer:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def start(self, timeout: float = 120.0) -> None:
-        """Launch and wait until every model is ready."""
+    def start(self, timeout: float = 120.0, needs_every_model: bool = True) -> None:
+        """Launch and wait until every model is loaded.
+
+        Args:
+            needs_every_model: a model that does not load ends the start; else it is left out, and health says so.
+        """
         if not self.repository.is_dir():
             raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
         wheel = _wheel()
         library_path = _library_path(wheel)
-        self._folder = Path(tempfile.mkdtemp(prefix="reverie-triton-"))
-        output: IO[bytes] | None = self.log.open("ab") if self.log else None
+        output: IO[bytes] | None = None
         try:
+            self._folder = ServerFolder.create(wheel)
+            output = self.log.open("ab") if self.log else None
             self._process = subprocess.Popen(
-                self._command(wheel, _assemble_backends(wheel, self._folder)),
+                [*self._command(wheel, self._folder), f"--exit-on-error={str(needs_every_model).lower()}"],
                 env=self._environment(library_path),
                 stdin=subprocess.DEVNULL,
                 stdout=output or sys.stderr,
@@ -131,8 +134,10 @@ class TritonServer:
                 preexec_fn=_die_with_parent,
             )
             self._wait_until_ready(timeout)
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, (OSError, subprocess.SubprocessError)):
+                raise ServerError(f"Triton could not be started: {error}") from error
             raise
         finally:
             if output:
@@ -149,10 +154,24 @@ class TritonServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
-            region.unlink(missing_ok=True)
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.remove()
+
+    @property
+    def _shm_prefix(self) -> str:
+        """Of the names of this server's shared memory, once it has been started."""
+        assert self._folder is not None
+        return self._folder.shared_memory_prefix
+
+    def restore_folder(self) -> None:
+        """Put back what somebody removed of the folder that Triton loads its models' processes from.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._folder is not None:
+            self._folder.restore()
 
     def control(self, path: str, timeout: float, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask Triton over HTTP, on this machine and with every key.
@@ -176,6 +195,8 @@ class TritonServer:
                 return json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError:
             raise
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"no answer that could be read: {error!r}") from None
         except urllib.error.URLError as error:
             raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
 
@@ -188,21 +209,21 @@ class TritonServer:
         """The exit status if the process has ended by itself, else None."""
         return self._process.poll() if self._process else None
 
-    def _command(self, wheel: Path, backends: Path) -> list[str]:
+    def _command(self, wheel: Path, folder: ServerFolder) -> list[str]:
         address = self.address
         return [
             str(wheel / "bin" / "tritonserver"),
             f"--model-repository={self.repository.resolve()}",
-            f"--backend-directory={backends}",
+            f"--backend-directory={folder.backends}",
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
             "--load-model=*",
-            # Else one version that failed to load, and was withdrawn, makes the whole server unready for good;
-            # a model that fails at the start ends the server anyway.
-            "--strict-readiness=false",
+            # Not ready while a version that should be served is not; `export.switching` sees to it that one that
+            # failed to load and was withdrawn does not count.
+            "--strict-readiness=true",
             # Configurations are complete; completing them would start (and import) every Python model twice.
             "--disable-auto-complete-config",
-            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            f"--backend-config=python,shm-region-prefix-name={folder.shared_memory_prefix}",
             *(f"--{protocol}-address={address.host}" for protocol in ("grpc", "metrics")),
             f"--http-address={self._http_host if self.security.tls else address.host}",
             *self.security.arguments(),
@@ -236,7 +257,7 @@ class TritonServer:
                 where = f"see {self.log}" if self.log else "see its output above"
                 raise ServerError(f"Triton ended with status {self._process.returncode} while starting; {where}")
             with contextlib.suppress(OSError):
-                self.control("health/ready", timeout=1.0)
+                self.control("health/live", timeout=1.0)  # Triton answers once it has tried to load every model.
                 return
             time.sleep(0.1)
         raise ServerError(f"Triton was not ready after {timeout:.0f} s")
@@ -270,17 +291,6 @@ def _library_path(wheel: Path) -> str:
 def _system_library_folders() -> list[Path]:
     multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
     return [Path("/usr/lib") / multiarch, Path("/usr/lib64"), Path("/usr/local/lib"), Path("/usr/lib")]
-
-
-def _assemble_backends(wheel: Path, folder: Path) -> Path:
-    """A backend directory: Triton's Python backend with this Python's stub, and our stand-ins."""
-    backends = folder / "backends"
-    python = backends / "python"
-    shutil.copytree(wheel / "backends" / "python", python)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    shutil.copy2(wheel / "python_backend_stubs" / version / "triton_python_backend_stub", python)
-    shutil.copytree(Path(__file__).parent / "backends", backends, dirs_exist_ok=True)
-    return backends
 
 
 def _die_with_parent() -> None:
