@@ -16,7 +16,9 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.experimental
 import numpy as np
+from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from serving import control_keys, headers, security
 from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
@@ -334,9 +336,15 @@ class Client:
         index = self._control_call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index]
 
-    def load(self, model: str) -> None:
-        """Load or reload `model`; requests in flight are finished by the version they began on."""
+    def load(self, model: str, configuration: ModelConfig | None = None) -> None:
+        """Load or reload `model`; requests in flight are finished by the version they began on.
+
+        Args:
+            configuration: in place of the one that the repository has.
+        """
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        if configuration is not None:
+            request.parameters["config"].string_param = MessageToJson(configuration)
         self._control_call(self._stub.RepositoryModelLoad, request)
 
     def labels(self, model: str) -> Labels:

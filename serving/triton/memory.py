@@ -66,8 +66,10 @@ def reserved_bytes(pid: int) -> int:
 
 def write_stub(path: Path, stub: Path) -> None:
     """In the place of Triton's `stub` for Python models, a script that lifts the bound and goes on as the stub."""
-    path.write_text(_STUB.format(stub=shlex.quote(str(stub))))
-    path.chmod(0o755)
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(_STUB.format(stub=shlex.quote(str(stub))))
+    unfinished.chmod(0o755)
+    unfinished.rename(path)
 
 
 def _cgroup_limits(proc: Path, cgroups: Path) -> Iterator[int]:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.client
 import importlib.util
 import json
 import os
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +30,7 @@ from serving import headers, hosts
 from serving.control_keys import ControlKeyFile
 from serving.security import SECRET_VARIABLES, Security, SecurityError
 from serving.triton import arguments, memory
+from serving.triton.folder import ServerFolder
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
@@ -109,9 +108,8 @@ class TritonServer:
     stop_seconds: int = 10
     memory_bytes: int = field(default_factory=memory.default_limit)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
-    _folder: Path | None = field(default=None, init=False, repr=False)
+    _folder: ServerFolder | None = field(default=None, init=False, repr=False)
     _key_file: ControlKeyFile | None = field(default=None, init=False, repr=False)
-    _shm_prefix: str = field(default_factory=lambda: f"reverie_{os.getpid()}_{secrets.token_hex(3)}_", init=False)
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -126,18 +124,23 @@ class TritonServer:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def start(self, timeout: float = 120.0) -> None:
-        """Launch and wait until every model is ready."""
+    def start(self, timeout: float = 120.0, needs_every_model: bool = True) -> None:
+        """Launch and wait until every model is loaded.
+
+        Args:
+            needs_every_model: a model that does not load ends the start; else it is left out, and health says so.
+        """
         self.security.check_host(self.address.host)
         if not self.repository.is_dir():
             raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
         wheel = _wheel()
         library_path = _library_path(wheel)
-        self._folder = Path(tempfile.mkdtemp(prefix="reverie-triton-"))
-        output: IO[bytes] | None = self.log.open("ab") if self.log else None
+        output: IO[bytes] | None = None
         try:
+            self._folder = ServerFolder.create(wheel)
+            output = self.log.open("ab") if self.log else None
             self._process = subprocess.Popen(
-                self._command(wheel, _assemble_backends(wheel, self._folder)),
+                [*self._command(wheel, self._folder), f"--exit-on-error={str(needs_every_model).lower()}"],
                 env=self._environment(library_path),
                 stdin=subprocess.DEVNULL,
                 stdout=output or sys.stderr,
@@ -148,8 +151,10 @@ class TritonServer:
             self._wait_until_ready(timeout)
             self._limit_memory()
             self._leave_control_key()
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, (OSError, subprocess.SubprocessError)):
+                raise ServerError(f"Triton could not be started: {error}") from error
             raise
         finally:
             if output:
@@ -169,10 +174,24 @@ class TritonServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for region in self._shared_memory():
-            region.unlink(missing_ok=True)
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.remove()
+
+    @property
+    def _shm_prefix(self) -> str:
+        """Of the names of this server's shared memory, once it has been started."""
+        assert self._folder is not None
+        return self._folder.shared_memory_prefix
+
+    def restore_folder(self) -> None:
+        """Put back what somebody removed of the folder that Triton loads its models' processes from.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._folder is not None:
+            self._folder.restore()
 
     def control(self, path: str, timeout: float, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask Triton over HTTP, on this machine and with every key.
@@ -197,6 +216,8 @@ class TritonServer:
                 return json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError:
             raise
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"no answer that could be read: {error!r}") from None
         except urllib.error.URLError as error:
             raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
 
@@ -216,21 +237,21 @@ class TritonServer:
         """The exit status if the process has ended by itself, else None."""
         return self._process.poll() if self._process else None
 
-    def _command(self, wheel: Path, backends: Path) -> list[str]:
+    def _command(self, wheel: Path, folder: ServerFolder) -> list[str]:
         address = self.address
         return [
             str(wheel / "bin" / "tritonserver"),
             f"--model-repository={self.repository.resolve()}",
-            f"--backend-directory={backends}",
+            f"--backend-directory={folder.backends}",
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
             "--load-model=*",
-            # Else one version that failed to load, and was withdrawn, makes the whole server unready for good;
-            # a model that fails at the start ends the server anyway.
-            "--strict-readiness=false",
+            # Not ready while a version that should be served is not; `export.switching` sees to it that one that
+            # failed to load and was withdrawn does not count.
+            "--strict-readiness=true",
             # Configurations are complete; completing them would start (and import) every Python model twice.
             "--disable-auto-complete-config",
-            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            f"--backend-config=python,shm-region-prefix-name={folder.shared_memory_prefix}",
             f"--grpc-address={hosts.bracketed(address.host)}",
             f"--http-address={_for_libevent(self._http_host)}",
             f"--metrics-address={_for_libevent(address.metrics_host)}",
@@ -270,7 +291,7 @@ class TritonServer:
             if not is_hidden and self._shared_memory():
                 is_hidden = self._hide_keys()
             with contextlib.suppress(OSError):
-                self.control("health/ready", timeout=1.0)
+                self.control("health/live", timeout=1.0)  # Triton answers once it has tried to load every model.
                 if not is_hidden:
                     self._hide_keys()
                 return
@@ -333,18 +354,6 @@ def _library_path(wheel: Path) -> str:
 def _system_library_folders() -> list[Path]:
     multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
     return [Path("/usr/lib") / multiarch, Path("/usr/lib64"), Path("/usr/local/lib"), Path("/usr/lib")]
-
-
-def _assemble_backends(wheel: Path, folder: Path) -> Path:
-    """A backend directory: Triton's Python backend with this Python's stub, and our stand-ins."""
-    backends = folder / "backends"
-    python = backends / "python"
-    shutil.copytree(wheel / "backends" / "python", python)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
-    memory.write_stub(python / stub.name, stub)
-    shutil.copytree(Path(__file__).parent / "backends", backends, dirs_exist_ok=True)
-    return backends
 
 
 def _die_with_parent() -> None:

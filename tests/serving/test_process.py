@@ -11,11 +11,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -23,8 +27,10 @@ from serving import control_keys
 from serving.client import Client, ReverieError
 from serving.triton.processes import below
 from serving.triton.server import Address, ServerError, TritonServer
+from tests.serving.shipped import WEIGHTS
 
 PROJECT = Path(__file__).resolve().parents[2]
+PIXELS = np.full((1, 32, 32, 3), 100, np.uint8)
 
 
 @pytest.fixture
@@ -109,6 +115,84 @@ def test_what_is_killed_is_started_again_without_a_person(small_repository, phot
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory) -> Iterator[Supervised]:
+    """`reverie serve` on the two models that start fastest."""
+    repository = tmp_path_factory.mktemp("supervised") / "model_repository"
+    for model in ("style", "stylize"):
+        shutil.copytree(PROJECT / "model_repository" / model, repository / model)
+    address = Address.free()
+    process = serve(repository, address)
+    yield Supervised(process, address, repository)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A running `reverie serve`."""
+
+    process: subprocess.Popen
+    address: Address
+    repository: Path
+
+    @property
+    def triton(self) -> int:
+        return triton_below(self.process.pid)
+
+    @property
+    def folder(self) -> Path:
+        """That Triton takes its backends from."""
+        (option,) = [a for a in command_of(self.triton).split() if a.startswith("--backend-directory=")]
+        return Path(option.partition("=")[2]).parent
+
+    def kill_model(self, model: str) -> None:
+        """End a process of a model, and wait until it has ended."""
+        victims = {p for p in below(self.triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(is_running(pid) for pid in victims))
+
+    def is_ready_over_http(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address.http}/v2/health/ready", timeout=10):
+                return True
+        except urllib.error.HTTPError:
+            return False
+
+
+def reason_of(client: Client, model: str) -> str:
+    """Why a model is not served; empty while it is."""
+    return "".join(m.reason for m in client.models() if m.name == model)
+
+
+def test_a_model_that_does_not_load_again_makes_the_server_unready_and_comes_back_by_itself(supervised, photo):
+    file = supervised.repository / "stylize" / "1" / "model.py"
+    good = file.read_text()
+    with Client(supervised.address.grpc) as client:
+        assert client.ready()
+        file.write_text("raise MemoryError")
+        supervised.kill_model("stylize")
+        wait_until(lambda: "MemoryError" in reason_of(client, "stylize"))
+        assert not client.ready()
+        assert not supervised.is_ready_over_http()
+        assert client.infer("style", {"image": PIXELS, "style_weights": WEIGHTS}).version
+        file.write_text(good)
+        wait_until(client.ready)
+        assert client.stylize(photo)
+
+
+def test_what_a_cleaner_of_temporary_files_removes_is_put_back_where_it_is_needed(supervised, photo):
+    shutil.rmtree(supervised.folder)
+    supervised.kill_model("stylize")
+    with Client(supervised.address.grpc) as client:
+        paint_until_it_works(client, photo)
+    shutil.rmtree(supervised.folder)
+    os.kill(supervised.triton, signal.SIGKILL)
+    with Client(supervised.address.grpc) as client:
+        paint_until_it_works(client, photo)
 
 
 def command_of(pid: int) -> str:
