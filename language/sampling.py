@@ -10,6 +10,8 @@ A row is processed in this order: bias and bans, penalties, temperature, min-p, 
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +25,9 @@ FINE_GROUP = 16
 
 _NUCLEUS_FLOORS = (2.0**-7, 2.0**-14, 0.0)
 """The nucleus is looked for among tokens of at least these weights, relative to the likeliest, one after the other."""
+
+_SMALLEST = np.float32(1e-15)
+"""Smaller temperatures and repetition penalties count as this one: float32 would make them 0, or logits infinite."""
 
 _FEW = 128
 """So many weights are sorted rather than halved again."""
@@ -143,7 +148,7 @@ class BatchSampler:
         self._uniforms[slot] = 0.0 if greedy else _uniforms(seed, self._uniforms.shape[1])
         self._drawn[slot] = 0
         self._sampling[slot] = sampling
-        self._temperature[slot] = 1.0 if greedy else sampling.temperature
+        self._temperature[slot] = 1.0 if greedy else max(sampling.temperature, _SMALLEST)
         self._top_k[slot] = 1 if greedy else min(sampling.top_k or self._vocabulary_size, self._vocabulary_size)
         self._top_p[slot] = 1.0 if greedy else sampling.top_p
         with np.errstate(divide="ignore"):
@@ -183,6 +188,10 @@ class BatchSampler:
 
         Returns:
             int64 (n,).
+
+        Raises:
+            FloatingPointError: a row's largest logit is NaN or infinite. No row has drawn then; `choose_one` tells
+                which can.
         """
         rows = len(logits)
         if rows not in self._plans:
@@ -194,12 +203,34 @@ class BatchSampler:
         self._edits.apply(logits, maxima)
         drawn = self._drawn[:rows]
         draws = self._uniforms[plan.row, drawn]
+        tokens = self._draw(logits, maxima, draws, plan)
         drawn += 1
         np.minimum(drawn, self._uniforms.shape[1] - 1, out=drawn)
-        tokens = self._draw(logits, maxima, draws, plan)
         self._edits.count(tokens)
         self.logprobs = {s: log_probabilities(raw[s], tokens[s], self._sampling[s].logprobs or 0) for s in raw}
         return tokens
+
+    def choose_one(self, slot: int, logits: np.ndarray, maxima: np.ndarray | None = None) -> int:
+        """Draw the next token of `slot` alone: the one that `choose` would draw in a batch.
+
+        Args:
+            logits, maxima: as `choose` takes them, of this one row.
+        """
+        lone = self._only(slot)
+        token = int(lone.choose(logits, maxima)[0])
+        if 0 in lone.logprobs:
+            self.logprobs[slot] = lone.logprobs[0]
+        return token
+
+    def _only(self, slot: int) -> BatchSampler:
+        """A sampler of `slot` as its only row; its arrays are views, so what it draws and counts stays here."""
+        lone, row = copy.copy(self), slice(slot, slot + 1)
+        for name in ("_uniforms", "_drawn", "_temperature", "_top_k", "_top_p", "_log_min_p", "_sampling"):
+            setattr(lone, name, getattr(self, name)[row])
+        lone._edits = self._edits.only(slot)
+        lone._plans, lone._reporting = {}, {0} if slot in self._reporting else set()
+        lone.logprobs = {}
+        return lone
 
     def _plan(self, rows: int) -> _Plan:
         """What the parameters of the first `rows` slots mean for a step."""
@@ -226,6 +257,8 @@ class BatchSampler:
         coarse = maxima.reshape(rows, -1, plan.groups).max(axis=1) if plan.groups < maxima.shape[1] else maxima
         ordered = np.sort(coarse, axis=1)
         largest, floors = ordered[:, -1], self._floors(ordered, plan)
+        if not math.isfinite(np.add.reduce(largest)):  # NaN is sorted to the end
+            raise FloatingPointError("the model gave a logit that is NaN or infinite")
         if len(plan.narrow) == rows:
             return self._draw_narrow(logits, maxima, largest, floors, draws, plan.narrow)
         tokens = np.empty(rows, np.int64)
@@ -360,7 +393,7 @@ class _Edits:
         self._counting[slot] = sampling.penalizes
         # Other rows only ban tokens.
         self._adding[slot] = sampling.penalizes or bool(sampling.logit_bias)
-        self._repetition[slot] = sampling.repetition_penalty
+        self._repetition[slot] = max(sampling.repetition_penalty, _SMALLEST)
         self._frequency[slot] = sampling.frequency_penalty
         self._presence[slot] = sampling.presence_penalty
         for token, bias in sampling.logit_bias.items():
@@ -382,6 +415,17 @@ class _Edits:
         self._entry[target], self._entry[source] = self._entry[source], {}
         self._counting[target] = self._counting[source]
         self._adding[target] = self._adding[source]
+
+    def only(self, slot: int) -> _Edits:
+        """The edits of `slot` as the only row; see `BatchSampler._only`."""
+        if self._used[slot] == self._tokens.shape[1]:
+            self._widen()  # Now, because afterwards the row would no longer be a view.
+        lone, row = copy.copy(self), slice(slot, slot + 1)
+        vectors = ("_used", "_entry", "_counting", "_adding", "_repetition", "_frequency", "_presence")
+        for name in (*vectors, "_tokens", "_bias", "_seen", "_count"):
+            setattr(lone, name, getattr(self, name)[row])
+        lone._bans = {}
+        return lone
 
     def apply(self, logits: np.ndarray, maxima: np.ndarray) -> None:
         """Edit the first rows in place, and the largest logits of the groups that they belong to."""

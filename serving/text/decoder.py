@@ -56,34 +56,39 @@ class Decoder:
             "logits": np.zeros((slots, 1, self.width), np.float32),
             "maxima": np.zeros((slots, 1, self.width // FINE_GROUP), np.float32),
         }
-        self._bindings: dict[tuple[int, bool], ort.IOBinding] = {}
+        self._bindings: dict[tuple[int, int, bool], ort.IOBinding] = {}
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int = 0) -> None:
         """Put `tokens` into the cache of `slot` from position `start` on; at most `PREFILL_CHUNK` at a time."""
         for first in range(0, len(tokens), PREFILL_CHUNK):
             self._prefill_chunk(slot, tokens[first : first + PREFILL_CHUNK], start + first)
 
-    def step(self, tokens: np.ndarray, positions: np.ndarray, alone: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Take one token into each of the first `len(tokens)` slots.
+    def step(
+        self, tokens: np.ndarray, positions: np.ndarray, alone: bool = False, first: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take one token into each of `len(tokens)` neighbouring slots.
+
+        Taking the same token at the same position again changes nothing.
 
         Args:
             tokens: int (n,), the newest token of every slot.
-            positions: int (n,), where it stands.
+            positions: int (n,), where it stands; each below `positions` of the decoder.
             alone: nothing else runs, so all cores may be used.
+            first: the slot that they begin at.
 
         Returns:
             float32 (n, width), the logits of the token after it; and float32 (n, width / `FINE_GROUP`), the
             largest of every group of them. The next call overwrites both.
         """
-        rows = len(tokens)
-        self._tokens[:rows, 0] = tokens
-        self._places[:rows, 0] = self._seqlens[:rows] = positions
+        rows = slice(first, first + len(tokens))
+        self._tokens[rows, 0] = tokens
+        self._places[rows, 0] = self._seqlens[rows] = positions
         self._total[...] = positions.max() + 1
-        session = self._alone if alone else self._decode
-        if (rows, alone) not in self._bindings:
-            self._bindings[rows, alone] = self._bind_step(session, rows)
-        session.run_with_iobinding(self._bindings[rows, alone])
-        return self._outputs["logits"][:rows, 0], self._outputs["maxima"][:rows, 0]
+        session, key = self._alone if alone else self._decode, (first, len(tokens), alone)
+        if key not in self._bindings:
+            self._bindings[key] = self._bind_step(session, rows)
+        session.run_with_iobinding(self._bindings[key])
+        return self._outputs["logits"][rows, 0], self._outputs["maxima"][rows, 0]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot's cache to another's."""
@@ -101,16 +106,16 @@ class Decoder:
         binding = self._bind(self._prefill, feeds, slice(slot, slot + 1))
         self._prefill.run_with_iobinding(binding)
 
-    def _bind_step(self, session: ort.InferenceSession, rows: int) -> ort.IOBinding:
+    def _bind_step(self, session: ort.InferenceSession, rows: slice) -> ort.IOBinding:
         feeds = {
-            "token_ids": self._tokens[:rows],
-            "positions": self._places[:rows],
-            "seqlens_k": self._seqlens[:rows],
+            "token_ids": self._tokens[rows],
+            "positions": self._places[rows],
+            "seqlens_k": self._seqlens[rows],
             "total_sequence_length": self._total,
         }
-        binding = self._bind(session, feeds, slice(0, rows))
+        binding = self._bind(session, feeds, rows)
         for name, whole in self._outputs.items():
-            array = whole[:rows]
+            array = whole[rows]
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         return binding
 

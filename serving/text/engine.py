@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from serving.text.pieces import TextPieces
 from synthesis.errors import InputError
 
 log = logging.getLogger("reverie")
+Result = TypeVar("Result")
 
 PREFILL_BUDGET = 2 * PREFILL_CHUNK
 """Prompt tokens taken in between two steps at most, so that long prompts do not stall running streams."""
@@ -385,10 +386,19 @@ class TextEngine:
             time.sleep(_WATCH_INTERVAL)
             with self.work:
                 live = [request for request in self._live if not request.cancelled]
-            gone = [request for request in live if request.sink.cancelled()]
+            gone = [request for request in live if has_gone(request.sink)]
             with self.work:
                 for request in gone:
                     request.cancelled = True
+
+
+def has_gone(sink: Sink) -> bool:
+    """Whether nobody wants the text any more; a sink that cannot say so counts as gone."""
+    try:
+        return sink.cancelled()
+    except Exception:
+        log.exception("a caller could not be asked whether it is still there")
+        return True
 
 
 class Worker:
@@ -415,6 +425,7 @@ class Worker:
         self._tokens = np.zeros((slots, positions + 1), np.int64)
         self._rows = np.arange(slots)
         self._next_flush = 0.0
+        self._spoiled: list[tuple[Sequence, Exception]] = []
 
     @property
     def free_slots(self) -> int:
@@ -424,30 +435,56 @@ class Worker:
         """Work until the engine is closed; an error ends the requests it met, not the worker."""
         while self.engine.wait(self):
             try:
-                for sequence in self.engine.drop_cancelled(self):
-                    self._finish(sequence, "cancelled")
-                self._admit()
-                if self._active.any():
-                    self._advance()
+                self._work()
             except Exception as error:
-                log.exception("a step of the text engine failed")
-                for sequence in list(filter(None, self._sequences)):
-                    self._release(sequence.slot)
-                    self.engine.fail(sequence, error)
+                log.exception("the text engine failed, and nothing tells whose text was to blame")
+                self._spoiled = [(sequence, error) for sequence in filter(None, self._sequences)]
+            self._fail_spoiled()
+
+    def _work(self) -> None:
+        """One round: end what was cancelled, begin what fits, step what runs."""
+        for sequence in self.engine.drop_cancelled(self):
+            self._attempt(self._finish, sequence, "cancelled")
+        self._admit()
+        if self._active.any():
+            self._advance()
+
+    def _attempt(self, act: Callable[..., Result], sequence: Sequence, *arguments: Any) -> Result | None:
+        """Do what concerns one sequence only: if it fails, this sequence fails, and None is returned."""
+        try:
+            return act(sequence, *arguments)
+        except Exception as error:
+            log.exception("a text of the engine failed")
+            self._active[sequence.slot] = False  # the rest of this round leaves it out
+            self._spoiled.append((sequence, error))
+            return None
+
+    def _fail_spoiled(self) -> None:
+        for sequence, error in self._spoiled:
+            if self._sequences[sequence.slot] is sequence:
+                self._release(sequence.slot)
+            self.engine.fail(sequence, error)
+        self._spoiled.clear()
 
     def _admit(self) -> None:
         """Fill free slots, and take in prompts as far as the budget of this step goes."""
         budget = PREFILL_BUDGET
         for sequence in list(filter(None, self._sequences)):
             if budget > 0 and not self._active[sequence.slot]:
-                budget -= self._take_in(sequence)
+                budget -= self._attempt(self._take_in, sequence) or 1
         while budget > 0 and self.engine.has_waiting and self.free_slots:
             slot = self._sequences.index(None)
             found = self.engine.next_sequence(self, slot)
             if found is None:
                 return
-            self._place(found)
-            budget -= self._take_in(found)
+            self._sequences[slot] = found
+            self.load += 1
+            budget -= self._attempt(self._begin, found) or 1
+
+    def _begin(self, sequence: Sequence) -> int:
+        """Place a new sequence and take in the first of its prompt; returns what it cost in tokens."""
+        self._place(sequence)
+        return self._take_in(sequence)
 
     def _place(self, sequence: Sequence) -> None:
         """Set a slot up for a new sequence; the prompt's cache is copied where another one here has it."""
@@ -457,8 +494,6 @@ class Worker:
                 self.decoder.copy(other.slot, slot, other.filled)
                 sequence.filled = other.filled
                 break
-        self._sequences[slot] = sequence
-        self.load += 1
         self._sampler.start(slot, request.sampling, (request.seed, sequence.index), request.prompt)
         self._count[slot], self._limit[slot] = 0, request.limit
         self._streams[slot] = request.parameters.stream
@@ -484,9 +519,7 @@ class Worker:
         rows = len(self._sequences)
         while self._sequences[rows - 1] is None:
             rows -= 1
-        alone = self.engine.is_alone(self.load)
-        logits, maxima = self.decoder.step(self._newest[:rows], self._position[:rows], alone)
-        tokens = self._sampler.choose(logits, maxima)
+        tokens = self._next_tokens(rows)
         active, count = self._active[:rows], self._count[:rows]
         self._tokens[self._rows[:rows], count] = tokens
         np.copyto(self._newest[:rows], tokens, where=active)
@@ -496,12 +529,32 @@ class Worker:
         ended &= active
         if self._watched[:rows].any():
             for slot in np.flatnonzero(self._watched[:rows] & active):
-                ended[slot] |= self._watch_token(self._at(slot), int(tokens[slot]))
+                ended[slot] |= bool(self._attempt(self._watch_token, self._at(slot), int(tokens[slot])))
         self._show_new(rows, ended)
+        ended &= active
         if ended.any():
             # From the last slot down, because what is last moves into the gap.
             for slot in np.flatnonzero(ended)[::-1]:
-                self._finish(self._at(slot))
+                self._attempt(self._finish, self._at(slot))
+
+    def _next_tokens(self, rows: int) -> np.ndarray:
+        """The next token of each of the first `rows` slots; of those that have no running sequence, any."""
+        try:
+            alone = self.engine.is_alone(self.load)
+            logits, maxima = self.decoder.step(self._newest[:rows], self._position[:rows], alone)
+            return self._sampler.choose(logits, maxima)
+        except Exception:
+            log.exception("a step of %d slots failed; each is now stepped apart", rows)
+        tokens = np.zeros(rows, np.int64)
+        for slot in np.flatnonzero(self._active[:rows]):
+            tokens[slot] = self._attempt(self._next_token, self._at(slot)) or 0
+        return tokens
+
+    def _next_token(self, sequence: Sequence) -> int:
+        """One sequence's next token, from a step of its own."""
+        row = slice(sequence.slot, sequence.slot + 1)
+        logits, maxima = self.decoder.step(self._newest[row], self._position[row], first=sequence.slot)
+        return self._sampler.choose_one(sequence.slot, logits, maxima)
 
     def _at(self, slot: int) -> Sequence:
         sequence = self._sequences[slot]
@@ -526,10 +579,12 @@ class Worker:
         if not streaming.any():
             return
         for slot in np.flatnonzero(streaming):
-            sequence = self._at(slot)
-            self._read_tokens(sequence)
-            if sequence.text or sequence.logprobs:
-                self.engine.send(sequence.request, sequence.take(""))
+            self._attempt(self._show, self._at(slot))
+
+    def _show(self, sequence: Sequence) -> None:
+        self._read_tokens(sequence)
+        if sequence.text or sequence.logprobs:
+            self.engine.send(sequence.request, sequence.take(""))
 
     def _read_tokens(self, sequence: Sequence, last: bool = False) -> None:
         """Turn the tokens that are new into text."""
@@ -551,10 +606,8 @@ class Worker:
 
     def _release(self, slot: int) -> None:
         """Free `slot`; the last sequence moves into it if nobody waits for it, so that steps stay short."""
-        self._sequences[slot] = None
         self.load -= 1
-        self._active[slot] = False
-        self._sampler.stop(slot)
+        self._clear(slot)
         last = next(filter(None, reversed(self._sequences)), None)
         if last is not None and last.slot > slot and not self.engine.has_waiting:
             self._move(last, slot)
@@ -564,12 +617,17 @@ class Worker:
         filled = int(self._position[source]) if self._active[source] else sequence.filled
         self.decoder.copy(source, target, filled)
         self._sampler.move(source, target)
-        self._sampler.stop(source)
         for array in (self._newest, self._position, self._count, self._limit, self._active, self._streams, self._watched, self._tokens):  # fmt: skip
             array[target] = array[source]
-        self._active[source] = False
-        self._sequences[source], self._sequences[target] = None, sequence
-        sequence.slot = target
+        self._sequences[target], sequence.slot = sequence, target
+        self._clear(source)
+
+    def _clear(self, slot: int) -> None:
+        """Leave nothing in a slot that a step of the others could stumble over: its position counts as theirs do."""
+        self._sequences[slot] = None
+        self._active[slot] = False
+        self._newest[slot] = self._position[slot] = 0
+        self._sampler.stop(slot)
 
 
 def task_of(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, positions: int) -> Task:

@@ -24,7 +24,7 @@ from typing import Any
 from language.tokenizer import load_tokenizer
 from serving.errors import Unavailable
 from serving.text.decoder import positions_of
-from serving.text.engine import Piece, QueueFull, Sink, Task, task_of
+from serving.text.engine import Piece, QueueFull, Sink, Task, has_gone, task_of
 from serving.text.parameters import GenerateParameters
 
 log = logging.getLogger("reverie")
@@ -316,7 +316,7 @@ class EnginePool:
             time.sleep(_WATCH_INTERVAL)
             with self._lock:
                 live = [request for request in self._live if not request.cancelled]
-            self._cancel_all([request for request in live if request.sink.cancelled()])
+            self._cancel_all([request for request in live if has_gone(request.sink)])
 
     def _cancel_all(self, requests: list[_Request]) -> None:
         with self._lock:

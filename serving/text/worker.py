@@ -16,7 +16,7 @@ from pathlib import Path
 
 from language.tokenizer import load_tokenizer
 from serving.text.decoder import Decoder
-from serving.text.engine import Piece, Request, TextEngine
+from serving.text.engine import Piece, Request, Task, TextEngine
 
 
 class _PipeSink:
@@ -69,11 +69,18 @@ def serve(connection: Connection, engine: TextEngine) -> None:
             if cancelled is not None:
                 engine.cancel(cancelled)
         else:
-            (task,) = rest
-            request = engine.enqueue(task, _PipeSink(connection, number, requests))
-            with engine.work:  # it may have ended already
-                if not request.closed:
-                    requests[number] = request
+            _begin(engine, rest[0], number, _PipeSink(connection, number, requests), requests)
+
+
+def _begin(engine: TextEngine, task: Task, number: int, sink: _PipeSink, requests: dict[int, Request]) -> None:
+    try:
+        request = engine.enqueue(task, sink)
+    except Exception as error:  # this task's, and no reason to end the others'
+        sink.fail(error)
+        return
+    with engine.work:  # it may have ended already
+        if not request.closed:
+            requests[number] = request
 
 
 if __name__ == "__main__":

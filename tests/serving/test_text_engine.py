@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import shutil
@@ -9,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -19,7 +21,7 @@ import pytest
 from export.language_model import round_to_float16
 from export.text import variants
 from language.vocabulary import Vocabulary
-from serving.text.engine import Piece, QueueFull, TextEngine, engine_of, joined
+from serving.text.engine import Piece, QueueFull, Task, TextEngine, engine_of, joined
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EngineLost, EnginePool
 from synthesis.errors import InputError
@@ -258,20 +260,183 @@ def test_a_full_queue_refuses_and_everything_accepted_is_answered(folder, make):
     engine.close()
 
 
-def test_a_failing_step_fails_only_those_it_was_for(threads):
-    engine = threads
+@pytest.fixture
+def four_slots(folder) -> Iterator[TextEngine]:
+    """One worker of four slots, which all share every step."""
+    running = engine_of(folder, slots=4, workers=1)
+    yield running
+    running.close()
 
-    def fail(*arguments):
-        for other in engine._workers:
-            other.decoder.__dict__.pop("step", None)
+
+def hold_steps(engine: TextEngine, after: int) -> threading.Event:
+    """Let the engine make so many steps, and the next when the event is set."""
+    step, count, may_go_on = engine._workers[0].decoder.step, itertools.count(1), threading.Event()
+
+    def held(*arguments, **named):
+        if next(count) > after:
+            assert may_go_on.wait(30)
+        return step(*arguments, **named)
+
+    engine._workers[0].decoder.step = held
+    return may_go_on
+
+
+def test_texts_that_reach_the_end_of_the_context_leave_the_others_alone(four_slots):
+    endless = {"ignore_eos": True, "max_tokens": 1_000_000}
+    alone = [ask(four_slots, seed=seed, **endless).text() for seed in (2, 3)]
+    may_go_on = hold_steps(four_slots, after=5)
+    first = ask(four_slots, n=3, seed=1, **endless)
+    wait_until(lambda: four_slots._workers[0]._count[2] > 3)
+    others = [ask(four_slots, seed=seed, **endless) for seed in (2, 3)]
+    may_go_on.set()
+    assert first.text()
+    assert [other.text() for other in others] == alone
+
+
+BAD = 250
+"""The token that marks the row which fails; the others never write it."""
+
+
+def break_step(engine: TextEngine) -> None:
+    step = engine._workers[0].decoder.step
+
+    def broken(tokens, *arguments, **named):
+        if BAD in tokens:
+            raise RuntimeError("broken")
+        return step(tokens, *arguments, **named)
+
+    engine._workers[0].decoder.step = broken
+
+
+def spoil_logits(engine: TextEngine) -> None:
+    step = engine._workers[0].decoder.step
+
+    def spoiled(tokens, *arguments, **named):
+        logits, maxima = step(tokens, *arguments, **named)
+        logits[tokens == BAD] = maxima[tokens == BAD] = np.nan
+        return logits, maxima
+
+    engine._workers[0].decoder.step = spoiled
+
+
+def break_prefill(engine: TextEngine) -> None:
+    prefill = engine._workers[0].decoder.prefill
+
+    def broken(slot, tokens, first):
+        if BAD in tokens:
+            raise RuntimeError("broken")
+        prefill(slot, tokens, first)
+
+    engine._workers[0].decoder.prefill = broken
+
+
+def break_detokenizer(engine: TextEngine) -> None:
+    class Broken(Vocabulary):
+        def token_bytes(self, token: int) -> bytes:
+            return super().token_bytes(token if token != BAD else 10**9)
+
+    engine.tokenizer = Broken(engine.tokenizer.words)
+
+
+def bad_task(prompt: tuple[int, ...] = (5, BAD), **parameters) -> Task:
+    """A request of a row that fails, past the checks that would refuse it."""
+    asked = GenerateParameters(max_tokens=20, ignore_eos=True, **parameters)
+    return Task(asked, list(prompt), seed=1, echo="", indices=(0,))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "task", "error"),
+    [
+        (break_step, bad_task(), RuntimeError),
+        (spoil_logits, bad_task(), FloatingPointError),
+        (spoil_logits, bad_task(top_p=0.5, temperature=0.5), FloatingPointError),
+        (break_prefill, bad_task((BAD, 5)), RuntimeError),
+        (break_detokenizer, bad_task(logit_bias={BAD: 100}, stream=True), IndexError),
+        (lambda engine: None, bad_task((5, 10**6)), Exception),
+        (lambda engine: None, bad_task((10**6, 5)), Exception),
+        (lambda engine: None, bad_task(logit_bias={10**6: 1.0}), IndexError),
+    ],
+    ids=[
+        "the step fails", "NaN", "NaN in a nucleus", "the prompt fails", "the text fails", "last token out of range",
+        "first token out of range", "biased token out of range",
+    ],
+)  # fmt: skip
+def test_a_row_that_fails_fails_no_other(four_slots, spoil, task, error):
+    fine = {"max_tokens": 30, "ignore_eos": True, "logit_bias": {BAD: -100}, "top_p": 0.9}
+    alone = [ask(four_slots, seed=seed, **fine).text() for seed in range(3)]
+    spoil(four_slots)
+    may_go_on = hold_steps(four_slots, after=3)
+    others = [ask(four_slots, seed=seed, logprobs=1, **fine) for seed in range(3)]
+    bad = Listener()
+    four_slots.enqueue(task, bad)
+    may_go_on.set()
+    assert bad.ended.wait(30)
+    assert isinstance(bad.error, error)
+    assert [other.text() for other in others] == alone
+    assert ask(four_slots, seed=0, **fine).text() == alone[0]
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": 1e-60}, {"repetition_penalty": 1e-60}], ids=str)
+def test_the_smallest_numbers_accepted_fail_nobody(four_slots, parameters):
+    alone = ask(four_slots, seed=1, max_tokens=20, ignore_eos=True).text()
+    may_go_on = hold_steps(four_slots, after=2)
+    other = ask(four_slots, seed=1, max_tokens=20, ignore_eos=True)
+    extreme = ask(four_slots, top_p=0.5, max_tokens=20, ignore_eos=True, **parameters)
+    may_go_on.set()
+    assert len(extreme.text().split()) == 20
+    assert other.text() == alone
+
+
+def test_a_step_that_fails_once_fails_nobody(four_slots):
+    decoder = four_slots._workers[0].decoder
+    alone = ask(four_slots, max_tokens=9, seed=1, frequency_penalty=1).text()
+
+    def fail(*arguments, **named):
+        del decoder.step
         raise RuntimeError("broken")
 
-    for other in engine._workers:
-        other.decoder.step = fail
-    listener = ask(engine, max_tokens=5)
-    assert listener.ended.wait(30)
-    assert isinstance(listener.error, RuntimeError)
-    assert ask(engine, max_tokens=5, seed=1).text()
+    decoder.step = fail
+    assert ask(four_slots, max_tokens=9, seed=1, frequency_penalty=1).text() == alone
+
+
+class Gone(Listener):
+    def cancelled(self):
+        return True
+
+
+class Broken(Listener):
+    def cancelled(self):
+        raise OSError("no such caller")
+
+
+def test_a_caller_who_cannot_be_asked_counts_as_gone_and_the_next_is_still_asked(four_slots):
+    may_go_on = hold_steps(four_slots, after=0)
+    listeners = [Broken(), Gone()]
+    for listener in listeners:
+        four_slots.submit("w1", GenerateParameters(max_tokens=1000, ignore_eos=True), listener)
+    wait_until(lambda: all(request.cancelled for request in four_slots._live))
+    may_go_on.set()
+    assert all(listener.ended.wait(30) and listener.error is None for listener in listeners)
+    assert all(len(joined(listener.pieces).split()) < 5 for listener in listeners)
+
+
+def test_a_pool_goes_on_asking_after_a_caller_who_cannot_be_asked(folder):
+    pool = EnginePool(folder, slots=1, workers=1)
+    os.kill(pool._processes[0].process.pid, signal.SIGSTOP)
+    listeners = [Broken(), Gone()]
+    for listener in listeners:
+        pool.submit("w1", GenerateParameters(max_tokens=1000, ignore_eos=True), listener)
+    wait_until(lambda: all(request.cancelled for request in pool._live))
+    os.kill(pool._processes[0].process.pid, signal.SIGCONT)
+    assert all(listener.ended.wait(30) for listener in listeners)
+    pool.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("make", [engine_of, EnginePool])
