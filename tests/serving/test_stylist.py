@@ -246,7 +246,7 @@ def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_
     stylist = Stylist(write_version(tmp_path / "1"), network)
     for height, width in ((100, 100), (200, 200), (201, 200), (201, 20)):
         restyled(stylist, images.encode(np.zeros((height, width, 3), np.uint8)))
-    assert in_one_piece == [((196, 196), False), ((296, 296), True)]  # With the margin.
+    assert in_one_piece == [((164, 164), False), ((264, 264), True)]  # With the margin.
     assert in_tiles == [((201, 200), True), ((201, 20), True)]
 
 
