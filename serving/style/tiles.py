@@ -21,10 +21,10 @@ from synthesis import images
 
 TILE = 1024
 """Height and width of a tile, and the longer side of the thumbnail, in pixels."""
-OVERLAP = 160
+OVERLAP = 208
 """Pixels that neighbouring tiles share; the inner part is cross-faded."""
-BORDER = 56
-"""Pixels from a border that are not used: the shipped network feels one for 47."""
+BORDER = 80
+"""Pixels from a border that are not used: the shipped network feels one for 79."""
 GRID = 16
 """Tiles begin at multiples of it: the network's halvings and doublings then fall as they do in the whole picture."""
 

@@ -64,8 +64,8 @@ def tint(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def with_mirrored_margin(network: Callable[..., np.ndarray], photo: np.ndarray, *weights: np.ndarray) -> np.ndarray:
-    """What `stylize` makes of a photograph with a network: 48 mirrored pixels on each side are painted and cut off."""
-    return network(np.pad(photo, ((48, 48), (48, 48), (0, 0)), "reflect"), *weights)[48:-48, 48:-48]
+    """What `stylize` makes of a photograph with a network: 32 mirrored pixels on each side are painted and cut off."""
+    return network(np.pad(photo, ((32, 32), (32, 32), (0, 0)), "reflect"), *weights)[32:-32, 32:-32]
 
 
 def tint_as_version(photo: np.ndarray, weights: np.ndarray, version: int = 1) -> tuple[np.ndarray, int]:
