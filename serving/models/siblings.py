@@ -39,6 +39,7 @@ class Sibling:
 
         Raises:
             Unavailable: the model refused, for example because its queue is full.
+            RuntimeError: it failed.
         """
         request = pb_utils.InferenceRequest(
             model_name=self.name,
@@ -48,7 +49,9 @@ class Sibling:
         )
         response = request.exec()
         if response.has_error():
-            raise Unavailable(f"{self.name}: {response.error().message()}")
+            error = response.error()
+            failed = error.code() == pb_utils.TritonError.INTERNAL
+            raise (RuntimeError if failed else Unavailable)(f"{self.name}: {error.message()}")
         return pb_utils.get_output_tensor_by_name(response, output).as_numpy()
 
 
