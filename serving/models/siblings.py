@@ -42,6 +42,7 @@ class Sibling:
 
         Raises:
             Unavailable: the model refused, for example because its queue is full.
+            RuntimeError: it failed.
         """
         version = self._labels.draw(random.random()) or int(self.folder.name)
         request = pb_utils.InferenceRequest(
@@ -52,7 +53,9 @@ class Sibling:
         )
         response = request.exec()
         if response.has_error():
-            raise Unavailable(f"{self.name}: {response.error().message()}")
+            error = response.error()
+            failed = error.code() == pb_utils.TritonError.INTERNAL
+            raise (RuntimeError if failed else Unavailable)(f"{self.name}: {error.message()}")
         return pb_utils.get_output_tensor_by_name(response, output).as_numpy(), version
 
 

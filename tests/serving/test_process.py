@@ -20,14 +20,18 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from export import configuration
 from serving import control_keys
 from serving.client import Client, ReverieError
 from serving.triton.processes import below
 from serving.triton.server import Address, ServerError, TritonServer
 from tests.serving.shipped import WEIGHTS
+from tests.serving.style_graph import COLORS, write_version
 
 PROJECT = Path(__file__).resolve().parents[2]
 PIXELS = np.full((1, 32, 32, 3), 100, np.uint8)
@@ -284,6 +288,43 @@ def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_reposi
     with pytest.raises(ServerError, match=r"while starting; see .*triton\.log"):
         TritonServer(small_repository, log=log).start()
     assert "style" in log.read_text()
+
+
+@pytest.fixture
+def broken(tmp_path) -> Iterator[tuple[Client, np.ndarray]]:
+    """A client of a server whose `style` loads, and fails on every picture but all black ones; and the weights it takes."""
+    repository = tmp_path / "model_repository"
+    write_version(repository / "style" / "1")
+    graph = onnx.load(repository / "style" / "1" / "model.onnx")
+    # The brightest value is taken for the index of a table of one row.
+    brightest = helper.make_node("ReduceMax", ["image32"], ["brightest"], keepdims=0)
+    graph.graph.node.insert(0, helper.make_node("Cast", ["image"], ["image32"], to=TensorProto.INT32))
+    graph.graph.node.insert(1, brightest)
+    graph.graph.node.insert(2, helper.make_node("Gather", ["high_table", "brightest"], ["top"]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([255], np.float32), "high_table"))
+    clip = next(node for node in graph.graph.node if node.op_type == "Clip")
+    clip.input[2] = "top"
+    onnx.save(graph, repository / "style" / "1" / "model.onnx")
+    (repository / "style" / "config.pbtxt").write_text(configuration.style(tuple(COLORS)).text())
+    with TritonServer(repository, log=tmp_path / "log") as server, Client(server.address.grpc) as client:
+        yield client, np.ones((1, len(COLORS)), np.float32)
+
+
+def test_a_model_that_fails_is_an_internal_error_and_takes_no_other_request_with_it(broken):
+    client, weights = broken
+
+    def ask(value: int) -> grpc.StatusCode:
+        pixels = np.full((1, 256, 256, 3), value, np.uint8)
+        try:
+            client.infer("style", {"image": pixels, "style_weights": weights})
+        except ReverieError as error:
+            assert "the model failed on image [1, 256, 256, 3]" in error.message
+            return error.code
+        return grpc.StatusCode.OK
+
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(ask, [0, 200] * 4))
+    assert codes == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL] * 4
 
 
 def test_health_tells_ready_from_absent(small_repository):
