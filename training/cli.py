@@ -153,10 +153,16 @@ def train_style(
     size: Annotated[int, typer.Option(help="Side of the training crops in pixels.")] = 320,
     style_size: Annotated[
         int, typer.Option(help="Longer side of the paintings in pixels: the scale of the strokes.")
-    ] = 384,
+    ] = 512,
+    content_error: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="How much of the photograph is given up (0 nothing, 1 all); repeat for one a style. Default: 0.6."
+        ),
+    ] = None,
     content_weight: Annotated[
-        float, typer.Option(help="Of the photograph's structure, beside the logarithm of the book's objective.")
-    ] = 0.7,
+        float, typer.Option(help="Of the content error at the start; it moves until the error is --content-error.")
+    ] = 0.3,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
     width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
     blocks: Annotated[int, typer.Option(help="Residual blocks; 0 for the preset's.")] = 0,
@@ -190,7 +196,8 @@ def train_style(
     paintings = {path.stem: path for path in styles}
     config = StyleTraining(
         StyleNetworkConfig(tuple(paintings), preset, width, blocks),
-        steps=steps, batch_size=batch_size, size=size, style_size=style_size, content_weight=content_weight,
+        steps=steps, batch_size=batch_size, size=size, style_size=style_size,
+        content_error=tuple(content_error or StyleTraining.content_error), content_weight=content_weight,
         learning_rate=learning_rate, distilled_steps=distilled_steps, features=features, precision=precision, seed=seed,
     )  # fmt: skip
     schedule = Schedule(steps, sample_every=sample_every, checkpoint_every=checkpoint_every)

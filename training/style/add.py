@@ -19,13 +19,13 @@ from training.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.style.teachers import Batch
 from training.style.train import (
     KIND,
-    StyleTrainer,
     StyleTraining,
     batch_of,
     fit,
     load,
     loss_of,
     split,
+    trainer,
 )
 
 
@@ -59,7 +59,7 @@ def add(
         return crops, np.repeat(new, len(crops), axis=0), corner
 
     # The loss knows one painting only, the new one.
-    model = StyleTrainer(network, lambda seen, photo, weights: loss(seen, photo, weights[:, -1:]))
+    model = trainer(network, lambda painted, photo, weights: loss(painted, photo, weights[:, -1:]), config)
     fit(run, model, config, batch_at, held_out, schedule, [name])
     return run
 
