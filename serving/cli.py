@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serving.client import Client, PictureStep, Stream
 from serving.style.video import VIDEOS, stylize_folder, stylize_video
-from synthesis import images
+from synthesis import images, xmp
 from synthesis.images import ENDINGS
+from synthesis.provenance import Provenance
+from synthesis.provenance import read as read_provenance
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of the server.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
@@ -27,6 +31,7 @@ SaveEvery = Annotated[int, typer.Option(help="Also write the picture every so ma
 Video = Annotated[Path | None, typer.Option(help="Also write the saved pictures as a film: .webp, .gif or .png.")]
 MaxSeconds = Annotated[float, typer.Option(help="Take the best picture after this time; 0 for no limit.")]
 PreserveColors = Annotated[bool, typer.Option(help="Paint in luminance only; the picture keeps its colours.")]
+MarkOrNot = Annotated[bool, typer.Option(help="Say in the result's XMP how it was made.")]
 Repository = Annotated[Path, typer.Option(help="Model repository to serve.")]
 
 LOCAL = "127.0.0.1:8001"
@@ -34,7 +39,7 @@ LOCAL = "127.0.0.1:8001"
 
 def add_commands(cli: typer.Typer) -> None:
     """Register every command of this file."""
-    for command in (serve, demo, stylize, generate, dream, transfer, health, weights):
+    for command in (serve, demo, stylize, generate, dream, transfer, inspect, health, weights):
         cli.command()(command)
 
 
@@ -105,11 +110,13 @@ def stylize(
     quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1 to 100.")] = 92,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 1024,
     smooth: Annotated[bool, typer.Option(help="Of videos and frames: less flicker where nothing moves.")] = True,
+    provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
     """Turn a photograph, a video or a folder of frames into paintings with the fast network."""
     options: dict[str, Any] = {
         "style": style, "strength": strength, "preserve_colors": preserve_colors, "quality": quality, "size": size,
+        "provenance": provenance,
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
@@ -168,6 +175,7 @@ def dream(
     features: Features = "auto",
     save_every: SaveEvery = 0,
     video: Video = None,
+    provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
     """DeepDream on a picture; all parameters: docs/dream.md."""
@@ -176,6 +184,7 @@ def dream(
         "max_loss": max_loss, "size": size, "jitter": jitter, "tile": tile, "smooth": smooth, "strength": strength,
         "preserve_colors": preserve_colors, "frames": frames, "zoom": zoom, "precision": precision, "seed": seed,
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
+        "provenance": provenance,
     }  # fmt: skip
     _check_film(video)
     with Client(address, timeout=3600) as client:
@@ -210,6 +219,7 @@ def transfer(
     features: Features = "auto",
     save_every: SaveEvery = 0,
     video: Video = None,
+    provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
     """Paint a picture in the style of others by Gatys' optimisation; all parameters: docs/transfer.md."""
@@ -219,11 +229,25 @@ def transfer(
         "style_layers": style_layers, "content_layers": content_layers, "pooling": pooling, "initial": initial,
         "scales": scales, "preserve_colors": preserve_colors, "precision": precision, "seed": seed, "size": size,
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
+        "provenance": provenance,
     }  # fmt: skip
     _check_film(video)
     with Client(address, timeout=3600) as client:
         styles, masks = [_read(path) for path in style_pictures], [_read(path) for path in mask or []]
         _follow(client.transfer(_read(picture), styles, style_mask=masks, **options), output, video)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A picture (PNG, JPEG, WebP, GIF) or a video (MP4, MOV, MKV).")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, or null.")] = False,
+) -> None:
+    """Say how a picture or a video was made, as it says itself; exit status 1 if it says nothing."""
+    found = read_provenance(file)
+    if as_json:
+        typer.echo(json.dumps(asdict(found) if found else None))
+    else:
+        typer.echo(_said(found) if found else f"{file} does not say how it was made")
+    sys.exit(0 if found else 1)
 
 
 def health(address: Address = LOCAL) -> None:
@@ -242,6 +266,16 @@ def weights(name: Annotated[str, typer.Argument(help="vgg19 or inception_v3.")])
     typer.echo(f"{name}: {features.weights_path(name) or features.download(name)}")
 
 
+def _said(found: Provenance) -> str:
+    """A line for each thing that is said; control characters of strange files do not reach the terminal."""
+    lines = []
+    for name, value in asdict(found).items():
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        printable = "".join(c if c.isprintable() else "\ufffd" for c in text)
+        lines += [f"{name.replace('_', ' ')}: {printable}"] if value else []
+    return "\n".join(lines)
+
+
 def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> None:
     """Show a live bar with the loss; write previews, frames, the result and the film."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -257,7 +291,8 @@ def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> No
     typer.echo(f"wrote {output}{' (the time was up: the best so far)' if message.stopped else ''}")
     if video:
         last = film[-1].shape
-        images.write_film([images.resize(frame, last[0], last[1]) for frame in film], video)
+        frames = [images.resize(frame, last[0], last[1]) for frame in film]
+        images.write_film(frames, video, packet=xmp.in_picture(message.image))
         typer.echo(f"wrote {video}")
 
 

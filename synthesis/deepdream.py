@@ -74,6 +74,11 @@ class DeepDreamParameters(BaseModel):
     max_seconds: float = Field(default=0.0, ge=0, le=86_400, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
+    @property
+    def extractor(self) -> str:
+        """Name of the extractor that is taken on this machine."""
+        return features.chosen(self.features, "inception_v3")
+
 
 def octave_shapes(height: int, width: int, num_octave: int, octave_scale: float) -> list[tuple[int, int]]:
     """Sizes from the smallest octave to the full size (listing 12-15)."""
@@ -143,7 +148,7 @@ class _Job:
         guide: np.ndarray | None,
     ):
         p = self._parameters = parameters
-        name = p.features if p.features != "auto" else features.first_available("inception_v3")
+        name = p.extractor
         weights = p.layers or dict(features.defaults(name).dream_layers)
         self._names = tuple(weights)
         self._ascent = ascent(

@@ -100,6 +100,11 @@ class GatysParameters(BaseModel):
     max_seconds: float = Field(default=0.0, ge=0, le=86_400, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
+    @property
+    def extractor(self) -> str:
+        """Name of the extractor that is taken on this machine."""
+        return features.chosen(self.features, "vgg19")
+
 
 def objective(name: str) -> Objective:
     """The book's objective on an extractor, in float32."""
@@ -253,7 +258,7 @@ class _Job:
 
     def __init__(self, content: np.ndarray, styles: list[Style], parameters: GatysParameters, on_progress: OnProgress):
         p = parameters
-        name = p.features if p.features != "auto" else features.first_available("vgg19")
+        name = p.extractor
         self._layers = layers_of(name, tuple(p.style_layers), tuple(p.content_layers), p.pooling)
         self._content, self._styles, self._parameters = content, styles, p
         self._on_progress, self._clock = on_progress, Clock(p.max_seconds)

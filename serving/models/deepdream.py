@@ -19,4 +19,6 @@ class TritonPythonModel(PictureModel):
         parameters = request.parameters(DeepDreamRequest)
         image = images.decode(request.bytes("image"))
         guide = images.decode(data, "guide_image") if (data := request.bytes("guide_image")) else None
-        self.stream(lambda on_progress: dream(image, parameters, on_progress, guide), parameters, send)
+        self.stream(
+            lambda on_progress: dream(image, parameters, on_progress, guide), parameters, parameters.extractor, send
+        )

@@ -23,4 +23,9 @@ class TritonPythonModel(PictureModel):
         content = images.decode(request.bytes("image"))
         styles = [images.decode(data, "style_image") for data in request.files("style_image")]
         masks = [images.decode(data, "style_mask") for data in request.files("style_mask")]
-        self.stream(lambda on_progress: transfer(content, styles, parameters, on_progress, masks), parameters, send)
+        self.stream(
+            lambda on_progress: transfer(content, styles, parameters, on_progress, masks),
+            parameters,
+            parameters.extractor,
+            send,
+        )

@@ -43,6 +43,9 @@ class StylizeParameters(BaseModel):
         default=1024, ge=images.MIN_SIDE, le=images.MAX_SIDE,
         description="The photograph is shrunk until its longer side has at most so many pixels.",
     )  # fmt: skip
+    provenance: bool = Field(
+        default=True, description="The result says in its XMP how it was made; see docs/provenance.md."
+    )
 
     @field_validator("styles", mode="before")
     @classmethod

@@ -18,18 +18,22 @@ import numpy as np
 from serving.errors import Unavailable
 from serving.style.colors import mix
 from serving.style.files import graph_for_tiles
+from serving.style.margin import Margins
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import restyle_in_tiles
 from synthesis import images
+from synthesis.provenance import Provenance, file_hash
 
-Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3)."""
+Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, int]]
+"""From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3), and the number of the
+version that made it.
+"""
 
 LARGE_PIXELS = 1024 * 1024
 """Larger pictures are restyled one at a time."""
 UNTILED_SIDE = 2048
 """Pictures with a longer side are restyled in tiles: in one piece the network takes 100 bytes a pixel, and on a GPU with
-TensorRT its profile ends here (`export/configuration.py`).
+TensorRT its profile ends here, with the margin (`export/configuration.py`).
 """
 LARGE_AT_ONCE = 2
 """Large pictures that are read, restyled or waiting for each other; they take long, and others should not wait."""
@@ -42,12 +46,12 @@ class Stylist:
 
     Args:
         folder: the version's files.
-        network: runs that version.
+        network: runs that version, or for a share of the calls a canary beside it.
     """
 
     def __init__(self, folder: Path, network: Network):
         self.styles: list[str] = json.loads((folder / "styles.json").read_text())
-        self._model = graph_for_tiles(folder)
+        self._folder = folder
         self._network = network
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._large = threading.Semaphore(LARGE_AT_ONCE)
@@ -65,22 +69,33 @@ class Stylist:
         is_large = _is_large(*images.size_within(height, width, parameters.size))
         with self._place_among_large(is_large), self._pixels.take(height * width):
             picture = images.decode_picture(data, longest=parameters.size)
-            return self._finish(picture, self._restyle(picture.pixels, weights), parameters)
+            stylized, version = self._restyle(picture.pixels, weights)
+            packet = self._provenance(parameters, weights, version).packet() if parameters.provenance else b""
+            return _finished(picture, stylized, parameters, packet)
 
-    def _restyle(self, photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _restyle(self, photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
         height, width = photo.shape[:2]
         if not _is_large(height, width):
-            return self._network(photo, weights)
+            return self._in_one_piece(photo, weights)
         # One at a time: it uses all cores and takes memory, and large ones should not meet in a batch.
         with self._one_large:
             if max(height, width) <= UNTILED_SIDE:
-                return self._network(photo, weights)
-            return restyle_in_tiles(self._model, photo, weights)
+                return self._in_one_piece(photo, weights)
+            return restyle_in_tiles(graph_for_tiles(self._folder), photo, weights), int(self._folder.name)
 
-    def _finish(self, picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters) -> bytes:
-        mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)
-        format = picture.format if parameters.format == "same" else parameters.format
-        return images.encode(mixed, format, parameters.quality, picture.alpha, picture.icc_profile)
+    def _in_one_piece(self, photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+        stylized, version = self._network(Margins().put_on(photo), weights)
+        return Margins().take_off(stylized), version
+
+    def _provenance(self, parameters: StylizeParameters, weights: np.ndarray, version: int) -> Provenance:
+        shares = {name: float(share) for name, share in zip(self.styles, weights, strict=True) if share}
+        return Provenance(
+            model="style",
+            version=str(version),
+            manifest_sha256=file_hash(self._folder.parent / str(version) / "manifest.json"),
+            style=", ".join(f"{n}={s:.3g}" for n, s in shares.items()) if len(shares) > 1 else next(iter(shares)),
+            parameters=parameters.model_dump(),
+        )
 
     @contextlib.contextmanager
     def _place_among_large(self, is_large: bool) -> Iterator[None]:
@@ -95,6 +110,12 @@ class Stylist:
             yield
         finally:
             self._large.release()
+
+
+def _finished(picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters, packet: bytes) -> bytes:
+    mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)
+    format = picture.format if parameters.format == "same" else parameters.format
+    return images.encode(mixed, format, parameters.quality, picture.alpha, picture.icc_profile, packet)
 
 
 def _is_large(height: int, width: int) -> bool:
