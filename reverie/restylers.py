@@ -1,4 +1,4 @@
-"""Style networks as `training.style.evaluation` sees them: a published version through its file that is served, and a
+"""Style networks as `training.style.evaluation` sees them: a published version through the file that is served, and a
 training run through Keras.
 
 Both are painted by `serving.style.stylist`, with all that a request meets there. It lives here because it joins
@@ -10,22 +10,25 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from export.repository import Repository
 from serving.style.files import MODEL
 from serving.style.parameters import StylizeParameters
-from serving.style.stylist import Network, Stylist
+from serving.style.stylist import Stylist
 from synthesis import images
-from training.runs import Run, RunError
+from training.runs import Run
 from training.style.evaluation.evaluate import Restyler
-from training.style.network import StyleNetwork, build, restyle
+from training.style.network import build, restyle
 from training.style.train import StyleTraining, go_on_from
 
 DEFAULT_STRENGTH: float = StylizeParameters().strength
+
+_Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""uint8 (1, height, width, 3) and float32 (1, styles) to uint8 (1, height, width, 3)."""
 
 
 class RestylerError(Exception):
@@ -40,56 +43,59 @@ def newest(repository: Path) -> str:
     """
     versions = Repository(repository).versions("style")
     if not versions:
-        raise RestylerError(f"{repository} holds no version of style; name a run, or another --repository")
+        raise RestylerError(f"{repository} holds no version of style; name a run (--run), or another --repository")
     return str(versions[-1])
 
 
 def restyler_of(name: str, repository: Path) -> Restyler:
-    """The network of a version's number, a version's folder or a run's folder.
+    """The network of a version's number, a version's folder, or a run's folder.
 
     Raises:
         RestylerError: it is none of them.
+        RunError: a run without any weights yet.
     """
-    folder = Repository(repository).folder("style", int(name)) if name.isdigit() else Path(name)
+    folder = Repository(repository).folder("style", int(name)) if name.isdecimal() else Path(name)
     if (folder / "styles.json").is_file():
-        return _of_version(folder)
+        return of_graph(f"style/{folder.name}", folder / MODEL, json.loads((folder / "styles.json").read_text()))
     if (folder / "config.json").is_file():
         return _of_run(Run(folder))
-    known = ", ".join(map(str, Repository(repository).versions("style")))
+    known = ", ".join(map(str, Repository(repository).versions("style"))) or "none"
     raise RestylerError(
-        f"{name} is no style network; accepted: a version of {repository} ({known}), its folder, or a run's"
+        f"{name} is no style network; accepted: the number of a version in {repository} (there: {known}), its folder, "
+        "or the folder of a training run"
     )
 
 
-def _of_version(folder: Path) -> Restyler:
-    import onnxruntime
+def of_graph(name: str, graph: Path, styles: list[str]) -> Restyler:
+    """An exported network in ONNX Runtime on the CPU.
 
-    session = onnxruntime.InferenceSession(str(folder / MODEL), providers=["CPUExecutionProvider"])
-
-    def network(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return session.run(None, {"image": photo[None], "style_weights": weights[None]})[0][0]
-
-    return _restyler(f"style/{folder.name}", Stylist(folder, network), network)
+    Args:
+        styles: in the order of its weights.
+    """
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    return _restyler(
+        name, styles, lambda image, weights: session.run(None, {"image": image, "style_weights": weights})[0]
+    )
 
 
 def _of_run(run: Run) -> Restyler:
     """Also of one that is not finished: its last checkpoint."""
     network = build(StyleTraining.from_dict(run.config).network)
     go_on_from(run, network)
+    return _restyler(str(run.path), network.config.styles, lambda image, weights: restyle(network, image, weights))
 
-    def paint(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return restyle(network, photo[None], weights[None])[0]
 
+def _restyler(name: str, styles: list[str] | tuple[str, ...], network: _Network) -> Restyler:
     with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder)
-        (files / "styles.json").write_text(json.dumps(network.config.styles))
-        (files / MODEL).touch()  # Only tiles of pictures that are larger than any here read it.
-        return _restyler(str(run.path), Stylist(files, paint), paint)
+        (Path(folder) / "styles.json").write_text(json.dumps(styles))
+        # No number: the pictures do not say how they were made, and are too small for the tiles that read a file.
+        stylist = Stylist(Path(folder), lambda photo, weights: (network(photo[None], weights[None])[0], 0))
 
-
-def _restyler(name: str, stylist: Stylist, network: Network) -> Restyler:
     def paint(photo: np.ndarray, style: str, strength: float) -> np.ndarray:
-        parameters = StylizeParameters(style=style, strength=strength, format="png", size=max(photo.shape))
+        parameters = StylizeParameters(
+            style=style, strength=strength, size=max(photo.shape), format="png", provenance=False
+        )
         return images.decode(stylist.stylize(images.encode(photo, "png"), parameters))
 
-    return Restyler(name, tuple(stylist.styles), paint)
+    first = np.eye(len(styles), dtype=np.float32)[:1]
+    return Restyler(name, tuple(styles), paint, lambda photo: network(photo[None], first)[0])

@@ -5,7 +5,6 @@ Knows nothing about networks and styles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np

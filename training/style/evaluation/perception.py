@@ -16,12 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from synthesis import features, images
-from synthesis.losses import gram_matrix, relative_error
+from synthesis.losses import relative_error
+from training.style.loss import STYLE_LAYERS, mean_gram
 
 CONTENT_LAYERS = ("block3_conv3", "block4_conv2")
 """Where shapes and parts of things are, below the classes; the last is the axis of the plot."""
-STYLE_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
-"""The book's (section 12.3)."""
 PAINTING_SIDES = (384, 512, None)
 """Longer sides of the paintings in pixels; None for a painting's own. A network may have learnt the strokes of one."""
 
@@ -49,7 +48,8 @@ class StyleStatistics:
     @classmethod
     def of(cls, activations: Sequence) -> StyleStatistics:
         """Args: `activations`: (1, height, width, channels) each, of `STYLE_LAYERS`."""
-        return cls(tuple(_mean_gram(a) for a in activations), tuple(_projected_quantiles(a) for a in activations))
+        grams = tuple(np.asarray(mean_gram(activation))[0] for activation in activations)
+        return cls(grams, tuple(_projected_quantiles(activation) for activation in activations))
 
     def gram_error(self, painting: StyleStatistics) -> float:
         """Squared error over squared target, mean of the layers."""
@@ -76,17 +76,23 @@ class Perceived:
     sliced_wasserstein: dict[str, float]
 
 
-def perceive(photo: np.ndarray, painted: np.ndarray, paintings: Mapping[str, StyleStatistics]) -> Perceived:
-    """Compare `painted` with the photograph and the painting.
+def content_of(photo: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Activations of uint8 (height, width, 3) at `CONTENT_LAYERS`, float32 (1, height, width, channels) each."""
+    return tuple(np.asarray(activation) for activation in _activations(photo)[1])
+
+
+def perceive(content: Sequence[np.ndarray], painted: np.ndarray, paintings: Mapping[str, StyleStatistics]) -> Perceived:
+    """Compare a picture with its photograph and the painting.
 
     Args:
-        photo, painted: uint8 (height, width, 3).
+        content: the photograph's, see `content_of`.
+        painted: uint8 (height, width, 3), of the photograph's size.
         paintings: of each size, see `painting_statistics`.
     """
-    style, content = _activations(painted)
+    style, found = _activations(painted)
     here = StyleStatistics.of(style)
     return Perceived(
-        content_error=dict(zip(CONTENT_LAYERS, map(_relative, content, _content_of(photo)), strict=True)),
+        content_error=dict(zip(CONTENT_LAYERS, map(_relative, found, content), strict=True)),
         style_error={side: here.gram_error(there) for side, there in paintings.items()},
         sliced_wasserstein={side: here.sliced_wasserstein(there) for side, there in paintings.items()},
     )
@@ -129,25 +135,8 @@ def _extractor():
     return tf.function(features.load("vgg19", (*STYLE_LAYERS, *CONTENT_LAYERS)), reduce_retracing=True)
 
 
-_last_photo: tuple[bytes, list] = (b"", [])
-
-
-def _content_of(photo: np.ndarray) -> list:
-    """The photograph's activations; the last one's are kept, because it is painted in many styles."""
-    global _last_photo
-    key = hashlib.sha256(photo.tobytes()).digest()
-    if _last_photo[0] != key:
-        _last_photo = (key, _activations(photo)[1])
-    return _last_photo[1]
-
-
 def _relative(found, wanted) -> float:
     return float(relative_error(found, wanted))
-
-
-def _mean_gram(activation) -> np.ndarray:
-    _, height, width, _ = activation.shape
-    return np.asarray(gram_matrix(activation))[0] / np.float32(height * width)
 
 
 def _projected_quantiles(activation) -> np.ndarray:
