@@ -18,6 +18,7 @@ from training.cli import use_weights
 
 if TYPE_CHECKING:
     from training.style.evaluation.evaluate import Paintings, Photograph, Restyler
+    from training.style.evaluation.faces import FaceDetector
 
 _DIGITS = 4
 """Significant ones of a figure."""
@@ -74,7 +75,6 @@ def eval_style(
     from synthesis import images
     from training.style.evaluation.classifier import Classifier
     from training.style.evaluation.evaluate import Judges, check_styles, evaluate, look_at, milliseconds
-    from training.style.evaluation.faces import FaceDetector
     from training.style.evaluation.passes import PassesSettings, count_passes
     from training.style.evaluation.peers import PEERS
     from training.style.evaluation.perception import painting_statistics
@@ -86,8 +86,8 @@ def eval_style(
     for network in networks:
         check_styles(network, paintings)
     chosen = DEFAULT_STRENGTH if strength is None else strength
-    paths = _held_out(photos or [], content, count)
-    judges = Judges(Classifier(classifier) if classifier else None, FaceDetector())
+    paths = held_out(photos or [], content, count)
+    judges = Judges(Classifier(classifier) if classifier else None, _face_detector())
     _say(f"{len(paths)} photographs, {len(paintings)} paintings")
     looked_at = look_at(paths, size, closely, judges)
     targets = {
@@ -110,12 +110,27 @@ def eval_style(
     typer.echo(json.dumps(rounded(first | shown | {"against": others})))
 
 
+def _face_detector() -> FaceDetector | None:
+    from training.style.evaluation.faces import FaceDetector, FacesError
+
+    try:
+        return FaceDetector()
+    except FacesError as error:
+        _say(f"faces_kept is null: {error}")
+        return None
+
+
 def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _held_out(folders: Sequence[Path], content: Path | None, count: int | None) -> list[Path]:
-    """Photographs of the folders, and those that no run on `content` saw."""
+def held_out(folders: Sequence[Path], content: Path | None, count: int | None) -> list[Path]:
+    """Photographs that no training saw: those of the folders, and those that are held out of `content`.
+
+    Args:
+        content: what runs were trained on; without it and any folder, COCO's validation set.
+        count: at most so many, evenly spaced; None for all.
+    """
     from training.photos import Photos, download
     from training.style.evaluation.evaluate import evenly
     from training.style.train import split
@@ -141,8 +156,8 @@ def _plot(
 
     close = [photo for photo in photos if photo.content is not None]
     chosen = [close[i] for i in evenly(len(close), count)]
-    curves = {network.name: curve(network, chosen, paintings, _say) for network in networks}
-    for result, styles in zip(results, curves.values(), strict=True):
+    curves = [(network.name, curve(network, chosen, paintings, _say)) for network in networks]
+    for result, (_, styles) in zip(results, curves, strict=True):
         for style, points in styles.items():
             result["styles"][style]["curve"] = points
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,20 +23,20 @@ _CONTENT = Axis("content error (block4_conv2): the photograph that is given up")
 _STYLE = Axis("style error (painting at 512)")
 
 
-def front(curves: Mapping[str, Mapping[str, Curve]], peers: Sequence[Peer]) -> str:
+def front(networks: Sequence[tuple[str, Mapping[str, Curve]]], peers: Sequence[Peer]) -> str:
     """An SVG file.
 
     Args:
-        curves: by network and by style, of the same styles.
+        networks: the name of each, and its curves by style, of the same styles.
     """
-    styles = list(next(iter(curves.values())))
-    panels = [_panel(style, {name: curve[style] for name, curve in curves.items()}, peers) for style in styles]
-    mean = {name: _mean(list(curve.values())) for name, curve in curves.items()}
-    return grid([_panel("all styles", mean, ()), *panels], _COLUMNS, _FRAME)
+    styles = list(networks[0][1])
+    panels = [_panel(style, [(name, curves[style]) for name, curves in networks], peers) for style in styles]
+    means = [(name, _mean(list(curves.values()))) for name, curves in networks]
+    return grid([_panel("all styles", means, ()), *panels], _COLUMNS, _FRAME)
 
 
-def _panel(title: str, curves: Mapping[str, Curve], peers: Sequence[Peer]) -> str:
-    lines = [_line(name, curve) for name, curve in curves.items()]
+def _panel(title: str, curves: Sequence[tuple[str, Curve]], peers: Sequence[Peer]) -> str:
+    lines = [_line(name, curve) for name, curve in curves]
     lines += [Line(peer.name, [(peer.content_error, peer.style_error)]) for peer in peers if peer.style == title]
     return line_chart(title, _CONTENT, _STYLE, lines, _FRAME)
 

@@ -5,6 +5,7 @@ Knows nothing about networks and styles.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,37 +22,41 @@ class ClassifierError(Exception):
 
 
 class Classifier:
-    """A TensorFlow Lite classifier such as MobileNetV2.
+    """A TensorFlow Lite image classifier such as MobileNetV2.
 
     Args:
-        file: one input uint8 or float32 (1, side, side, 3), float ones in [-1, 1]; one output of scores (1, classes).
+        file: its input is uint8 or float32 (1, height, width, 3), floats in [-1, 1]; its output scores (1, classes).
 
     Raises:
         ClassifierError: not such a file.
     """
 
     def __init__(self, file: Path):
-        if not file.is_file():
-            raise ClassifierError(f"{file} is not a file; accepted: a TensorFlow Lite image classifier (.tflite)")
-        self._interpreter = tf.lite.Interpreter(str(file))
-        self._interpreter.allocate_tensors()
-        (self._input,), (self._output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TensorFlow recommends another package for its own interpreter.
+                self._interpreter = tf.lite.Interpreter(str(file))
+            self._interpreter.allocate_tensors()
+            (self._input,) = self._interpreter.get_input_details()
+            (self._output,) = self._interpreter.get_output_details()
+            self.guesses(np.zeros((16, 16, 3), np.uint8))
+        # Whatever the interpreter or NumPy makes of a file of another kind.
+        except Exception as error:
+            raise ClassifierError(
+                f"{file} cannot be used ({' '.join(str(error).split())}); accepted: a TensorFlow Lite image classifier, such as MobileNetV2"
+            ) from None
 
     def guesses(self, image: np.ndarray) -> list[int]:
-        """Class numbers of uint8 (height, width, 3), the likeliest first.
+        """Class numbers of uint8 (height, width, 3), the likeliest `GUESSES` first.
 
-        The whole picture is squeezed into a square, because what it shows may be anywhere.
+        The whole picture is squeezed into the input's shape, because what it shows may be anywhere. Of a quantised
+        classifier most classes have the lowest score; they are no guesses.
         """
-        _, height, width, _ = self._input["shape"]
-        pixels = images.resize(image, int(height), int(width))[None]
-        if self._input["dtype"] is not np.uint8:
-            pixels = (pixels / 127.5 - 1).astype(np.float32)
-        self._interpreter.set_tensor(self._input["index"], pixels)
+        _, height, width, _ = (int(side) for side in self._input["shape"])
+        pixels = images.resize(image, height, width)[None]
+        is_float = self._input["dtype"] is np.float32
+        self._interpreter.set_tensor(self._input["index"], np.float32(pixels / 127.5 - 1) if is_float else pixels)
         self._interpreter.invoke()
-        return np.argsort(
-            -self._interpreter.get_tensor(self._output["index"])[0].astype(np.float64), kind="stable"
-        ).tolist()
-
-    def recognises(self, photo: np.ndarray, painted: np.ndarray) -> bool:
-        """Whether its first guess for the photograph is among the first five for `painted`."""
-        return self.guesses(photo)[0] in self.guesses(painted)[:GUESSES]
+        (scores,) = self._interpreter.get_tensor(self._output["index"]).astype(np.float64)
+        best = np.argsort(-scores, kind="stable")[:GUESSES]
+        return [int(number) for number in best if scores[number] > scores.min()]

@@ -20,7 +20,7 @@ import tensorflow as tf
 from synthesis import images
 from training.style.evaluation import faces as face_detection
 from training.style.evaluation import surface
-from training.style.evaluation.classifier import GUESSES, Classifier
+from training.style.evaluation.classifier import Classifier
 from training.style.evaluation.faces import Box, FaceDetector
 from training.style.evaluation.perception import CONTENT_LAYERS, Perceived, StyleStatistics, content_of, perceive
 from training.style.evaluation.surface import Window
@@ -71,7 +71,7 @@ class Photograph:
 
     Attributes:
         pixels: uint8 (height, width, 3).
-        guess: the classifier's first, None without one.
+        guess: the classifier's first, None without one or if it has no idea.
         faces: where they are.
         plain: a flat area, None where there is none.
         content: its activations, where it is one of those that are measured closely, which takes most of the time.
@@ -86,7 +86,7 @@ class Photograph:
     @classmethod
     def of(cls, pixels: np.ndarray, judges: Judges, closely: bool) -> Photograph:
         """Ask the judges about uint8 (height, width, 3)."""
-        guess = judges.classifier.guesses(pixels)[0] if judges.classifier else None
+        guess = next(iter(judges.classifier.guesses(pixels)), None) if judges.classifier else None
         found = judges.faces.faces(pixels, face_detection.SURE) if judges.faces else []
         return cls(pixels, guess, tuple(found), surface.plain_window(pixels), content_of(pixels) if closely else None)
 
@@ -165,7 +165,7 @@ class Closely:
 
 
 def _recognised(photo: Photograph, picture: np.ndarray, classifier: Classifier | None) -> bool | None:
-    return None if classifier is None else photo.guess in classifier.guesses(picture)[:GUESSES]
+    return None if classifier is None or photo.guess is None else photo.guess in classifier.guesses(picture)
 
 
 def _faces_kept(photo: Photograph, picture: np.ndarray, detector: FaceDetector | None) -> int:

