@@ -1,4 +1,4 @@
-"""Commands `reverie train lm|average|style|add-style|features` and `reverie eval lm|style`.
+"""Commands `reverie train lm|average|style|add-style|features` and `reverie eval lm`.
 
 TensorFlow is imported inside the commands, so that `--help` answers at once.
 """
@@ -217,7 +217,7 @@ def train_style(
     teacher, pairs = teacher or opened.input_path("teacher"), pairs or opened.inputs.get("pairs", 0)
     if bool(config.distilled_steps) != bool(teacher or pairs) or (teacher and pairs):
         raise typer.BadParameter("give it together with one of --teacher and --pairs", param_hint="--distilled-steps")
-    _use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=config.features == "vgg19")
+    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=config.features == "vgg19")
     from training.loop import Schedule
 
     content = content or opened.input_path("content") or download()
@@ -265,7 +265,7 @@ def add_style(
     style = style or opened.input_path("style")
     if style is None:
         raise typer.BadParameter("give a painting", param_hint="--style")
-    _use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
+    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
     from training.loop import Schedule
     from training.style.add import add
 
@@ -280,40 +280,6 @@ def add_style(
     )
     schedule = Schedule(changes.pop("steps"), sample_every=100, checkpoint_every=checkpoint_every)
     _report(add(extended, name, style, Photos.of(content, 2, strict), opened.path, schedule, **changes))
-
-
-@eval_app.command("style")
-def eval_style(
-    styles: Annotated[
-        list[Path], typer.Option("--style", help="A painting the run was trained on; repeat for several.")
-    ],
-    content: Content = None,
-    run: RunOption = None,
-    against: Annotated[Path | None, typer.Option(help="Another finished run with the same styles.")] = None,
-    photos: Annotated[int, typer.Option(help="Held-out photographs, in the styles in turn; at most 20.")] = 20,
-    size: Annotated[int, typer.Option(help="Longer side of the photographs in pixels.")] = 384,
-    passes: Annotated[int, typer.Option(help="At most so many L-BFGS passes are tried to reach the network.")] = 200,
-    noise_passes: Annotated[int, typer.Option(help="The same from noise, where Johnson et al. begin; 0 for none.")] = 0,
-    cache: Annotated[Path, typer.Option(help="Where the curves are kept.")] = Path("cache") / "style_curves",
-    weights_dir: WeightsDir = None,
-) -> None:
-    """Measure a style network on held-out photographs by Gatys' objective, and lay out its pictures."""
-    _use_weights(weights_dir, needs_vgg19=True)
-    from training.photos import Photos, download
-    from training.runs import Run
-    from training.style import evaluate
-    from training.style.train import KIND, StyleTraining, split
-
-    measured = Run(run) if run else Run.newest_finished(KIND)
-    _, held_out = split(Photos.of(content or download(), minimum=2))
-    evaluation = evaluate.Evaluation(
-        size, passes, cache, StyleTraining.from_dict(measured.config).style_size, noise_passes
-    )
-    figures = evaluate.evaluate_runs(
-        measured, Run(against) if against else None, {path.stem: path for path in styles}, held_out.paths[:photos], evaluation,
-        on_photo=lambda line: typer.echo(line, err=True),
-    )  # fmt: skip
-    typer.echo(json.dumps(figures))
 
 
 @train_app.command("features")
@@ -336,7 +302,7 @@ def train_features(
     from training.runs import Run
 
     opened = Run.at("features", run)
-    _use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
+    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
     from training.features.train import FeaturesTraining, train
     from training.loop import Schedule
     from training.photos import Photos, download
@@ -357,7 +323,13 @@ def _given(context: typer.Context, names: Iterable[str]) -> dict[str, Any]:
     return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-def _use_weights(weights_dir: Path | None, needs_vgg19: bool) -> None:
+def use_weights(weights_dir: Path | None, needs_vgg19: bool) -> None:
+    """Look for ImageNet weights in `weights_dir`; make sure that VGG19's are there where they are needed.
+
+    Raises:
+        FeaturesError: `weights_dir` is not a folder.
+        DownloadError: VGG19's weights are neither here nor to be had.
+    """
     from synthesis.features import WEIGHTS_DIR_VARIABLE, FeaturesError
     from training.downloads import fetch_vgg19
 
