@@ -8,7 +8,7 @@ from scipy import ndimage
 from synthesis import images
 from training.style.evaluation import evaluate, perception, surface
 from training.style.evaluation.classifier import Classifier, ClassifierError
-from training.style.evaluation.evaluate import Judges, Photograph, Restyler
+from training.style.evaluation.evaluate import EvaluationError, Judges, Photograph, Restyler
 from training.style.evaluation.faces import Box, FaceDetector, kept
 from training.style.evaluation.perception import StyleStatistics, painting_statistics
 from training.style.evaluation.surface import Window
@@ -343,6 +343,12 @@ def test_a_flat_area_is_measured_where_the_photograph_has_it():
     assert measured.repetition == pytest.approx(1, abs=0.02)
 
 
+def test_a_photograph_that_is_too_small_is_refused(tmp_path):
+    (tmp_path / "small.png").write_bytes(images.encode(random_picture(40, 200)))
+    with pytest.raises(EvaluationError, match=r"small.png has 128x26 pixels at size 128; accepted: sides from 64"):
+        evaluate.look_at([tmp_path / "small.png"], 128, 1, Judges())
+
+
 def test_chosen_photographs_are_evenly_spaced():
     assert evaluate.evenly(47, 3) == [0, 23, 46]
     assert evaluate.evenly(3, 12) == [0, 1, 2]
@@ -369,5 +375,5 @@ def test_networks_are_timed_each_for_itself():
 
 
 def test_a_painting_that_is_no_style_of_the_network_is_refused():
-    with pytest.raises(ValueError, match=r"\['c'\] are no styles of test; accepted: a, b"):
+    with pytest.raises(EvaluationError, match=r"\['c'\] are no styles of test; accepted: a, b"):
         evaluate.evaluate(restyler(identity), [], {"c": {}}, 1.0, Judges())
