@@ -175,6 +175,6 @@ def _drawn(line: Line, number: int, across: Scale, up: Scale, frame: Frame) -> s
 
 def _labels(line: Line, points: Sequence[tuple[str, str]], colour: str) -> str:
     return "".join(
-        f'<text x="{a}" y="{b}" dx="6" dy="3" font-size="10" fill="{colour}">{html.escape(label)}</text>'
+        f'<text x="{a}" y="{b}" dx="6" dy="-3" font-size="10" fill="{colour}">{html.escape(label)}</text>'
         for (a, b), label in zip(points, line.labels, strict=False)
     )

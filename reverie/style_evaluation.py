@@ -17,7 +17,7 @@ import typer
 from training.cli import use_weights
 
 if TYPE_CHECKING:
-    from training.style.evaluation.evaluate import Paintings, Photograph, Restyler
+    from training.style.evaluation.evaluate import Judges, Paintings, Photograph, Restyler
     from training.style.evaluation.faces import FaceDetector
 
 _DIGITS = 4
@@ -50,7 +50,7 @@ def eval_style(
     ] = 12,
     curve: Annotated[
         int, typer.Option(min=0, help="So many of those draw the curve over strength; 0 for no curve.")
-    ] = 4,
+    ] = 3,
     size: Annotated[int, typer.Option(min=128, help="Longer side of the photographs in pixels.")] = 512,
     strength: Annotated[
         float | None, typer.Option(min=0, max=1, help="Of the style. Default: as it is served.")
@@ -72,12 +72,7 @@ def eval_style(
     """Measure style networks on held-out photographs: what is left of them, how near the painting is, the surface."""
     use_weights(weights_dir, needs_vgg19=True)
     from reverie.restylers import DEFAULT_STRENGTH, newest, restyler_of
-    from synthesis import images
-    from training.style.evaluation.classifier import Classifier
-    from training.style.evaluation.evaluate import Judges, check_styles, evaluate, look_at, milliseconds
-    from training.style.evaluation.passes import PassesSettings, count_passes
-    from training.style.evaluation.peers import PEERS
-    from training.style.evaluation.perception import painting_statistics
+    from training.style.evaluation.evaluate import check_styles, look_at
     from training.style.evaluation.sheet import contact_sheet
 
     names = [str(run) if run else version or newest(repository), *(against or [])]
@@ -87,27 +82,26 @@ def eval_style(
         check_styles(network, paintings)
     chosen = DEFAULT_STRENGTH if strength is None else strength
     paths = held_out(photos or [], content, count)
-    judges = Judges(Classifier(classifier) if classifier else None, _face_detector())
     _say(f"{len(paths)} photographs, {len(paintings)} paintings")
+    judges = _judges(classifier)
     looked_at = look_at(paths, size, closely, judges)
-    targets = {
-        name: painting_statistics(images.read(path), cache / "style_targets") for name, path in paintings.items()
-    }
-    results = [evaluate(network, looked_at, targets, chosen, judges, _say) for network in networks]
-    for result, ms in zip(results, milliseconds(networks), strict=True):
-        result["ms_512"] = ms
+    targets = _statistics(paintings, cache)
+    results = _measured(networks, looked_at, targets, chosen, judges)
     shown: dict[str, Any] = {"photos": len(paths), "closely": min(closely, len(paths)), "size": size}
     if curve:
-        shown["plot"] = _plot(networks, looked_at, targets, curve, results, out / "front.svg")
-        shown["peers"] = [asdict(peer) for peer in PEERS]
+        shown |= _front(networks, looked_at, targets, curve, results, out / "front.svg")
     if passes:
-        settings = PassesSettings(passes, noise_passes, cache=cache / "style_curves")
-        for network, result in zip(networks, results, strict=True):
-            result["passes"] = count_passes(network, paintings, paths, chosen, settings, _say)
+        _add_passes(networks, paintings, paths, chosen, (passes, noise_passes), cache, results)
     contact_sheet(networks, list(paintings), paths, chosen, out / "sheet.jpg")
-    shown["sheet"] = str(out / "sheet.jpg")
     first, *others = results
-    typer.echo(json.dumps(rounded(first | shown | {"against": others})))
+    typer.echo(json.dumps(rounded(first | shown | {"sheet": str(out / "sheet.jpg"), "against": others})))
+
+
+def _judges(classifier: Path | None) -> Judges:
+    from training.style.evaluation.classifier import Classifier
+    from training.style.evaluation.evaluate import Judges
+
+    return Judges(Classifier(classifier) if classifier else None, _face_detector())
 
 
 def _face_detector() -> FaceDetector | None:
@@ -141,15 +135,32 @@ def held_out(folders: Sequence[Path], content: Path | None, count: int | None) -
     return [paths[i] for i in evenly(len(paths), count or len(paths))]
 
 
-def _plot(
+def _statistics(paintings: Mapping[str, Path], cache: Path) -> Paintings:
+    from synthesis import images
+    from training.style.evaluation.perception import painting_statistics
+
+    return {name: painting_statistics(images.read(path), cache / "style_targets") for name, path in paintings.items()}
+
+
+def _measured(
+    networks: Sequence[Restyler], photos: Sequence[Photograph], paintings: Paintings, strength: float, judges: Judges
+) -> list[dict[str, Any]]:
+    """The figures of each network, with its milliseconds."""
+    from training.style.evaluation.evaluate import evaluate, milliseconds
+
+    results = [evaluate(network, photos, paintings, strength, judges, _say) for network in networks]
+    return [result | {"ms_512": ms} for result, ms in zip(results, milliseconds(networks), strict=True)]
+
+
+def _front(
     networks: Sequence[Restyler],
     photos: Sequence[Photograph],
     paintings: Paintings,
     count: int,
     results: Sequence[dict[str, Any]],
     path: Path,
-) -> str:
-    """Add every style's curve to the results, and draw them."""
+) -> dict[str, Any]:
+    """Add every style's curve to the results, draw them, and say where, and beside whom."""
     from reverie.style_plot import front
     from training.style.evaluation.evaluate import curve, evenly
     from training.style.evaluation.peers import PEERS
@@ -162,7 +173,23 @@ def _plot(
             result["styles"][style]["curve"] = points
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(front(curves, PEERS))
-    return str(path)
+    return {"plot": str(path), "peers": [asdict(peer) for peer in PEERS]}
+
+
+def _add_passes(
+    networks: Sequence[Restyler],
+    paintings: Mapping[str, Path],
+    photos: Sequence[Path],
+    strength: float,
+    counts: tuple[int, int],
+    cache: Path,
+    results: Sequence[dict[str, Any]],
+) -> None:
+    from training.style.evaluation.passes import PassesSettings, count_passes
+
+    settings = PassesSettings(*counts, cache=cache / "style_curves")
+    for network, result in zip(networks, results, strict=True):
+        result["passes"] = count_passes(network, paintings, photos, strength, settings, _say)
 
 
 def rounded(value: Any) -> Any:

@@ -2,12 +2,13 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import ndimage
 
 from synthesis import images
 from training.style.evaluation import evaluate, perception, surface
 from training.style.evaluation.classifier import Classifier, ClassifierError
-from training.style.evaluation.evaluate import Judges, Photograph, Restyler
+from training.style.evaluation.evaluate import EvaluationError, Judges, Photograph, Restyler
 from training.style.evaluation.faces import Box, FaceDetector, kept
 from training.style.evaluation.perception import StyleStatistics, painting_statistics
 from training.style.evaluation.surface import Window
@@ -104,6 +105,11 @@ def test_a_lattice_repeats_in_grey_and_in_colors_of_equal_grey():
     assert surface.repetition(128 + grey(lattice())) == pytest.approx(1, abs=0.02)
     colors = np.stack([128 + lattice(), 128 - lattice(), np.full((96, 96), 128)], axis=2)
     assert surface.repetition(colors) == pytest.approx(1, abs=0.02)
+
+
+def test_a_lattice_under_large_strokes_repeats_all_the_same():
+    strokes = 60 * np.cos(2 * np.pi * np.add.outer(np.arange(96), np.arange(96)) / 150)
+    assert surface.repetition(128 + grey(lattice() / 3 + strokes)) > 0.9
 
 
 def test_a_lattice_in_noise_repeats_less():
@@ -234,6 +240,28 @@ def test_a_file_that_is_no_classifier_is_refused(content, tmp_path):
         Classifier(file)
 
 
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_guesses_are_the_best_five_that_have_a_score(kind, tmp_path):
+    """A classifier of seven classes: the amounts of red, green and blue, and four that never score."""
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3), tf.float32)])
+    def classify(pixels):
+        scaled = pixels if kind == "float32" else pixels / 127.5 - 1
+        return tf.pad(tf.nn.relu(tf.reduce_mean(scaled, axis=(1, 2))), [[0, 0], [0, 4]])
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([classify.get_concrete_function()])
+    if kind == "uint8":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([np.full((1, 8, 8, 3), v, np.float32)] for v in (0, 255))
+        converter.inference_input_type = converter.inference_output_type = tf.uint8
+    (tmp_path / "colors.tflite").write_bytes(converter.convert())
+    colors = Classifier(tmp_path / "colors.tflite")
+    picture = lambda *rgb: np.full((20, 30, 3), rgb, np.uint8)  # noqa: E731
+    assert colors.guesses(picture(255, 0, 0)) == [0]
+    assert colors.guesses(picture(180, 20, 250)) == [2, 0]
+    assert colors.guesses(picture(0, 0, 0)) == []
+
+
 def test_a_tiger_is_guessed_and_noise_is_not_taken_for_one(classifier, judge):
     labels = (judge / "imagenet_labels.txt").read_text().splitlines()
     guesses = classifier.guesses(images.read(judge / "photos" / "108073.jpg"))
@@ -315,6 +343,12 @@ def test_a_flat_area_is_measured_where_the_photograph_has_it():
     assert measured.repetition == pytest.approx(1, abs=0.02)
 
 
+def test_a_photograph_that_is_too_small_is_refused(tmp_path):
+    (tmp_path / "small.png").write_bytes(images.encode(random_picture(40, 200)))
+    with pytest.raises(EvaluationError, match=r"small.png has 128x26 pixels at size 128; accepted: sides from 64"):
+        evaluate.look_at([tmp_path / "small.png"], 128, 1, Judges())
+
+
 def test_chosen_photographs_are_evenly_spaced():
     assert evaluate.evenly(47, 3) == [0, 23, 46]
     assert evaluate.evenly(3, 12) == [0, 1, 2]
@@ -341,5 +375,5 @@ def test_networks_are_timed_each_for_itself():
 
 
 def test_a_painting_that_is_no_style_of_the_network_is_refused():
-    with pytest.raises(ValueError, match=r"\['c'\] are no styles of test; accepted: a, b"):
+    with pytest.raises(EvaluationError, match=r"\['c'\] are no styles of test; accepted: a, b"):
         evaluate.evaluate(restyler(identity), [], {"c": {}}, 1.0, Judges())

@@ -6,7 +6,7 @@ import pytest
 from synthesis import gatys, images
 from synthesis.optimisers import OPTIMISERS
 from training.style.evaluation import passes
-from training.style.evaluation.evaluate import Restyler
+from training.style.evaluation.evaluate import EvaluationError, Restyler
 from training.style.evaluation.passes import PassesSettings, count_passes, passes_equal
 
 
@@ -92,5 +92,5 @@ def test_passes_from_noise_are_counted_along_a_curve_that_starts_there(vgg19, ph
 
 
 def test_a_painting_that_is_no_style_of_the_network_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"\['b'\] are no styles of test; accepted: wave"):
+    with pytest.raises(EvaluationError, match=r"\['b'\] are no styles of test; accepted: wave"):
         count_passes(UNTOUCHED, {"b": tmp_path}, [], 1.0, PassesSettings())

@@ -36,6 +36,10 @@ CURVE_STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 _TIMED_SIDE, _TIMED_ROUNDS = 512, 10
 
 
+class EvaluationError(ValueError):
+    """Networks, paintings and photographs that do not fit together; the message says what would."""
+
+
 @dataclass(frozen=True)
 class Restyler:
     """A network that is measured.
@@ -92,10 +96,23 @@ class Photograph:
 
 
 def look_at(paths: Sequence[Path], size: int, closely: int, judges: Judges) -> list[Photograph]:
-    """The photographs, with a longer side of at most `size` pixels; `closely` of them, evenly spaced, with activations."""
+    """The photographs, with a longer side of at most `size` pixels; `closely` of them, evenly spaced, with activations.
+
+    Raises:
+        EvaluationError: one is too small to be measured.
+    """
     chosen = set(evenly(len(paths), closely))
-    pixels = (images.fit_within(images.read(path), size) for path in paths)
-    return [Photograph.of(each, judges, i in chosen) for i, each in enumerate(pixels)]
+    return [Photograph.of(_read(path, size), judges, i in chosen) for i, path in enumerate(paths)]
+
+
+def _read(path: Path, size: int) -> np.ndarray:
+    pixels = images.fit_within(images.read(path), size)
+    height, width = pixels.shape[:2]
+    if min(height, width) < surface.MIN_SIDE:
+        raise EvaluationError(
+            f"{path} has {width}x{height} pixels at size {size}; accepted: sides from {surface.MIN_SIDE}"
+        )
+    return pixels
 
 
 def evenly(total: int, count: int) -> list[int]:
@@ -188,7 +205,7 @@ def evaluate(
         paintings: of the styles to measure.
 
     Raises:
-        ValueError: a painting is none of the network's styles.
+        EvaluationError: a painting is none of the network's styles.
     """
     check_styles(network, paintings)
     styles = {}
@@ -200,10 +217,12 @@ def evaluate(
 
 
 def check_styles(network: Restyler, paintings: Iterable[str]) -> None:
-    """Raises ValueError: a painting is none of the network's styles."""
+    """Raises EvaluationError: a painting is none of the network's styles."""
     unknown = sorted(set(paintings) - set(network.styles))
     if unknown:
-        raise ValueError(f"paintings {unknown} are no styles of {network.name}; accepted: {', '.join(network.styles)}")
+        raise EvaluationError(
+            f"paintings {unknown} are no styles of {network.name}; accepted: {', '.join(network.styles)}"
+        )
 
 
 def figures(painted: Sequence[Painted]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def count_passes(
     """Means over photographs, each in one of the paintings' styles in turn, and over each style's own.
 
     Raises:
-        ValueError: a painting is none of the network's styles.
+        EvaluationError: a painting is none of the network's styles.
     """
     check_styles(network, paintings)
     by_style: dict[str, list[Passes]] = {}

@@ -22,7 +22,11 @@ from training.style.loss import STYLE_LAYERS, mean_gram
 CONTENT_LAYERS = ("block3_conv3", "block4_conv2")
 """Where shapes and parts of things are, below the classes; the last is the axis of the plot."""
 PAINTING_SIDES = (384, 512, None)
-"""Longer sides of the paintings in pixels; None for a painting's own. A network may have learnt the strokes of one."""
+"""Longer sides of the paintings in pixels; None for a painting's own, up to `_LARGEST`. A network may have learnt the
+strokes of one size.
+"""
+_LARGEST = 2048
+"""VGG19 takes about 2 KiB a pixel."""
 
 _PROJECTIONS, _QUANTILES, _POSITIONS = 32, 256, 16_384
 """Of the sliced Wasserstein distance: directions in the space of channels, points along each, positions looked at."""
@@ -99,15 +103,12 @@ def perceive(content: Sequence[np.ndarray], painted: np.ndarray, paintings: Mapp
 
 
 def painting_statistics(painting: np.ndarray, cache: Path) -> dict[str, StyleStatistics]:
-    """Of uint8 (height, width, 3) in its own shape, shrunk to each of `PAINTING_SIDES`; smaller ones are not enlarged.
+    """Of uint8 (height, width, 3) in its own shape, shrunk to each of `PAINTING_SIDES`; a smaller one is not enlarged.
 
     Args:
         cache: folder that keeps them, since large paintings take seconds.
     """
-    return {
-        side_name(side): _kept(images.fit_within(painting, side or max(painting.shape)), cache)
-        for side in PAINTING_SIDES
-    }
+    return {side_name(side): _kept(images.fit_within(painting, side or _LARGEST), cache) for side in PAINTING_SIDES}
 
 
 def _kept(painting: np.ndarray, cache: Path) -> StyleStatistics:

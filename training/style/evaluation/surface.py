@@ -16,6 +16,8 @@ Paint = Callable[[np.ndarray], np.ndarray]
 
 BORDER = 16
 """Pixels of a band along a border, and what is left out around pictures that are compared after a shift."""
+MIN_SIDE = 64
+"""Pixels of the smallest picture whose two opposite borders, and something between them, can be told apart."""
 MIRROR = 64
 """Pixels of mirror image around a photograph that has no border where the other has one."""
 PLAIN_SIDE = 96
@@ -49,7 +51,7 @@ def border_bands(paint: Paint, photo: np.ndarray, painted: np.ndarray) -> np.nda
     there, and how the style turns light and dark, is taken away.
 
     Args:
-        painted: what `paint` makes of `photo`, whose sides are above `MIRROR`.
+        painted: what `paint` makes of `photo`, whose sides are from `MIN_SIDE`.
 
     Returns:
         float64 (4 borders, 3 channels), of 255, signed: top, bottom, left, right.
