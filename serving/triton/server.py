@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import http.client
 import importlib.util
+import io
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,7 +22,6 @@ import sys
 import sysconfig
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +34,6 @@ from serving.triton.folder import ServerFolder
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
-_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _GPU_DRIVER = Path("/dev/nvidiactl")
 """Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
 
@@ -58,6 +59,20 @@ class Address:
             for s in sockets:
                 s.bind((host, 0))
             return cls(host, *(s.getsockname()[1] for s in sockets))
+
+    def check_free(self) -> None:
+        """Raises ServerError: one of the ports cannot be listened on, for example because another server does."""
+        with contextlib.ExitStack() as stack:
+            for use in ("grpc", "http", "metrics"):
+                port = getattr(self, f"{use}_port")
+                try:
+                    stack.enter_context(_listener(self.host, port))
+                except (OSError, OverflowError) as error:
+                    in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+                    raise ServerError(
+                        f"port {port} {'is in use' if in_use else f'of {self.host} cannot be listened on ({error})'}; "
+                        f"end what listens there, or choose another port with --{use}-port"
+                    ) from None
 
     @property
     def grpc(self) -> str:
@@ -97,6 +112,9 @@ class TritonServer:
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _folder: ServerFolder | None = field(default=None, init=False, repr=False)
 
+    _id: str = field(default_factory=lambda: f"reverie-{secrets.token_hex(8)}", init=False, repr=False)
+    """Triton's name for itself, which tells it from all others."""
+
     def __enter__(self) -> TritonServer:
         self.start()
         return self
@@ -120,6 +138,7 @@ class TritonServer:
             raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
         wheel = _wheel()
         library_path = _library_path(wheel)
+        self.address.check_free()
         output: IO[bytes] | None = None
         try:
             self._folder = ServerFolder.create(wheel)
@@ -174,7 +193,9 @@ class TritonServer:
             self._folder.restore()
 
     def control(self, path: str, timeout: float, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask Triton over HTTP, on this machine and with every key.
+        """Ask the Triton that was started here over HTTP, on this machine and with every key.
+
+        It says its name first, on the same connection, so that no other server at this port is asked for anything.
 
         Args:
             path: below `/v2/`.
@@ -185,20 +206,30 @@ class TritonServer:
 
         Raises:
             TimeoutError: no answer in `timeout` seconds.
-            OSError: no connection, or a status that is no success (`urllib.error.HTTPError`).
+            OSError: no connection, another server, or a status that is no success (`urllib.error.HTTPError`).
         """
-        url = f"http://{self._http_host}:{self.address.http_port}/v2/{path}"
-        body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(url, body, self.security.headers())
+        connection = http.client.HTTPConnection(self._http_host, self.address.http_port, timeout=timeout)
         try:
-            with _no_proxy.open(request, timeout=timeout) as answer:
-                return json.loads(answer.read() or b"{}")
-        except urllib.error.HTTPError:
-            raise
+            if self._exchange(connection, "").get("name") != self._id:
+                raise OSError(f"another server answers at {self._http_host}:{self.address.http_port}")
+            return self._exchange(connection, f"/{path}", data)
         except (http.client.HTTPException, ValueError) as error:
             raise OSError(f"no answer that could be read: {error!r}") from None
-        except urllib.error.URLError as error:
-            raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
+        finally:
+            connection.close()
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, path: str, data: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """One request and its answer; the connection stays with the process that took it, or breaks."""
+        body = None if data is None else json.dumps(data)
+        connection.request("GET" if data is None else "POST", f"/v2{path}", body, self.security.headers())
+        connection.auto_open = 0
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise urllib.error.HTTPError(path, answer.status, answer.reason, answer.headers, io.BytesIO(content))
+        return json.loads(content or b"{}")
 
     @property
     def _http_host(self) -> str:
@@ -213,6 +244,7 @@ class TritonServer:
         address = self.address
         return [
             str(wheel / "bin" / "tritonserver"),
+            f"--id={self._id}",
             f"--model-repository={self.repository.resolve()}",
             f"--backend-directory={folder.backends}",
             f"--cache-directory={wheel / 'caches'}",
@@ -261,6 +293,20 @@ class TritonServer:
                 return
             time.sleep(0.1)
         raise ServerError(f"Triton was not ready after {timeout:.0f} s")
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket that listens as a server's own would."""
+    family, kind, protocol, *_ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _wheel() -> Path:
