@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -64,7 +65,7 @@ def serve(
     """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
     from serving.security import Security, Tls
     from serving.triton.server import Address as Listen
-    from serving.triton.server import TritonServer
+    from serving.triton.server import StartInterrupted, TritonServer
     from serving.triton.supervisor import supervise
 
     environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
@@ -74,11 +75,14 @@ def serve(
     listen = Listen(host, grpc_port, http_port, metrics_port)
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
     security = Security(tls, api_key, control_key)
-    with TritonServer(repository, listen, environment, security) as server:
+    with (
+        contextlib.suppress(StartInterrupted),
+        TritonServer(repository, listen, environment, security, interrupt=stop) as server,
+    ):
         http = "no HTTP" if tls else f"HTTP {listen.http}"
         ready = f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, {http}, metrics {listen.metrics}"
         supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
-        typer.echo("stopping")
+    typer.echo("stopping")
 
 
 def demo(

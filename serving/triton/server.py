@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import urllib.error
 from collections.abc import Mapping
@@ -34,12 +35,18 @@ from serving.triton.folder import ServerFolder
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
+_PATIENCE_S = 0.5
+"""For ports in use."""
 _GPU_DRIVER = Path("/dev/nvidiactl")
 """Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
 
 
 class ServerError(Exception):
     """Triton cannot start, or ended by itself; the message says why and what to do."""
+
+
+class StartInterrupted(ServerError):
+    """Somebody wants the server to end before it was ready."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,25 @@ class Address:
                 s.bind((host, 0))
             return cls(host, *(s.getsockname()[1] for s in sockets))
 
-    def check_free(self) -> None:
-        """Raises ServerError: one of the ports cannot be listened on, for example because another server does."""
+    def check_free(self, patience: float = 0.0) -> None:
+        """Make sure that the ports can be listened on.
+
+        Args:
+            patience: seconds to wait for one in use; what a killed server had open closes a moment after it.
+
+        Raises:
+            ServerError: one of them cannot, for example because another server does.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self._listen_once()
+            except ServerError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _listen_once(self) -> None:
         with contextlib.ExitStack() as stack:
             for use in ("grpc", "http", "metrics"):
                 port = getattr(self, f"{use}_port")
@@ -98,8 +122,10 @@ class TritonServer:
         environment: added to the server's environment (`REVERIE_WEIGHTS_DIR`, ...).
         log: where the server's output goes; None for this process's stderr.
         stop_seconds: how long running requests may take to end when the server is stopped.
+        interrupt: once it is set, a start that is under way ends at once.
 
     Raises (on `start`):
+        StartInterrupted: `interrupt` was set.
         ServerError: something is missing, a model did not load, or the process ended.
     """
 
@@ -109,9 +135,9 @@ class TritonServer:
     security: Security = field(default_factory=Security)
     log: Path | None = None
     stop_seconds: int = 10
+    interrupt: threading.Event = field(default_factory=threading.Event)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _folder: ServerFolder | None = field(default=None, init=False, repr=False)
-
     _id: str = field(default_factory=lambda: f"reverie-{secrets.token_hex(8)}", init=False, repr=False)
     """Triton's name for itself, which tells it from all others."""
 
@@ -138,7 +164,7 @@ class TritonServer:
             raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
         wheel = _wheel()
         library_path = _library_path(wheel)
-        self.address.check_free()
+        self.address.check_free(_PATIENCE_S)
         output: IO[bytes] | None = None
         try:
             self._folder = ServerFolder.create(wheel)
@@ -154,7 +180,7 @@ class TritonServer:
             )
             self._wait_until_ready(timeout)
         except BaseException as error:
-            self.stop()
+            self._kill()  # It serves nobody yet, and hears no signal while it loads models.
             if isinstance(error, (OSError, subprocess.SubprocessError)):
                 raise ServerError(f"Triton could not be started: {error}") from error
             raise
@@ -164,12 +190,15 @@ class TritonServer:
 
     def stop(self) -> None:
         """End the server: politely, then by force; leaves no process and no shared memory behind."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self.stop_seconds + 10)
+        self._kill()
+
+    def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(self.stop_seconds + 10)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -291,7 +320,8 @@ class TritonServer:
             with contextlib.suppress(OSError):
                 self.control("health/live", timeout=1.0)  # Triton answers once it has tried to load every model.
                 return
-            time.sleep(0.1)
+            if self.interrupt.wait(0.1):
+                raise StartInterrupted("interrupted while models were loaded")
         raise ServerError(f"Triton was not ready after {timeout:.0f} s")
 
 

@@ -29,7 +29,7 @@ from tritonclient.grpc import model_config_pb2
 
 from serving.triton import processes
 from serving.triton.processes import Process
-from serving.triton.server import ServerError, TritonServer
+from serving.triton.server import ServerError, StartInterrupted, TritonServer
 
 _LOOK_EVERY_S = 0.5
 _LIST_EVERY_S = 2.0
@@ -310,6 +310,8 @@ def _restart(server: TritonServer, say: Say) -> bool:
     try:
         server.stop()
         server.start(needs_every_model=False)
+    except StartInterrupted:
+        return False
     except (OSError, ServerError, subprocess.SubprocessError) as error:
         say(f"Triton could not be started: {error}")
         return False
