@@ -35,6 +35,8 @@ from serving.triton.folder import ServerFolder
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
+_MOST_STARTS = 3
+"""Triton 2.51 aborts now and then while it starts on a busy machine; the next start succeeds."""
 _PATIENCE_S = 0.5
 """For ports in use."""
 _GPU_DRIVER = Path("/dev/nvidiactl")
@@ -43,6 +45,10 @@ _GPU_DRIVER = Path("/dev/nvidiactl")
 
 class ServerError(Exception):
     """Triton cannot start, or ended by itself; the message says why and what to do."""
+
+
+class TritonCrashed(ServerError):
+    """A signal ended Triton while it started: its own abort, and no model's fault."""
 
 
 class StartInterrupted(ServerError):
@@ -162,6 +168,13 @@ class TritonServer:
         """
         if not self.repository.is_dir():
             raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
+        for _ in range(_MOST_STARTS - 1):
+            with contextlib.suppress(TritonCrashed):
+                self._start_once(timeout, needs_every_model)
+                return
+        self._start_once(timeout, needs_every_model)
+
+    def _start_once(self, timeout: float, needs_every_model: bool) -> None:
         wheel = _wheel()
         library_path = _library_path(wheel)
         self.address.check_free(_PATIENCE_S)
@@ -316,7 +329,8 @@ class TritonServer:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 where = f"see {self.log}" if self.log else "see its output above"
-                raise ServerError(f"Triton ended with status {self._process.returncode} while starting; {where}")
+                failure = TritonCrashed if self._process.returncode < 0 else ServerError
+                raise failure(f"Triton ended with status {self._process.returncode} while starting; {where}")
             with contextlib.suppress(OSError):
                 self.control("health/live", timeout=1.0)  # Triton answers once it has tried to load every model.
                 return

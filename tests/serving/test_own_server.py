@@ -1,4 +1,4 @@
-"""A port that another server holds is said at once, and no other server is ever asked for anything."""
+"""Starting: a port in use is said at once, an abort is tried again, and no other server is ever asked for anything."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+from serving.triton import server as server_module
 from serving.triton.server import PROJECT, Address, ServerError, TritonServer
 
 
@@ -95,3 +97,26 @@ def test_another_server_at_the_same_port_is_never_controlled():
                 server.control(path, 5, data)
         assert other.asked == ["/v2", "/v2"]
         other.shutdown()
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch) -> Path:
+    """In place of Triton a script that counts its starts, and then ends as the file `end` says."""
+    folder = tmp_path / "tritonserver"
+    stubs = folder / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
+    for needed in (folder / "bin", folder / "backends" / "python", stubs):
+        needed.mkdir(parents=True)
+    (stubs / "triton_python_backend_stub").touch()
+    script = folder / "bin" / "tritonserver"
+    script.write_text(f'#!/bin/sh\necho start >> "{folder}/starts"\n. "{folder}/end"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(server_module, "_wheel", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize(("end", "starts"), [("kill -ABRT $$", 3), ("exit 1", 1)])
+def test_an_abort_of_triton_s_own_is_tried_again_and_a_refusal_is_not(wheel, tmp_path, end, starts):
+    (wheel / "end").write_text(end)
+    with pytest.raises(ServerError, match="while starting; see"):
+        TritonServer(PROJECT / "model_repository", log=tmp_path / "log").start()
+    assert (wheel / "starts").read_text().count("start") == starts
