@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -93,7 +94,7 @@ def serve(
     from serving.security import Security, Tls
     from serving.triton import memory
     from serving.triton.server import Address as Listen
-    from serving.triton.server import TritonServer
+    from serving.triton.server import StartInterrupted, TritonServer
     from serving.triton.supervisor import supervise
 
     environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
@@ -106,7 +107,10 @@ def serve(
     control_key = secured.read_key(secured.CONTROL_KEY_VARIABLE, control_key_file)
     security = Security(tls, api_key, control_key, http, insecure)
     limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
-    with TritonServer(repository, listen, environment, security, memory_bytes=limit) as server:
+    with (
+        contextlib.suppress(StartInterrupted),
+        TritonServer(repository, listen, environment, security, memory_bytes=limit, interrupt=stop) as server,
+    ):
         for warning in security.warnings(host):
             typer.echo(f"warning: {warning}", err=True)
         ready = (
@@ -114,7 +118,7 @@ def serve(
             f"metrics {listen.metrics}"
         )
         supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
-        typer.echo("stopping")
+    typer.echo("stopping")
 
 
 def demo(

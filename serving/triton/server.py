@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import http.client
 import importlib.util
+import io
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +37,24 @@ from serving.triton.folder import ServerFolder
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
-_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_MOST_STARTS = 3
+"""Triton 2.51 aborts now and then while it starts on a busy machine; the next start succeeds."""
+_PATIENCE_S = 0.5
+"""For ports in use."""
 _GPU_DRIVER = Path("/dev/nvidiactl")
 """Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
 
 
 class ServerError(Exception):
     """Triton cannot start, or ended by itself; the message says why and what to do."""
+
+
+class TritonCrashed(ServerError):
+    """A signal ended Triton while it started: its own abort, and no model's fault."""
+
+
+class StartInterrupted(ServerError):
+    """Somebody wants the server to end before it was ready."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,39 @@ class Address:
             for s in sockets:
                 s.bind((host, 0))
             return cls(host, *(s.getsockname()[1] for s in sockets))
+
+    def check_free(self, http_host: str, patience: float = 0.0) -> None:
+        """Make sure that the ports can be listened on.
+
+        Args:
+            http_host: where HTTP is to be, which is not always `host`.
+            patience: seconds to wait for one in use; what a killed server had open closes a moment after it.
+
+        Raises:
+            ServerError: one of them cannot, for example because another server does.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self._listen_once(http_host)
+            except ServerError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _listen_once(self, http_host: str) -> None:
+        hosts_of = {"grpc": self.host, "http": http_host, "metrics": self.metrics_host}
+        with contextlib.ExitStack() as stack:
+            for use, host in hosts_of.items():
+                port = getattr(self, f"{use}_port")
+                try:
+                    stack.enter_context(_listener(host.strip("[]"), port))
+                except (OSError, OverflowError) as error:
+                    in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+                    raise ServerError(
+                        f"port {port} {'is in use' if in_use else f'of {host} cannot be listened on ({error})'}; "
+                        f"end what listens there, or choose another port with --{use}-port"
+                    ) from None
 
     @property
     def grpc(self) -> str:
@@ -93,8 +140,10 @@ class TritonServer:
         log: where the server's output goes; None for this process's stderr.
         stop_seconds: how long running requests may take to end when the server is stopped.
         memory_bytes: what Triton itself, without its models, may take more than it has when it is ready.
+        interrupt: once it is set, a start that is under way ends at once.
 
     Raises (on `start`):
+        StartInterrupted: `interrupt` was set.
         ServerError: something is missing, a model did not load, the process ended, or there is no safe place for the
             control key that publishers must find.
         SecurityError: other machines would be let in without keys.
@@ -107,9 +156,12 @@ class TritonServer:
     log: Path | None = None
     stop_seconds: int = 10
     memory_bytes: int = field(default_factory=memory.default_limit)
+    interrupt: threading.Event = field(default_factory=threading.Event)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _folder: ServerFolder | None = field(default=None, init=False, repr=False)
     _key_file: ControlKeyFile | None = field(default=None, init=False, repr=False)
+    _id: str = field(default_factory=lambda: f"reverie-{secrets.token_hex(8)}", init=False, repr=False)
+    """Triton's name for itself, which tells it from all others."""
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -133,8 +185,16 @@ class TritonServer:
         self.security.check_host(self.address.host)
         if not self.repository.is_dir():
             raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
+        for _ in range(_MOST_STARTS - 1):
+            with contextlib.suppress(TritonCrashed):
+                self._start_once(timeout, needs_every_model)
+                return
+        self._start_once(timeout, needs_every_model)
+
+    def _start_once(self, timeout: float, needs_every_model: bool) -> None:
         wheel = _wheel()
         library_path = _library_path(wheel)
+        self.address.check_free(self._http_host, _PATIENCE_S)
         output: IO[bytes] | None = None
         try:
             self._folder = ServerFolder.create(wheel)
@@ -152,7 +212,7 @@ class TritonServer:
             self._limit_memory()
             self._leave_control_key()
         except BaseException as error:
-            self.stop()
+            self._kill()  # It serves nobody yet, and hears no signal while it loads models.
             if isinstance(error, (OSError, subprocess.SubprocessError)):
                 raise ServerError(f"Triton could not be started: {error}") from error
             raise
@@ -162,15 +222,22 @@ class TritonServer:
 
     def stop(self) -> None:
         """End the server: politely, then by force; leaves no process and no shared memory behind."""
+        self._take_control_key_back()
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self.stop_seconds + 10)
+        self._kill()
+
+    def _take_control_key_back(self) -> None:
         key_file, self._key_file = self._key_file, None
         if key_file:
             key_file.remove()
+
+    def _kill(self) -> None:
+        self._take_control_key_back()
         process, self._process = self._process, None
         if process is not None:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(self.stop_seconds + 10)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -194,7 +261,9 @@ class TritonServer:
             self._folder.restore()
 
     def control(self, path: str, timeout: float, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask Triton over HTTP, on this machine and with every key.
+        """Ask the Triton that was started here over HTTP, on this machine and with every key.
+
+        It says its name first, on the same connection, so that no other server at this port is asked for anything.
 
         Args:
             path: below `/v2/`.
@@ -205,26 +274,40 @@ class TritonServer:
 
         Raises:
             TimeoutError: no answer in `timeout` seconds.
-            OSError: no connection, or a status that is no success (`urllib.error.HTTPError`).
+            OSError: no connection, another server, or a status that is no success (`urllib.error.HTTPError`).
         """
-        host = "127.0.0.1" if hosts.is_wildcard(self._http_host) else self._http_host
-        url = f"http://{hosts.bracketed(host)}:{self.address.http_port}/v2/{path}"
-        body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(url, body, self.security.headers())
+        connection = http.client.HTTPConnection(self._control_host, self.address.http_port, timeout=timeout)
         try:
-            with _no_proxy.open(request, timeout=timeout) as answer:
-                return json.loads(answer.read() or b"{}")
-        except urllib.error.HTTPError:
-            raise
+            if self._exchange(connection, "").get("name") != self._id:
+                raise OSError(f"another server answers at {self.http}")
+            return self._exchange(connection, f"/{path}", data)
         except (http.client.HTTPException, ValueError) as error:
             raise OSError(f"no answer that could be read: {error!r}") from None
-        except urllib.error.URLError as error:
-            raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
+        finally:
+            connection.close()
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, path: str, data: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """One request and its answer; the connection stays with the process that took it, or breaks."""
+        body = None if data is None else json.dumps(data)
+        connection.request("GET" if data is None else "POST", f"/v2{path}", body, self.security.headers())
+        connection.auto_open = 0
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise urllib.error.HTTPError(path, answer.status, answer.reason, answer.headers, io.BytesIO(content))
+        return json.loads(content or b"{}")
 
     @property
     def http(self) -> str:
         """Where HTTP answers health, and the models if `security.http`."""
         return f"http://{hosts.bracketed(self._http_host)}:{self.address.http_port}"
+
+    @property
+    def _control_host(self) -> str:
+        """Where this process reaches HTTP."""
+        return "127.0.0.1" if hosts.is_wildcard(self._http_host) else self._http_host.strip("[]")
 
     @property
     def _http_host(self) -> str:
@@ -241,6 +324,7 @@ class TritonServer:
         address = self.address
         return [
             str(wheel / "bin" / "tritonserver"),
+            f"--id={self._id}",
             f"--model-repository={self.repository.resolve()}",
             f"--backend-directory={folder.backends}",
             f"--cache-directory={wheel / 'caches'}",
@@ -286,7 +370,8 @@ class TritonServer:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 where = f"see {self.log}" if self.log else "see its output above"
-                raise ServerError(f"Triton ended with status {self._process.returncode} while starting; {where}")
+                failure = TritonCrashed if self._process.returncode < 0 else ServerError
+                raise failure(f"Triton ended with status {self._process.returncode} while starting; {where}")
             # Once a backend has shared memory, the options have been read; see `arguments.hide`.
             if not is_hidden and self._shared_memory():
                 is_hidden = self._hide_keys()
@@ -295,7 +380,8 @@ class TritonServer:
                 if not is_hidden:
                     self._hide_keys()
                 return
-            time.sleep(0.1 if is_hidden else 0.005)
+            if self.interrupt.wait(0.1 if is_hidden else 0.005):
+                raise StartInterrupted("interrupted while models were loaded")
         raise ServerError(f"Triton was not ready after {timeout:.0f} s")
 
     def _hide_keys(self) -> bool:
@@ -324,6 +410,20 @@ class TritonServer:
 def _for_libevent(host: str) -> str:
     """A host as Triton's HTTP servers take it."""
     return f"ipv6:{host.strip('[]')}" if ":" in host else host
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket that listens as a server's own would."""
+    family, kind, protocol, *_ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _wheel() -> Path:

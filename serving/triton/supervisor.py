@@ -29,7 +29,7 @@ from tritonclient.grpc import model_config_pb2
 
 from serving.triton import processes
 from serving.triton.processes import Process
-from serving.triton.server import ServerError, TritonServer
+from serving.triton.server import ServerError, StartInterrupted, TritonServer
 
 _LOOK_EVERY_S = 0.5
 _LIST_EVERY_S = 2.0
@@ -193,6 +193,7 @@ class Supervisor:
     def _load(self, model: str) -> None:
         tries = self.owed[model].tries if model in self.owed else 0
         self._listed_at = -math.inf
+        self.ready = {version for version in self.ready if version.name != model}  # Until it is listed again.
         failure = _reload(self.server, model)
         if failure:
             self.owed[model] = Owed.after(tries + 1)
@@ -201,16 +202,18 @@ class Supervisor:
             self._is_served_again(model)
 
     def _list_now_and_then(self) -> None:
+        """A list that does not come is asked for later; processes are looked at all the same."""
         if self._listed_at + _LIST_EVERY_S <= time.monotonic():
-            self._compare_with_list()
+            with contextlib.suppress(OSError):
+                self._compare_with_list()
 
     def _compare_with_list(self) -> None:
         """Find out from Triton's list of models which have become ready, and which failed to load.
 
         What the repository no longer lists is not owed: a version that was withdrawn, a model that was removed.
         """
-        states = _states(self.server)
         self._listed_at = time.monotonic()
+        states = _states(self.server)
         self.ready = {version for version, state in states.items() if state.is_ready}
         self.served = {v for v in self.served | self.ready if is_listed(self.server.repository, v)}
         self.owed = {m: owed for m, owed in self.owed.items() if (self.server.repository / m).is_dir()}
@@ -310,6 +313,8 @@ def _restart(server: TritonServer, say: Say) -> bool:
     try:
         server.stop()
         server.start(needs_every_model=False)
+    except StartInterrupted:
+        return False
     except (OSError, ServerError, subprocess.SubprocessError) as error:
         say(f"Triton could not be started: {error}")
         return False

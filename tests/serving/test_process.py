@@ -45,10 +45,14 @@ def small_repository(tmp_path) -> Path:
     return tmp_path / "model_repository"
 
 
-def serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
+def begin_to_serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
     ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
     command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
+
+
+def serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
+    process = begin_to_serve(repository, address, *options)
     line = process.stdout.readline()
     assert line.startswith("ready: gRPC"), line
     return process
@@ -68,6 +72,27 @@ def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repo
     assert len(children) >= 3  # Triton and a stub for each model
     process.send_signal(number)
     assert process.wait(30) == 0
+    assert not [pid for pid in children if is_running(pid)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path, number):
+    folder = tmp_path / "models" / "slow"
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text('name: "slow" backend: "python" instance_group [ { kind: KIND_CPU } ]')
+    loading = tmp_path / "loading"
+    (folder / "1" / "model.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(loading)!r}).touch()\ntime.sleep(100)\n"
+    )
+    process = begin_to_serve(folder.parent, Address.free())
+    wait_until(loading.exists)
+    children = below(process.pid)
+    assert len(children) >= 2  # Triton and the model's process.
+    process.send_signal(number)
+    began = time.monotonic()
+    assert process.wait(10) == 0
+    assert time.monotonic() - began < 2
+    assert process.stdout.read() == "stopping\n"
     assert not [pid for pid in children if is_running(pid)]
 
 

@@ -178,6 +178,19 @@ def test_a_process_that_ended_before_it_was_seen_is_missed_all_the_same(reposito
     assert server.loaded == ["stylize"]
 
 
+def test_processes_are_looked_at_while_triton_does_not_list_its_models(repository, clock, monkeypatch):
+    def does_not_list(server):
+        raise TimeoutError
+
+    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
+    server = Scripted(repository)
+    server.states = {("stylize", "1"): READY}
+    watcher, _ = watching(server)
+    monkeypatch.setattr(supervisor, "_states", does_not_list)
+    clock.watch(watcher, 3)
+    assert server.loaded == ["stylize"]
+
+
 def test_a_reload_that_failed_is_tried_with_growing_pauses_until_it_works(repository, clock, monkeypatch):
     monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository, loads=["no memory"] * 2)
