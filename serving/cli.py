@@ -201,9 +201,12 @@ def transfer(
     picture: Picture,
     style_pictures: Annotated[list[Path], typer.Argument(help="The painting whose style is taken, or several.")],
     output: Output,
+    recipe: Annotated[
+        str, typer.Option(help="balanced, or book; it decides whatever has no default here: docs/transfer.md.")
+    ] = "balanced",
     steps: Annotated[int, typer.Option(help="Iterations of the optimiser.")] = 100,
     optimizer: Annotated[str, typer.Option(help="lbfgs, adam or sgd.")] = "lbfgs",
-    content_weight: Annotated[float, typer.Option(help="How much of the picture is kept.")] = 2.5e-8,
+    content_weight: Annotated[float | None, typer.Option(help="How much of the picture is kept.")] = None,
     style_weight: Annotated[float, typer.Option(help="How much of the style is taken.")] = 1e-6,
     total_variation_weight: Annotated[float, typer.Option(help="How smooth the result is.")] = 1e-6,
     style_weights: Annotated[str, typer.Option(help="Share of each painting, separated by commas.")] = "",
@@ -216,6 +219,7 @@ def transfer(
     pooling: Annotated[str, typer.Option(help="max or average.")] = "max",
     initial: Annotated[str, typer.Option(help="Start from: content, style or noise.")] = "content",
     scales: Annotated[int, typer.Option(help="Sizes, each twice the one before; 0 chooses.")] = 0,
+    bounded: Annotated[bool | None, typer.Option(help="Keep pixels in [0, 255] in every step.")] = None,
     preserve_colors: PreserveColors = False,
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
@@ -229,7 +233,7 @@ def transfer(
 ) -> None:
     """Paint a picture in the style of others by Gatys' optimisation; all parameters: docs/transfer.md."""
     options: dict[str, Any] = {
-        "steps": steps, "optimizer": optimizer, "content_weight": content_weight, "style_weight": style_weight,
+        "recipe": recipe, "bounded": bounded, "steps": steps, "optimizer": optimizer, "content_weight": content_weight, "style_weight": style_weight,
         "total_variation_weight": total_variation_weight, "style_weights": style_weights, "style_scale": style_scale,
         "style_layers": style_layers, "content_layers": content_layers, "pooling": pooling, "initial": initial,
         "scales": scales, "preserve_colors": preserve_colors, "precision": precision, "seed": seed, "size": size,
@@ -239,7 +243,7 @@ def transfer(
     _check_film(video)
     with Client(address, timeout=3600) as client:
         styles, masks = [_read(path) for path in style_pictures], [_read(path) for path in mask or []]
-        _follow(client.transfer(_read(picture), styles, style_mask=masks, **options), output, video)
+        _follow(client.transfer(_read(picture), styles, style_mask=masks, **_given(options)), output, video)
 
 
 def inspect(

@@ -106,7 +106,7 @@ def test_the_loss_s_objective_is_the_book_s(data, monkeypatch):
     rng = np.random.default_rng(0)
     painted, photo, painting = rng.integers(0, 256, (3, 64, 96, 3), np.uint8)
     goal = gatys.objective("vgg19")
-    targets = gatys.book_targets(goal, photo, painting, GatysParameters(features="vgg19"))
+    targets = gatys.book_targets(goal, photo, painting, GatysParameters(recipe="book", features="vgg19"))
     book = goal.measure(painted.astype(np.float64), targets)
     loss = PerceptualLoss([painting, photo], content_weight=1.0)
     batch = [x[None].astype(np.float32) for x in (painted, photo)]

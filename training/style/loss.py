@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from synthesis import features
-from synthesis.gatys import GatysParameters
+from synthesis.gatys import BOOK
 from synthesis.losses import gram_matrix, relative_error, style_loss, total_variation
 
 LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1")
@@ -44,7 +44,7 @@ class PerceptualLoss:
         self._content_weight = content_weight
         self._extract = features.load(extractor, LAYERS, dtype)
         self._targets = StyleTargets.of(self._extract, paintings)
-        self._book = GatysParameters()
+        self._book = BOOK
         self._book_layers = len(features.defaults(extractor).style_layers)
 
     def __call__(self, stylized, image, style_weights):

@@ -182,7 +182,7 @@ def teacher_of(
         return NetworkTeacher(network, lambda step: batch_of(kept, config, step))
     if pairs:
         made = Pairs(cache, config.network.styles, pairs, config.batch_size, config.seed)
-        made.make(kept, paintings, config.size, GatysParameters(size=config.size), on_pair)
+        made.make(kept, paintings, config.size, GatysParameters(recipe="book", size=config.size), on_pair)
         return made
     return None
 
