@@ -109,6 +109,9 @@ def stylize(
     preserve_colors: Annotated[bool, typer.Option(help="Keep the photograph's colours.")] = False,
     quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1 to 100.")] = 92,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 1024,
+    detail: Annotated[
+        float, typer.Option(help="Restyle at 1 to 2 times that size and bring back: finer strokes.")
+    ] = 1.0,
     smooth: Annotated[bool, typer.Option(help="Of videos and frames: less flicker where nothing moves.")] = True,
     provenance: MarkOrNot = True,
     address: Address = LOCAL,
@@ -116,7 +119,7 @@ def stylize(
     """Turn a photograph, a video or a folder of frames into paintings with the fast network."""
     options: dict[str, Any] = {
         "style": style, "strength": strength, "preserve_colors": preserve_colors, "quality": quality, "size": size,
-        "provenance": provenance,
+        "detail": detail, "provenance": provenance,
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
