@@ -50,13 +50,13 @@ def main() -> None:
 
 
 def transfer_with(extractor: str) -> GatysParameters:
-    return GatysParameters(features=extractor, size=SIZE, steps=STEPS)
+    return GatysParameters(recipe="book", features=extractor, size=SIZE, steps=STEPS)
 
 
 def objective(pictures: dict[str, np.ndarray], photo: np.ndarray, style: np.ndarray) -> dict[str, int]:
     """The book's, on VGG19, of each picture."""
     judge = gatys.objective("vgg19")
-    targets = gatys.book_targets(judge, photo, style, GatysParameters())
+    targets = gatys.book_targets(judge, photo, style, gatys.BOOK)
     return {name: round(judge.measure(picture, targets).loss) for name, picture in pictures.items()}
 
 

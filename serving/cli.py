@@ -144,6 +144,9 @@ def stylize(
     preserve_colors: Annotated[bool, typer.Option(help="Keep the photograph's colours.")] = False,
     quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1 to 100.")] = 92,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 1024,
+    detail: Annotated[
+        float, typer.Option(help="Restyle at 1 to 2 times that size and bring back: finer strokes.")
+    ] = 1.0,
     smooth: Annotated[bool, typer.Option(help="Of videos and frames: less flicker where nothing moves.")] = True,
     provenance: MarkOrNot = True,
     address: Address = LOCAL,
@@ -151,7 +154,7 @@ def stylize(
     """Turn a photograph, a video or a folder of frames into paintings with the fast network."""
     options: dict[str, Any] = {
         "style": style, "strength": strength, "preserve_colors": preserve_colors, "quality": quality, "size": size,
-        "provenance": provenance,
+        "detail": detail, "provenance": provenance,
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
@@ -236,9 +239,12 @@ def transfer(
     picture: Picture,
     style_pictures: Annotated[list[Path], typer.Argument(help="The painting whose style is taken, or several.")],
     output: Output,
+    recipe: Annotated[
+        str, typer.Option(help="balanced, or book; it decides whatever has no default here: docs/transfer.md.")
+    ] = "balanced",
     steps: Annotated[int, typer.Option(help="Iterations of the optimiser.")] = 100,
     optimizer: Annotated[str, typer.Option(help="lbfgs, adam or sgd.")] = "lbfgs",
-    content_weight: Annotated[float, typer.Option(help="How much of the picture is kept.")] = 2.5e-8,
+    content_weight: Annotated[float | None, typer.Option(help="How much of the picture is kept.")] = None,
     style_weight: Annotated[float, typer.Option(help="How much of the style is taken.")] = 1e-6,
     total_variation_weight: Annotated[float, typer.Option(help="How smooth the result is.")] = 1e-6,
     style_weights: Annotated[str, typer.Option(help="Share of each painting, separated by commas.")] = "",
@@ -251,6 +257,7 @@ def transfer(
     pooling: Annotated[str, typer.Option(help="max or average.")] = "max",
     initial: Annotated[str, typer.Option(help="Start from: content, style or noise.")] = "content",
     scales: Annotated[int, typer.Option(help="Sizes, each twice the one before; 0 chooses.")] = 0,
+    bounded: Annotated[bool | None, typer.Option(help="Keep pixels in [0, 255] in every step.")] = None,
     preserve_colors: PreserveColors = False,
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
@@ -264,7 +271,7 @@ def transfer(
 ) -> None:
     """Paint a picture in the style of others by Gatys' optimisation; all parameters: docs/transfer.md."""
     options: dict[str, Any] = {
-        "steps": steps, "optimizer": optimizer, "content_weight": content_weight, "style_weight": style_weight,
+        "recipe": recipe, "bounded": bounded, "steps": steps, "optimizer": optimizer, "content_weight": content_weight, "style_weight": style_weight,
         "total_variation_weight": total_variation_weight, "style_weights": style_weights, "style_scale": style_scale,
         "style_layers": style_layers, "content_layers": content_layers, "pooling": pooling, "initial": initial,
         "scales": scales, "preserve_colors": preserve_colors, "precision": precision, "seed": seed, "size": size,
@@ -274,7 +281,7 @@ def transfer(
     _check_film(video)
     with Client(address, timeout=3600) as client:
         styles, masks = [_read(path) for path in style_pictures], [_read(path) for path in mask or []]
-        _follow(client.transfer(_read(picture), styles, style_mask=masks, **options), output, video)
+        _follow(client.transfer(_read(picture), styles, style_mask=masks, **_given(options)), output, video)
 
 
 def inspect(

@@ -396,7 +396,8 @@ class Client:
         Args:
             image: PNG, JPEG or WebP bytes.
             styles: a blend, weights by name of the style.
-            parameters: `style`, `strength`, `preserve_colors`, `format`, `quality` and `size`; see `docs/stylize.md`.
+            parameters: `style`, `strength`, `preserve_colors`, `format`, `quality`, `size`, `detail` and
+                `provenance`; see `docs/stylize.md`.
 
         Returns:
             The encoded result.

@@ -22,6 +22,7 @@ from serving.style.margin import Margins
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import restyle_in_tiles
 from synthesis import images
+from synthesis.errors import InputError
 from synthesis.provenance import Provenance, file_hash
 
 Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, int]]
@@ -66,12 +67,19 @@ class Stylist:
         """
         weights = parameters.weights(self.styles)
         height, width = images.measure(data)
-        is_large = _is_large(*images.size_within(height, width, parameters.size))
-        with self._place_among_large(is_large), self._pixels.take(height * width):
+        work = _enlarged(*images.size_within(height, width, parameters.size), parameters.detail)
+        with self._place_among_large(_is_large(*work)), self._pixels.take(max(height * width, work[0] * work[1])):
             picture = images.decode_picture(data, longest=parameters.size)
-            stylized, version = self._restyle(picture.pixels, weights)
+            stylized, version = self._restyle_at(parameters.detail, picture.pixels, weights)
             packet = self._provenance(parameters, weights, version).packet() if parameters.provenance else b""
             return _finished(picture, stylized, parameters, packet)
+
+    def _restyle_at(self, detail: float, photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+        height, width = photo.shape[:2]
+        if detail == 1:
+            return self._restyle(photo, weights)
+        stylized, version = self._restyle(images.resize(photo, *_enlarged(height, width, detail)), weights)
+        return images.resize(stylized, height, width), version
 
     def _restyle(self, photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
         height, width = photo.shape[:2]
@@ -116,6 +124,20 @@ def _finished(picture: images.Picture, stylized: np.ndarray, parameters: Stylize
     mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)
     format = picture.format if parameters.format == "same" else parameters.format
     return images.encode(mixed, format, parameters.quality, picture.alpha, picture.icc_profile, packet)
+
+
+def _enlarged(height: int, width: int, detail: float) -> tuple[int, int]:
+    """The size at which a picture is restyled.
+
+    Raises:
+        InputError: it is too large.
+    """
+    if max(height, width) * detail > images.MAX_SIDE:
+        raise InputError(
+            f"detail: {detail:g} times {width}x{height} pixels; accepted: sides of at most {images.MAX_SIDE} then; give "
+            f"less detail or a smaller size"
+        )
+    return round(height * detail), round(width * detail)
 
 
 def _is_large(height: int, width: int) -> bool:

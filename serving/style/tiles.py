@@ -1,8 +1,8 @@
 """Large pictures in bounded memory: tiles that overlap, all with the normalisation statistics of the whole picture.
 
-The statistics are those of the picture shrunk to a thumbnail, with its margin. Runs its own ONNX Runtime sessions on the files of the
-model `style`, because the statistics are no inputs of that model; they live as long as one picture, so what they
-allocated is returned. Knows nothing about files of pictures.
+The statistics are those of the picture shrunk to a thumbnail, with its margin. Runs its own ONNX Runtime sessions on the
+files of the model `style`, because the statistics are no inputs of that model; they live as long as one picture, so what
+they allocated is returned. Knows nothing about files of pictures.
 """
 
 from __future__ import annotations

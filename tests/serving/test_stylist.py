@@ -142,6 +142,41 @@ def test_where_a_photograph_was_taken_is_in_none_of_the_result_s_metadata(stylis
             assert b"GPS" not in result
 
 
+def test_detail_restyles_a_larger_picture_and_brings_it_back(tmp_path, picture):
+    sizes: list[tuple[int, int]] = []
+
+    def halving(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+        sizes.append((photo.shape[0] - 96, photo.shape[1] - 96))
+        return photo // 2, 1
+
+    stylist, data = Stylist(write_version(tmp_path / "1"), halving), images.encode(picture)
+    for detail, expected in ((1, (60, 80)), (1.5, (90, 120)), (2, (120, 160)), (1.999, (120, 160))):
+        result = restyled(stylist, data, detail=detail, style="red")
+        assert sizes.pop() == expected
+        assert result.size == (80, 60)
+        assert np.abs(np.asarray(result, int) - picture // 2).mean() < 2
+
+
+def test_detail_that_makes_a_picture_large_is_a_large_picture_s_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 150)
+    stylist, data = (
+        Stylist(write_version(tmp_path / "1"), tint_as_version),
+        images.encode(np.zeros((50, 100, 3), np.uint8)),
+    )
+    tiled = []
+    monkeypatch.setattr(
+        "serving.style.stylist.restyle_in_tiles", lambda model, photo, w: tiled.append(photo.shape) or photo
+    )
+    assert restyled(stylist, data).size == restyled(stylist, data, detail=2).size == (100, 50)
+    assert tiled == [(100, 200, 3)]
+
+
+def test_detail_beyond_the_largest_picture_is_refused_with_what_is_accepted(stylist):
+    data = images.encode(np.zeros((16, 5000, 3), np.uint8))
+    with pytest.raises(InputError, match="detail: 2 times 5000x16 pixels; accepted: sides of at most 8192"):
+        stylist.stylize(data, StylizeParameters(detail=2, size=8192))
+
+
 def test_a_picture_that_size_would_make_too_narrow_is_refused_with_the_reason(stylist):
     thin = images.encode(np.zeros((20, 800, 3), np.uint8))
     with pytest.raises(InputError, match="800x20 pixels become 100x2 at size 100"):
@@ -170,6 +205,9 @@ def test_an_unknown_style_is_answered_with_those_there_are(stylist, picture, nam
         ({"strength": float("nan")}, "finite"),
         ({"size": 8193}, "less than or equal to 8192"),
         ({"size": 15}, "greater than or equal to 16"),
+        ({"detail": 0.9}, "greater than or equal to 1"),
+        ({"detail": float("nan")}, "finite"),
+        ({"detail": 2.1}, "less than or equal to 2"),
         ({"quality": 0}, "greater than or equal to 1"),
         ({"format": "gif"}, "'same', 'png', 'jpeg' or 'webp'"),
         ({"strenght": 1}, "Extra inputs are not permitted"),

@@ -280,7 +280,7 @@ def teacher_of(
     if pairs:
         folder = cache / _pairs_key(config, facts_of(paintings, photos))
         made = Pairs(folder, config.network.styles, pairs, config.batch_size, config.seed)
-        made.make(kept, paintings, config.size, GatysParameters(size=config.size), on_pair)
+        made.make(kept, paintings, config.size, GatysParameters(recipe="book", size=config.size), on_pair)
         return made
     return None
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from synthesis import gatys, images
-from synthesis.gatys import GatysParameters
 from synthesis.objective import Evaluation as ObjectiveEvaluation
 from synthesis.objective import Targets
 from synthesis.optimisers import OPTIMISERS
@@ -47,11 +46,11 @@ class PassesSettings:
 
     def targets(self, photo: np.ndarray, painting: np.ndarray) -> Targets:
         """Of the book's objective on VGG19."""
-        return gatys.book_targets(gatys.objective("vgg19"), photo, painting, GatysParameters(), self.style_size)
+        return gatys.book_targets(gatys.objective("vgg19"), photo, painting, gatys.BOOK, self.style_size)
 
     def key(self, photo: np.ndarray, painting: np.ndarray, start: np.ndarray) -> str:
         """Tells curves apart."""
-        asked = f"{self.style_size} {GatysParameters().model_dump_json()}"
+        asked = f"{self.style_size} {gatys.BOOK.model_dump_json()}"
         pictures = b"".join(picture.tobytes() for picture in (photo, painting, start))
         return hashlib.sha256(pictures + asked.encode()).hexdigest()[:24]
 
