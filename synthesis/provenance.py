@@ -114,7 +114,8 @@ def parse(packet: bytes, name: str = "XMP") -> Provenance:
             f"{name}: the XMP is damaged ({error}); accepted: XML in UTF-8 without document type"
         ) from None
     found = {key: said.get(_full(name), "") for key, name in _PROPERTIES.items()}
-    return Provenance(**found | {"parameters": _parameters(found["parameters"])})  # type: ignore[arg-type]
+    parameters = _parameters(found.pop("parameters"))
+    return Provenance(**found, parameters=parameters)
 
 
 @lru_cache(maxsize=64)

@@ -81,6 +81,7 @@ def train_lm(
     if preset is not None and preset not in presets.PRESETS:
         raise typer.BadParameter(f"{preset!r}; accepted: {', '.join(presets.PRESETS)}", param_hint="--preset")
     distribution = Distribution.of(strategy)  # before anything else uses TensorFlow
+    distribution.check_path(run)
     opened = Run.at(KIND, run)
     known = LanguageModelTraining.from_dict(opened.config) if opened.exists and preset is None else None
     config = presets.adjusted(
@@ -101,7 +102,8 @@ def train_lm(
     if prompt is None and not opened.exists and not reviews.is_reviews(data):
         config = presets.adjusted(config, prompt=reviews.prompt_for(data))
     source = source or opened.input_path("from")
-    opened.remember({"data": data, "from": source})
+    if distribution.is_chief:
+        opened.remember({"data": data, "from": source})
     initial = Run(source) if source else None
     _report(train(config, data, cache, opened.path, schedule, distribution, jit_compile, initial))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -108,7 +109,6 @@ def test_the_command_restyles_a_folder(server, tmp_path):
 
 def write_video(path: Path, frames: int) -> None:
     """Frames of growing brightness at 10 a second, and a tone."""
-    av = pytest.importorskip("av")
     with av.open(str(path), "w") as file:
         video, audio = file.add_stream("libx264", rate=10), file.add_stream("aac", rate=16_000)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
@@ -122,7 +122,6 @@ def write_video(path: Path, frames: int) -> None:
 
 
 def test_a_video_keeps_its_frames_their_times_and_its_audio(tmp_path):
-    av = pytest.importorskip("av", reason="PyAV is optional")
     source, target, seen = tmp_path / "in.mp4", tmp_path / "out.mp4", []
     write_video(source, frames=8)
     stylize_video(source, target, inverted, lambda *progress: seen.append(progress), smooth=False)
@@ -138,7 +137,6 @@ def test_a_video_keeps_its_frames_their_times_and_its_audio(tmp_path):
 
 @pytest.mark.parametrize("ending", VIDEOS)
 def test_a_video_says_how_it_was_made_and_can_still_be_read(tmp_path, ending):
-    av = pytest.importorskip("av", reason="PyAV is optional")
     source, target = tmp_path / "in.mp4", tmp_path / f"out{ending}"
     write_video(source, frames=5)
     for restyle, expected in ((inverted_and_marked, SAID), (inverted, None)):
@@ -154,7 +152,6 @@ def test_a_video_says_how_it_was_made_and_can_still_be_read(tmp_path, ending):
 
 
 def test_a_video_that_cannot_be_read_is_named(tmp_path):
-    pytest.importorskip("av", reason="PyAV is optional")
     (tmp_path / "broken.mp4").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"broken\.mp4: the video cannot be read"):
         stylize_video(tmp_path / "broken.mp4", tmp_path / "out.mp4", inverted, lambda *_: None)

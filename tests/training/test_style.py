@@ -1,4 +1,6 @@
+import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import keras
@@ -13,7 +15,7 @@ from synthesis.gatys import GatysParameters
 from training.loop import Schedule, TrainingStopped
 from training.photos import Photos, PhotosError
 from training.runs import Run, RunError
-from training.style.add import add
+from training.style.add import add, extended
 from training.style.balance import ContentBalance
 from training.style.loss import STYLE_LAYERS, Errors, PerceptualLoss, Weights
 from training.style.network import PRESETS, StyleNetworkConfig, build, grow
@@ -202,22 +204,28 @@ def test_both_views_of_a_crop_show_the_loss_one_scene(random_photos):
     assert float(instability(grid[:, :32, :32], grid[:, 3:35, :32])[0]) > 0.5
 
 
+@contextmanager
+def killed_at_step(number, monkeypatch):
+    """Whatever trains in this block is interrupted before its step `number`, counted from 0."""
+    original = Photos.crops
+
+    def crops(self, step, *rest, **named):
+        if step == number and len(self.paths) > 1:
+            raise KeyboardInterrupt
+        return original(self, step, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Photos, "crops", crops)
+        yield
+
+
 @pytest.mark.usefixtures("eagerly")
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
     unbroken, paintings, random_photos, tmp_path, monkeypatch
 ):
     photos = Photos.of(random_photos)
-    original = Photos.crops
-
-    def killed_at_step_3(self, step, *rest, **named):
-        if step == 3 and len(self.paths) > 1:
-            raise KeyboardInterrupt
-        return original(self, step, *rest, **named)
-
-    monkeypatch.setattr(Photos, "crops", killed_at_step_3)
-    with pytest.raises(TrainingStopped):
+    with killed_at_step(3, monkeypatch), pytest.raises(TrainingStopped):
         run_to(paintings, photos, tmp_path / "broken")
-    monkeypatch.setattr(Photos, "crops", original)
     resumed = run_to(paintings, photos, tmp_path / "broken")
     for a, b in zip(load(unbroken).get_weights(), load(resumed).get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -337,19 +345,11 @@ def test_a_stopped_run_goes_on_from_its_own_settings_and_data(paintings, random_
     command = ["train", "style", *(f"--style={path}" for path in paintings.values()), f"--content={random_photos}"]
     shape = ["--features=compact", "--size=32", "--style-size=48", "--width=12", "--blocks=1", "--steps=3"]
     invoke = lambda *arguments: CliRunner().invoke(cli, [*map(str, arguments)])  # noqa: E731
-    original = Photos.crops
-
-    def killed_at_step_2(self, step, *rest, **named):
-        if step == 2 and len(self.paths) > 1:
-            raise KeyboardInterrupt
-        return original(self, step, *rest, **named)
-
-    monkeypatch.setattr(Photos, "crops", killed_at_step_2)
     run = Run(tmp_path / "run")
-    stopped = invoke(*command, *shape, "--seed=7", "--content-error=0.4", "--run", run.path)
+    with killed_at_step(2, monkeypatch):
+        stopped = invoke(*command, *shape, "--seed=7", "--content-error=0.4", "--run", run.path)
     assert isinstance(stopped.exception, TrainingStopped), stopped.output
     assert run.load_checkpoint()[0] == 2
-    monkeypatch.setattr(Photos, "crops", original)
     monkeypatch.chdir(tmp_path)
     other = invoke("train", "style", "--run", run.path, "--seed=8")
     assert "seed is 7 there and 8 here" in str(other.exception)
@@ -375,6 +375,19 @@ def test_a_run_does_not_go_on_with_other_photographs_or_another_painting_of_the_
         add(run, "new", paintings["lines"], Photos.of(random_photos), added.path, Schedule(1))
     with pytest.raises(RunError, match="photographs_sha256 is"):
         add(run, "new", paintings["dots"], fewer, added.path, Schedule(1))
+
+
+@pytest.mark.parametrize("errors", [(), (0.5, 0.5, 0.5), (0.0,), (float("nan"),), (-1.0, 0.5)])
+def test_content_errors_that_fit_no_styles_are_refused(errors):
+    with pytest.raises(ValueError, match="accepted: numbers above 0"):
+        configuration(content_error=errors)
+
+
+def test_a_style_that_is_added_gives_up_as_much_of_the_photograph_as_the_others(unbroken, tmp_path):
+    run = Run(shutil.copytree(unbroken.path, tmp_path / "run"))
+    settings = run.config | {"content_error": [0.4, 0.8]}
+    (run.path / "config.json").write_text(json.dumps(settings))
+    assert extended(run, "new").content_error == pytest.approx((0.4, 0.8, 0.6))
 
 
 def test_two_paintings_of_one_name_are_refused(tmp_path):

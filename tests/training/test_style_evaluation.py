@@ -222,7 +222,7 @@ def judge(data):
     """The folder of judges and of photographs that nobody trains on."""
     folder = data / "judge"
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not here")
+        pytest.skip(f"REVERIE_TEST_DATA has no folder {folder.name}/ with a classifier and photographs of faces")
     return folder
 
 

@@ -79,7 +79,10 @@ def extended(source: Run, name: str, **changes) -> StyleTraining:
     if name in known.network.styles:
         raise RunError(f"{source.path} has a style {name!r} already; give another name (NAME=)")
     network = replace(known.network, styles=(*known.network.styles, name))
-    return replace(known, network=network, distilled_steps=0, **changes)
+    errors = known.content_errors
+    # The new style gives up as much of the photograph as the others do on average.
+    errors = (*errors, float(np.mean(errors)))
+    return replace(known, network=network, content_error=errors, distilled_steps=0, **changes)
 
 
 def with_style(old: StyleNetwork, config: StyleNetworkConfig) -> StyleNetwork:

@@ -64,6 +64,14 @@ class StyleTraining:
     precision: str = "float32"
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        styles = len(self.network.styles)
+        if len(self.content_error) not in (1, styles) or not all(0 < error <= 10 for error in self.content_error):
+            raise ValueError(
+                f"content_error is {list(self.content_error)}; accepted: numbers above 0 up to 10, one or one for each of "
+                f"the {styles} styles"
+            )
+
     @classmethod
     def from_dict(cls, data: dict) -> StyleTraining:
         """Inverse of `dataclasses.asdict`, for a run's config.json."""
