@@ -85,6 +85,7 @@ class ServerFolder:
                 _place(source, self.backends / name)
         if not (stub := self.backends / "python" / _STUB).exists():
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            stub.parent.mkdir(parents=True, exist_ok=True)
             memory.write_stub(stub, self.wheel / "python_backend_stubs" / version / _STUB)
 
     def remove(self) -> None:

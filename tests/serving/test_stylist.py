@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from serving.errors import Unavailable
 from serving.parameters import markdown_table
 from serving.style.colors import mix
+from serving.style.margin import MARGIN
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import PixelBudget, Stylist
 from synthesis import images
@@ -146,7 +147,7 @@ def test_detail_restyles_a_larger_picture_and_brings_it_back(tmp_path, picture):
     sizes: list[tuple[int, int]] = []
 
     def halving(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
-        sizes.append((photo.shape[0] - 96, photo.shape[1] - 96))
+        sizes.append((photo.shape[0] - 2 * MARGIN, photo.shape[1] - 2 * MARGIN))
         return photo // 2, 1
 
     stylist, data = Stylist(write_version(tmp_path / "1"), halving), images.encode(picture)
