@@ -47,7 +47,7 @@ def stop_in(place, number=signal.SIGINT, at=3):
 @pytest.mark.parametrize("place", ["batch_at", "train_step"])
 def test_a_signal_saves_the_step_it_met_and_the_run_ends_as_an_unbroken_one(tmp_path, place, number):
     keras.config.set_dtype_policy("float32")
-    schedule = loop.Schedule(5, log_every=4, checkpoint_every=100)
+    schedule, handler = loop.Schedule(5, log_every=4, checkpoint_every=100), signal.getsignal(number)
 
     def fit(name, **stops):
         model = linear_model()
@@ -65,7 +65,7 @@ def test_a_signal_saves_the_step_it_met_and_the_run_ends_as_an_unbroken_one(tmp_
     _, resumed, _ = fit("stopped")
     for a, b in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is handler
 
 
 def test_a_last_validation_that_was_stopped_is_made_up_for_and_the_loss_is_kept(tmp_path):
