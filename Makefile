@@ -25,7 +25,7 @@ lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-serve: $(VENV)/.runtime ## serve model_repository on 127.0.0.1:8001 (gRPC); ARGS="--weights-dir ..."
+serve: $(VENV)/.runtime ## serve model_repository on 127.0.0.1:8001 (gRPC); ARGS="--http" also on :8000, ARGS="--weights-dir ..."
 	$(REVERIE) serve $(ARGS)
 
 train-lm: $(VENV)/.runtime ## train a language model; PRESET=book|reviews DATA=archive or folder (default: download IMDB) ARGS=...
@@ -35,16 +35,16 @@ eval-lm: $(VENV)/.runtime ## measure the published language model, or a RUN, on 
 	$(REVERIE) eval $(if $(RUN),lm --run $(RUN),served) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 train-style: $(VENV)/.runtime ## train the style network; STYLES="a.jpg b.jpg" CONTENT=photos/ (default: download) WEIGHTS=folder ARGS=...
-	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make train-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
+	@[ -n "$(STYLES)$(findstring --run,$(ARGS))" ] || { echo 'say which paintings: make train-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
 	$(REVERIE) train style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
 add-style: $(VENV)/.runtime ## teach a trained style network one more style; STYLE=painting.jpg [NAME=...] [RUN=folder] CONTENT=photos/ WEIGHTS=folder ARGS=...
-	@[ -n "$(STYLE)" ] || { echo 'say which painting: make add-style STYLE=painting.jpg [NAME=...]'; exit 2; }
-	$(REVERIE) train add-style --style $(STYLE) $(if $(NAME),--name $(NAME)) $(if $(RUN),--from $(RUN)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+	@[ -n "$(STYLE)$(findstring --run,$(ARGS))" ] || { echo 'say which painting: make add-style STYLE=painting.jpg [NAME=...]'; exit 2; }
+	$(REVERIE) train add-style $(if $(STYLE),--style $(STYLE)) $(if $(NAME),--name $(NAME)) $(if $(RUN),--from $(RUN)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
-eval-style: $(VENV)/.runtime ## measure a style network on held-out photos; STYLES="a.jpg b.jpg" [RUN=folder] [AGAINST=folder] CONTENT=photos/ WEIGHTS=folder ARGS=...
-	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make eval-style STYLES="painting.jpg" [CONTENT=photos/]'; exit 2; }
-	$(REVERIE) eval style $(foreach s,$(STYLES),--style $(s)) $(if $(RUN),--run $(RUN)) $(if $(AGAINST),--against $(AGAINST)) $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
+eval-style: $(VENV)/.eval ## measure the published style network, or a RUN, on held-out photos; STYLES="a.jpg b.jpg" PHOTOS=folder [CLASSIFIER=file.tflite] [AGAINST="5 runs/..."] WEIGHTS=folder ARGS=...
+	@[ -n "$(STYLES)" ] || { echo 'say which paintings: make eval-style STYLES="painting.jpg" [PHOTOS=photos/]'; exit 2; }
+	$(REVERIE) eval style $(foreach s,$(STYLES),--style $(s)) $(if $(RUN),--run $(RUN)) $(foreach a,$(AGAINST),--against $(a)) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(CONTENT),--content $(CONTENT)) $(if $(CLASSIFIER),--classifier $(CLASSIFIER)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
 
 train-features: $(VENV)/.runtime ## train the compact feature extractor; CONTENT=photos/ WEIGHTS=folder ARGS=...
 	$(REVERIE) train features $(if $(CONTENT),--content $(CONTENT)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS)) $(ARGS)
@@ -92,8 +92,8 @@ bench-gatys: $(VENV)/.dev ## style transfer beside the book's loop; DATA=folder 
 bench-dream: $(VENV)/.dev ## DeepDream beside the book's loop; DATA=folder with chicago.jpg and InceptionV3's weights
 	@$(BIN)/python -m benchmarks.dream --data $(DATA) $(ARGS)
 
-bench-style: $(VENV)/.bench ## milliseconds a picture beside Johnson's network; STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder for the quality too
-	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.style $(foreach s,$(STYLES),--style $(s)) $(if $(CONTENT),--content $(CONTENT)) $(ARGS)
+bench-style: $(VENV)/.bench ## milliseconds a picture beside Johnson's network; STYLES="a.jpg b.jpg" PHOTOS=held-out/ CLASSIFIER=file WEIGHTS=folder for the quality too
+	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.style $(foreach s,$(STYLES),--style $(s)) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(CLASSIFIER),--classifier $(CLASSIFIER)) $(ARGS)
 
 bench-distillation: $(VENV)/.runtime ## what copying a teacher buys a style network; STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder TEACHER=run
 	@$(if $(WEIGHTS),REVERIE_WEIGHTS_DIR=$(WEIGHTS)) $(BIN)/python -m benchmarks.distillation $(foreach s,$(STYLES),--style $(s)) --content $(CONTENT) --teacher $(TEACHER) $(ARGS)
@@ -125,6 +125,10 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@touch $@
 
 $(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.runtime
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.eval: requirements/eval.txt $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 

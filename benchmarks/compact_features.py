@@ -50,13 +50,13 @@ def main() -> None:
 
 
 def transfer_with(extractor: str) -> GatysParameters:
-    return GatysParameters(features=extractor, size=SIZE, steps=STEPS)
+    return GatysParameters(recipe="book", features=extractor, size=SIZE, steps=STEPS)
 
 
 def objective(pictures: dict[str, np.ndarray], photo: np.ndarray, style: np.ndarray) -> dict[str, int]:
     """The book's, on VGG19, of each picture."""
     judge = gatys.objective("vgg19")
-    targets = gatys.book_targets(judge, photo, style, GatysParameters())
+    targets = gatys.book_targets(judge, photo, style, gatys.BOOK)
     return {name: round(judge.measure(picture, targets).loss) for name, picture in pictures.items()}
 
 
@@ -70,11 +70,10 @@ def share_of_vgg19(judged: dict[str, dict[str, int]]) -> float:
 
 
 def dreams() -> list[np.ndarray]:
-    """The photograph, the compact features' dream, and InceptionV3's with the book's settings where its weights are."""
+    """The photograph, the compact features' dream, and InceptionV3's where its weights are."""
     photo = images.fit_within(images.read(PICTURES / "cat.jpg"), DREAM_SIZE)
-    wanted = [DeepDreamParameters(features="compact", iterations=10, max_loss=0.0, step=8.0)]
-    wanted += [DeepDreamParameters(features=name) for name in ("inception_v3",) if name in features.available()]
-    return [photo, *(deepdream.dream(photo, parameters) for parameters in wanted)]
+    extractors = [name for name in ("compact", "inception_v3") if name in features.available()]
+    return [photo, *(deepdream.dream(photo, DeepDreamParameters(features=name)) for name in extractors)]
 
 
 def save_sheet(rows: list[list[np.ndarray]], path: Path) -> None:

@@ -4,8 +4,8 @@
 
 Every network starts from the same random weights and takes the same number of steps: all with the perceptual loss, or a
 part of them copying first, pairs that Gatys' optimisation makes (the book's description) or a trained network. Judged by
-the loss on held-out photographs that every training ends with (`training.style.loss`), a logarithm and a term for the
-photograph's structure. Copying steps need no VGG19, so `seconds` differ; those of making the pairs are apart.
+the loss on held-out photographs that every training ends with (`training.style.loss`): the style error and the weighted
+content error. Copying steps need no VGG19, so `seconds` differ; those of making the pairs are apart.
 """
 
 from __future__ import annotations

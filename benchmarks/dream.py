@@ -37,7 +37,7 @@ from tests.synthesis.book import BookDream
 
 HEIGHT, WIDTH = 532, 800
 LAYERS = {"mixed4": 1.0, "mixed5": 1.5, "mixed6": 2.0, "mixed7": 2.5}
-BOOK = DeepDreamParameters(features="inception_v3")
+BOOK = DeepDreamParameters(recipe="book", features="inception_v3")
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def _to_caffe(image: np.ndarray) -> np.ndarray:
 
 def _measure_curve(content: np.ndarray, style: np.ndarray) -> None:
     goal = gatys.objective("vgg19")
-    targets = gatys.book_targets(goal, content, style, GatysParameters())
+    targets = gatys.book_targets(goal, content, style, gatys.BOOK)
     losses: list[float] = []
 
     def report(pixels: np.ndarray, here: Evaluation) -> None:
@@ -147,7 +147,7 @@ class _Counter:
 
 
 def _reverie(content: np.ndarray, style: np.ndarray, steps: int, goal: float) -> dict:
-    parameters = GatysParameters(features="vgg19", steps=steps)
+    parameters = GatysParameters(recipe="book", features="vgg19", steps=steps)
     # As many small steps as in the timed run, so that the same layers are left out and traced here.
     tracing = seconds_of(lambda: gatys.transfer(content, style, parameters))
     last_stage = len(gatys.plan(HEIGHT, WIDTH, parameters)) - 1
@@ -182,7 +182,7 @@ def _seconds_per_pass(content: np.ndarray, style: np.ndarray) -> dict:
     """Medians of a full-size pass in each arithmetic, alternating."""
     layers = gatys.objective("vgg19").layers
     goals = {dtype: compiled(layers, dtype) for dtype in dict.fromkeys(("float32", features.fast_dtype()))}
-    targets = gatys.book_targets(goals["float32"], content, style, GatysParameters())
+    targets = gatys.book_targets(goals["float32"], content, style, gatys.BOOK)
     seconds: dict[str, list[float]] = {dtype: [] for dtype in goals}
     for _ in range(10):
         for dtype, goal in goals.items():
@@ -199,7 +199,7 @@ def _preview_cost(content: np.ndarray, style: np.ndarray) -> dict:
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for _ in range(3):
         for every, found in seconds.items():
-            parameters = GatysParameters(features="vgg19", steps=10, scales=1, preview_every=every)
+            parameters = GatysParameters(recipe="book", features="vgg19", steps=10, scales=1, preview_every=every)
             with Outbox(lambda progress: (encode_preview(progress, 0), None)[1]) as outbox:
                 stamps: list[float] = []
 
@@ -219,7 +219,7 @@ def _two_jobs(content: np.ndarray, style: np.ndarray) -> dict:
 
     def job() -> None:
         with turnstile.job() as turn:
-            parameters = GatysParameters(features="vgg19", steps=15, scales=1)
+            parameters = GatysParameters(recipe="book", features="vgg19", steps=15, scales=1)
             gatys.transfer(content, style, parameters, lambda progress: turn.pass_on())
 
     def both() -> None:

@@ -136,7 +136,7 @@ def iterative() -> dict[str, Any]:
     from synthesis import deepdream, gatys
 
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    dream = deepdream.DeepDreamParameters(features="compact", iterations=20)
+    dream = deepdream.DeepDreamParameters(recipe="book", features="compact", iterations=20)
     transfer = gatys.GatysParameters(features="compact", size=256, steps=20)
     began = time.perf_counter()
     deepdream.dream(picture, dream)

@@ -1,6 +1,6 @@
 """Milliseconds a picture: Reverie's style network beside Johnson's, in one run on one machine.
 
-    make bench-style [STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder]
+    make bench-style [STYLES="a.jpg b.jpg" PHOTOS=held-out/ CLASSIFIER=file.tflite WEIGHTS=folder]
 
 - *Johnson* is the network of Johnson et al. 2016 at its full size (1.68 million parameters), with random weights
   (the work does not depend on them) unless a run is given, in ONNX Runtime (our own export: fused normalisation,
@@ -13,7 +13,7 @@
 - With paintings and photographs the quality is measured too, as `reverie eval style` does.
 
 Sides alternate, and the best of several runs counts, for all alike. What is not installed or not given is null, and
-standard error says why. Takes about three minutes, and with quality half an hour.
+standard error says why. Takes about three minutes, and with quality longer.
 """
 
 from __future__ import annotations
@@ -41,18 +41,26 @@ import tensorflow as tf
 from benchmarks.timing import say, seconds_of
 from export import style
 from export.precision import CPU_DEFAULT, Precision
+from reverie.restylers import DEFAULT_STRENGTH, of_graph
+from reverie.style_evaluation import held_out, rounded
 from serving.client import Client
 from serving.demo.run import PICTURES
 from serving.style.files import GPU_MODEL
+from serving.style.margin import Margins
 from serving.triton.server import TritonServer
 from synthesis import images
-from training.photos import Photos
 from training.runs import Run
-from training.style import evaluate, train
+from training.style import train
+from training.style.evaluation.classifier import Classifier
+from training.style.evaluation.evaluate import Judges, evaluate, look_at
+from training.style.evaluation.faces import FaceDetector
+from training.style.evaluation.passes import PassesSettings, count_passes
+from training.style.evaluation.perception import painting_statistics
 from training.style.network import StyleNetwork, StyleNetworkConfig, build
 
 PROJECT = Path(__file__).resolve().parents[1]
 REPOSITORY = PROJECT / "model_repository"
+CACHE = Path("cache")
 SIZES = (256, 512, 1024)
 LARGE_SIZES = (1024, 2048, 4096)
 ROUNDS = 5
@@ -100,7 +108,8 @@ def main() -> None:
         result |= speedups(result)
         result |= through_triton(Style.served())
         result |= large_pictures(served)
-        result |= quality(options, variants, theirs if options.johnson_run else None, _alike(options, Path(name)))
+        others = {"johnson": theirs} if options.johnson_run else {}
+        result |= quality(options, variants, others | _alike(options, Path(name)))
     print(json.dumps(result))
 
 
@@ -111,9 +120,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--johnson-run", type=Path, help="a finished run of the preset johnson, for its quality")
     parser.add_argument("--alike-run", type=Path, help="a finished run of the preset fast trained as --johnson-run was")
     parser.add_argument("--style", type=Path, action="append", default=[], help="a painting the network knows; repeat")
-    parser.add_argument("--content", type=Path, help="folder of the photographs that the runs were trained on")
-    parser.add_argument("--photos", type=int, default=20, help="held-out photographs of the quality")
-    parser.add_argument("--passes", type=int, default=200, help="L-BFGS passes tried at most, for the quality")
+    parser.add_argument("--photos", type=Path, help="folder of photographs that no training saw, for the quality")
+    parser.add_argument("--content", type=Path, help="folder that the runs were trained on: those held out of it too")
+    parser.add_argument("--classifier", type=Path, help="TensorFlow Lite image classifier, for what is recognised")
+    parser.add_argument("--closely", type=int, default=12, help="photographs that VGG19 looks at")
+    parser.add_argument("--passes", type=int, default=0, help="L-BFGS passes tried at most, to count them; 0 for none")
     parser.add_argument("--noise-passes", type=int, default=0, help="the same from noise; 0 for none")
     options = parser.parse_args()
     options.network_name = "untrained" if options.untrained else options.run.name if options.run else "served"
@@ -134,11 +145,11 @@ def _ours(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
     }
 
 
-def _alike(options: argparse.Namespace, folder: Path) -> Style | None:
+def _alike(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
     if options.alike_run is None:
-        return None
+        return {}
     network = train.load(Run(options.alike_run))
-    return Style.of(network, folder / "alike.onnx", style.graph_of(network))
+    return {"alike": Style.of(network, folder / "alike.onnx", style.graph_of(network))}
 
 
 def _random(preset: str) -> StyleNetwork:
@@ -227,14 +238,21 @@ def speedups(measured: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def through_triton(network: Style) -> dict[str, float]:
-    """A request through Triton at 512 pixels, what it costs over decoding, network and encoding alone, and large ones."""
+    """A request through Triton at 512 pixels, what it costs over decoding, network and encoding alone, and large ones.
+
+    What the margin costs is not counted as the server's but given by itself, and so is `detail` of 2.
+    """
     say("through Triton")
     picture, weights = _request(512, len(network.names))
     data = images.encode(picture[0], "jpeg")
     paint = onnxruntime_paint(network)
 
-    def alone() -> bytes:
+    def without_margin() -> bytes:
         return images.encode(paint(images.decode(data)[None], weights)[0], "jpeg")
+
+    def alone() -> bytes:
+        wide = Margins().put_on(images.decode(data))
+        return images.encode(Margins().take_off(paint(wide[None], weights)[0]), "jpeg")
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -242,12 +260,20 @@ def through_triton(network: Style) -> dict[str, float]:
         Client(server.address.grpc) as client,
     ):
         request = partial(client.stylize, data, style=network.names[0], format="jpeg")
-        best = alternating({"served": request, "alone": alone}, rounds=SERVED_ROUNDS)
+        ways: dict[str, Callable[[], bytes]] = {
+            "served": request,
+            "alone": alone,
+            "without_margin": without_margin,
+            "detail": partial(request, detail=2.0),
+        }
+        best = alternating(ways, rounds=SERVED_ROUNDS)
         large = alternating({size: partial(_stylize_large, client, size) for size in (SIZES[-1], LARGE_SIZES[-1])}, 3)
     small, largest = large
     return {
         "stylize_end_to_end_ms_512": best["served"],
         "serving_overhead": round(best["served"] / best["alone"], 3),
+        "margin_cost_512": round(best["alone"] / best["without_margin"], 3),
+        "detail_2_cost_512": round(best["detail"] / best["served"], 3),
         **{f"stylize_end_to_end_ms_{size}": ms for size, ms in large.items()},
         f"stylize_ms_per_pixel_{largest}_over_{small}": _growth(large),
     }
@@ -288,53 +314,45 @@ def _in_a_process(network: Style, size: int) -> dict[str, float]:
 # Quality.
 
 
-def quality(
-    options: argparse.Namespace, variants: Mapping[str, Style], theirs: Style | None, alike: Style | None
-) -> dict[str, Any]:
-    """L-BFGS passes that reach the networks' objective on held-out photographs (see `training.style.evaluate`).
-
-    Each variant's own, with its milliseconds, and of the first what else an evaluation says.
+def quality(options: argparse.Namespace, variants: Mapping[str, Style], others: Mapping[str, Style]) -> dict[str, Any]:
+    """Each variant's milliseconds, and with paintings and photographs its figures by `training.style.evaluation`.
 
     Args:
-        theirs, alike: Johnson's network and one of our shape, trained the same way; their ratio is `quality_ratio`.
+        others: networks beside ours, by name.
     """
     say("every precision")
     times = alternating(
         {name: partial(onnxruntime_paint(v), *_request(512, len(v.names))) for name, v in variants.items()}
     )
     result: dict[str, Any] = {"variants": {name: {"ms_512": times[name]} for name in variants}}
-    keys = ("lbfgs_passes_equal", "johnson_lbfgs_passes_equal", "quality_ratio")
-    if not (options.style and options.content):
-        say("without paintings and photographs (STYLES=, CONTENT=) the quality is null")
-        return result | dict.fromkeys(keys)
-    ours = {name: _measured(options, variant) for name, variant in variants.items()}
-    for name, figures in ours.items():
-        result["variants"][name] |= _means(figures)
-    first = next(iter(ours.values()))
-    result |= _means(first) | {"styles": {name: _means(each) for name, each in first["styles"].items()}}
-    if theirs is None:
-        say("without a run of the preset johnson (--johnson-run) its quality is null")
-        return result | dict.fromkeys(keys[1:])
-    johnson = _measured(options, theirs)
-    result |= {"johnson": _means(johnson), keys[1]: johnson[keys[0]], keys[2]: None}
-    if alike is None:
-        say("without a run of the preset fast trained as Johnson's (--alike-run) their ratio is null")
+    if not (options.style and (options.photos or options.content)):
+        say("without paintings and photographs (STYLES=, PHOTOS=) there is no quality")
         return result
-    trained_alike = _measured(options, alike)
-    return result | {"alike": _means(trained_alike), keys[2]: round(trained_alike[keys[0]] / johnson[keys[0]], 3)}
+    measure = _yardstick(options)
+    for name, variant in variants.items():
+        result["variants"][name] |= measure(name, variant)
+    return result | {name: measure(name, network) for name, network in others.items()}
 
 
-def _means(figures: Mapping[str, Any]) -> dict[str, float]:
-    wanted = ("lbfgs_passes_equal", "lbfgs_passes_equal_from_noise", "objective", "ssim", "one_pixel_shift")
-    return {name: figures[name] for name in wanted}
-
-
-def _measured(options: argparse.Namespace, network: Style) -> dict[str, Any]:
-    _, held_out = train.split(Photos.of(options.content, minimum=2))
+def _yardstick(options: argparse.Namespace) -> Callable[[str, Style], dict[str, Any]]:
+    """Measures a network, under a name, on the photographs of the options."""
     paintings = {path.stem: path for path in options.style}
-    asked = evaluate.Evaluation(passes=options.passes, noise_passes=options.noise_passes)
-    photos = held_out.paths[: options.photos]
-    return evaluate.evaluate(onnxruntime_paint(network), network.names, paintings, photos, asked, say)
+    paths = held_out([options.photos] if options.photos else [], options.content, None)
+    judges = Judges(Classifier(options.classifier) if options.classifier else None, FaceDetector())
+    photos = look_at(paths, 512, options.closely, judges)
+    targets = {
+        name: painting_statistics(images.read(path), CACHE / "style_targets") for name, path in paintings.items()
+    }
+    settings = PassesSettings(options.passes, options.noise_passes, cache=CACHE / "style_curves")
+
+    def measure(name: str, network: Style) -> dict[str, Any]:
+        restyler = of_graph(name, network.file, list(network.names))
+        found = evaluate(restyler, photos, targets, DEFAULT_STRENGTH, judges, say)
+        if options.passes:
+            found["passes"] = count_passes(restyler, paintings, paths, DEFAULT_STRENGTH, settings, say)
+        return rounded(found)
+
+    return measure
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Start Triton in the container. Model control (load, unload, shared memory, tracing, logging) needs the key in
 # REVERIE_CONTROL_KEY, or in the file that REVERIE_CONTROL_KEY_FILE names; without one nothing starts.
+# HTTP answers health only, unless REVERIE_HTTP=1 opens it for inference: a web page in a browser could call it too.
 set -euo pipefail
 
 if [ -n "${REVERIE_CONTROL_KEY_FILE:-}" ]; then
@@ -10,7 +11,23 @@ if [ -z "${REVERIE_CONTROL_KEY:-}" ]; then
   echo "REVERIE_CONTROL_KEY is empty: set a secret of your own; loading a model means running its code" >&2
   exit 2
 fi
+fits_a_header() {
+  local LC_ALL=C printable='^[!-~]([ -~]*[!-~])?$'
+  [[ $1 =~ $printable ]]
+}
+if ! fits_a_header "$REVERIE_CONTROL_KEY"; then
+  echo "REVERIE_CONTROL_KEY is not what a header can carry; accepted: printable ASCII without spaces at the ends" >&2
+  exit 2
+fi
 restricted="model-repository,shared-memory,trace,logging:reverie-control=$REVERIE_CONTROL_KEY"
+
+closed=()
+if [ "${REVERIE_HTTP:-}" != 1 ]; then
+  secret=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')  # Nobody is told it.
+  closed=("--http-restricted-api=inference,metadata,model-config,statistics:reverie-nobody=$secret")
+fi
+# Triton's models inherit its environment, and need no keys.
+unset REVERIE_CONTROL_KEY REVERIE_CONTROL_KEY_FILE REVERIE_API_KEY
 
 # Connections end after ten minutes, so that calls reach servers that were added; streams on them have an hour to end.
 exec tritonserver \
@@ -23,6 +40,7 @@ exec tritonserver \
   --exit-timeout-secs="${REVERIE_EXIT_SECONDS:-60}" \
   --grpc-restricted-protocol="$restricted" \
   --http-restricted-api="$restricted" \
+  "${closed[@]}" \
   --grpc-header-forward-pattern=reverie-client \
   --http-header-forward-pattern=reverie-client \
   --grpc-max-connection-age=600000 \

@@ -2,7 +2,8 @@
 
 Errors and latency come from Triton's metrics, version by version, so every client counts. The task's own
 measure is taken on the same inputs for both where the model allows it: perplexity of a language model on
-recorded text; of a style network what its training measured on held-out photographs.
+recorded text; of a style network what its training measured on held-out photographs. Both versions also answer the
+recorded inputs of both, and are compared (`export.answers`). What cannot be judged is not promoted.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import re
 import statistics
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export import manifest, recording
+from export import answers, manifest, recording
 from export.switching import Model, SwitchError
+from serving.client import ReverieError
 from serving.labels import CANARY, STABLE
 
 _FAILURES = ("BACKEND", "OTHER", "REJECTED")
@@ -120,7 +122,7 @@ def run(
     try:
         seen = _watch(model, stable, version, seconds, metrics, limits, on_sample)
         seen = tuple(replace(o, measure=_measure(model, o.version, stable)) for o in seen)  # type: ignore[assignment]
-        reasons = judge(*seen, limits)
+        reasons = [*judge(*seen, limits), *compare_answers(model, stable, version)]
         verdict = Verdict(model.name, not reasons, tuple(reasons) or ("within all limits",), *seen, percent, seconds)
     except BaseException:
         _end(model, version, promote=False)
@@ -140,12 +142,52 @@ def judge(stable: Observed, canary: Observed, limits: Limits) -> list[str]:
             f"{canary.error_rate:.1%} of its requests failed, of the stable version's {stable.error_rate:.1%}"
         )
     for name, unit, limit in (("p95_ms", "p95 in ms", limits.p95), ("measure", "measure", limits.measure)):
-        ours, theirs = getattr(canary, name), getattr(stable, name)
-        if ours is not None and theirs is not None and ours > theirs * limit:
-            reasons.append(
-                f"its {unit} is {ours:.4g}, the stable version's {theirs:.4g}; accepted: {limit:g} times that"
-            )
+        if reason := _exceeds(unit, getattr(stable, name), getattr(canary, name), limit):
+            reasons.append(reason)
     return reasons
+
+
+def _exceeds(unit: str, stable: float | None, canary: float | None, limit: float) -> str:
+    """Why a number does not keep within `limit` times the stable version's; empty if it does."""
+    for whose, value in (("its", canary), ("the stable version's", stable)):
+        if value is None or not math.isfinite(value):
+            return f"{whose} {unit} is {'unknown' if value is None else value}; accepted: a number for both versions"
+    assert stable is not None
+    assert canary is not None
+    if canary <= stable * limit:
+        return ""
+    return f"its {unit} is {canary:.4g}, the stable version's {stable:.4g}; accepted: {limit:g} times that"
+
+
+def compare_answers(model: Model, stable: int, version: int) -> list[str]:
+    """Why the answers of `version` cannot take the place of those of `stable`; nothing if they can."""
+    questions, found = list(_questions(model, stable, version)), list[str]()
+    if not questions:
+        return ["neither version has recorded inputs to compare its answers on"]
+    for inputs in questions:
+        try:
+            both = [_answers(model, v, inputs) for v in (stable, version)]
+        except ReverieError as error:
+            found.append(f"recorded inputs were not answered: {error.message.partition(chr(10))[0]}")
+        else:
+            found += answers.faults(inputs, *both)
+    return list(dict.fromkeys(found))
+
+
+def _questions(model: Model, stable: int, version: int) -> Iterator[dict[str, np.ndarray]]:
+    """What was recorded of both versions; of a model of pictures also one that shows something, in every style."""
+    for folder in (model.repository.folder(model.name, v) for v in (stable, version)):
+        if recorded := recording.read(folder):
+            yield recorded.inputs
+    if model.name == "style":
+        styles = np.eye(len(model.description(stable).facts["styles"]), dtype=np.float32)
+        for weights in styles:
+            yield {"image": answers.sample_picture(), "style_weights": weights[None]}
+
+
+def _answers(model: Model, version: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    assert model.client is not None
+    return model.client.infer(model.name, inputs, version=str(version)).outputs
 
 
 def observe(text: str, model: str, version: int) -> Observed:
@@ -208,7 +250,10 @@ def _measure(model: Model, version: int, stable: int) -> float | None:
     """The task's measure; less is better. None where the model has none that compares."""
     if model.name == "language_model":
         recorded = recording.read(model.repository.folder(model.name, stable))
-        return _perplexity(model, version, recorded.inputs) if recorded else None
+        try:
+            return _perplexity(model, version, recorded.inputs) if recorded else None
+        except ReverieError:
+            return None  # `compare_answers` says why.
     folders = [model.repository.folder(model.name, v) for v in (version, stable)]
     ours, theirs = (manifest.read(folder) for folder in folders)
     if ours.configuration != theirs.configuration:
@@ -218,8 +263,7 @@ def _measure(model: Model, version: int, stable: int) -> float | None:
 
 
 def _perplexity(model: Model, version: int, inputs: dict[str, np.ndarray]) -> float:
-    assert model.client is not None
-    logprobs = model.client.infer(model.name, inputs, version=str(version)).outputs["token_logprobs"]
+    logprobs = _answers(model, version, inputs)["token_logprobs"]
     return float(np.exp(-logprobs.astype(np.float64).mean()))
 
 

@@ -20,6 +20,8 @@ from typing import Any
 
 from serving.labels import Labels
 from serving.style.files import GPU_MODEL
+from serving.style.margin import MARGIN
+from serving.style.stylist import UNTILED_SIDE
 
 ENGINE_CACHE = "/var/cache/reverie/tensorrt"
 """Outside the repository: whatever is newer inside makes Triton reload the model."""
@@ -281,8 +283,13 @@ def style(styles: Sequence[str]) -> ModelConfiguration:
                 "max_waiting", "10", "Of the stand-in for the ONNX Runtime backend; a GPU's takes whole batches."
             ),
         ),
-        # `stylize` sends pictures with sides of 16 to 2048 in one piece (`serving/style/stylist.py`).
-        tensorrt=TensorRT(least=pictures(1, 16), usual=pictures(1, 512), most=pictures(8, 2048), precision="FP16"),
+        # `stylize` sends pictures with sides of 16 to 2048 in one piece, with a margin (`serving/style/stylist.py`).
+        tensorrt=TensorRT(
+            least=pictures(1, 16),
+            usual=pictures(1, 512 + 2 * MARGIN),
+            most=pictures(8, UNTILED_SIDE + 2 * MARGIN),
+            precision="FP16",
+        ),
         gpu_file=GPU_MODEL,
         versions_about="Those that a label names. `stylize` pins the stable version; the one before stays until it "
         "has moved on, and for a rollback.",

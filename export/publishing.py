@@ -132,14 +132,37 @@ def rollback(model: Model) -> int:
         before = model.labels
         version = before.versions.get(PREVIOUS)
         if version is None:
-            there = ", ".join(map(str, model.repository.versions(model.name))) or "none"
-            raise SwitchError(
-                f"{model.name} has no version labelled {PREVIOUS}; promote one with 'reverie models promote "
-                f"{model.name} VERSION'; there are: {there}"
-            )
+            raise SwitchError(_no_way_back(model, before))
         model.switch(before.without(PREVIOUS).naming(STABLE, version))
         model.repository.record(event="rolled back", model=model.name, version=version, label=STABLE, was=before.stable)
         return version
+
+
+def _no_way_back(model: Model, labels: Labels) -> str:
+    """Why there is nothing to roll back to, and what may be promoted instead."""
+    said = f"{model.name} has no version labelled {PREVIOUS}"
+    there = model.repository.versions(model.name)
+    others = [version for version in there if version != labels.stable]
+    if not others:
+        return f"{said}, and no other version; publish one with 'reverie export'"
+    was = _stable_before(model, labels.stable)
+    if was is not None and labels.stable is not None and was > labels.stable:
+        said += (
+            f": version {labels.stable} took the place of version {was}, which is newer, and {PREVIOUS} is always "
+            "older, since callers who name no version get the newest that is served"
+        )
+    back = was if was in others else others[-1]
+    return (
+        f"{said}; to go back to version {back}: 'reverie models promote {model.name} {back}'; "
+        f"there are: {', '.join(map(str, there))}"
+    )
+
+
+def _stable_before(model: Model, version: int | None) -> int | None:
+    """What `version` took the place of when it became stable, as the history says."""
+    events = model.repository.history(model.name)
+    found = [e["was"] for e in events if e.get("label") == STABLE and e.get("version") == version and e.get("was")]
+    return found[-1] if found else None
 
 
 def prune(model: Model, keep: int = KEEP) -> list[int]:

@@ -10,10 +10,11 @@ import numpy as np
 import onnxruntime as ort
 
 from export.configuration import ModelConfiguration
+from serving.triton.graph_inputs import RECORDED as FILE
+from serving.triton.graph_inputs import RECORDED_INPUT as _IN
 
-FILE = "recorded.npz"
 MODEL = "model.onnx"
-_IN, _OUT = "in:", "out:"
+_OUT = "out:"
 _OUT_OF = "out@{}:"
 """Outputs of another graph than `model.onnx`."""
 _LEVELS = 8

@@ -23,6 +23,7 @@ from serving.client import Client, ReverieError
 from serving.labels import CANARY, CANDIDATE, PREVIOUS, STABLE, Labels
 
 _READY_SECONDS = 60.0
+_SETTLED_SECONDS = 10.0
 
 
 class SwitchError(Exception):
@@ -115,6 +116,7 @@ class Model:
         if both != served:
             time.sleep(self.drain_seconds)
             self._load(labels, served)
+            self._settle()
 
     def _load(self, labels: Labels, versions: Sequence[int]) -> None:
         assert self.client is not None
@@ -181,11 +183,48 @@ class Model:
             restore()
             if self.client is not None and not first:
                 self.client.load(self.name)
+                self._forget_failed()
                 self._reload_dependents()
         except (ReverieError, OSError) as error:
             raise SwitchError(f"{_message(cause)}; and it could not be undone: {_message(error)}") from cause
         if isinstance(cause, Exception):
             raise SwitchError(f"{_message(cause)}; everything is as it was before") from cause
+
+    def _forget_failed(self) -> None:
+        """Have the server no longer count versions that failed to load among those that it should serve.
+
+        Triton 2.51 keeps such a version as failed, and itself as not ready, until the version has been loaded; one
+        that was loaded and is unloaded does not count. So they are loaded once more, with the stable version's graph.
+        """
+        assert self.client is not None
+        kept = self.served(self.labels)
+        if self.client.ready() or not (failed := self._failed(kept)):
+            return
+        self.client.load(self.name, self._standing_in(self.labels.stable or kept[-1], [*kept, *failed]))
+        self.repository.touch(self.name)  # Triton reloads only what is newer on disk.
+        self.client.load(self.name)
+        self._settle()
+
+    def _failed(self, kept: Sequence[int]) -> list[int]:
+        assert self.client is not None
+        there = self.repository.versions(self.name)
+        states = {int(m.version): m.state for m in self.client.models() if m.name == self.name and m.version}
+        return [v for v, state in states.items() if v in there and v not in kept and state == "UNAVAILABLE"]
+
+    def _standing_in(self, version: int, versions: Sequence[int]) -> model_config_pb2.ModelConfig:
+        """The model's configuration, but that `versions` are served and all of them run the graph of `version`."""
+        text = (self.repository.path / self.name / Flavour.portable.value).read_text()
+        found = text_format.Parse(text, model_config_pb2.ModelConfig())
+        found.version_policy.specific.versions[:] = versions
+        found.default_model_filename = f"../{version}/{found.default_model_filename or recording.MODEL}"
+        return found
+
+    def _settle(self) -> None:
+        """Wait until the server has let go of the versions that it serves no more; it is not ready before."""
+        assert self.client is not None
+        deadline = time.monotonic() + _SETTLED_SECONDS
+        while not self.client.ready() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _traffic(labels: Labels) -> tuple[int | None, int | None, float]:

@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tritonclient.grpc import service_pb2
@@ -132,10 +133,16 @@ def _style(client: Caller, rng: random.Random) -> Iterator[Message]:
     yield client.style(_pixels(*_choose_picture(rng)))
 
 
+_SHORT_DREAM: dict[str, Any] = {
+    "recipe": "book", "size": 160, "num_octave": 1, "iterations": 4, "max_loss": 0.0, "format": "jpeg",
+}  # fmt: skip
+"""`max_loss` 0 makes every dream equally long."""
+
+
 def _dream(client: Caller, rng: random.Random) -> Iterator[Message]:
-    """A short dream on a small picture; `max_loss` 0 makes every dream equally long."""
+    """A short dream on a small picture."""
     photo = _file(*_choose_picture(rng))
-    with client.dream(photo, size=160, num_octave=1, iterations=4, max_loss=0.0, format="jpeg") as stream:
+    with client.dream(photo, **_SHORT_DREAM) as stream:
         yield from stream
 
 

@@ -5,24 +5,43 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 COLOURS = (
     *("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf"),
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#393b79", "#ad494a"),
 )
-WIDTH, HEIGHT = 820, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 240, 30, 44
+_LEFT, _TOP, _BOTTOM = 64, 30, 44
 _TICKS = 6
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Pixels of a chart, the legend's at its right."""
+
+    width: int = 820
+    height: int = 300
+    legend: int = 240
+
+    @property
+    def right(self) -> int:
+        """Where the axes end."""
+        return self.width - self.legend
+
+    @property
+    def base(self) -> int:
+        """Where the horizontal axis is."""
+        return self.height - _BOTTOM
+
+
+@dataclass(frozen=True)
 class Line:
-    """Points (x, y) in order, joined; `dashed` for bounds."""
+    """Points (x, y) in order, joined; `dashed` for bounds. `labels` stand beside the points."""
 
     name: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -68,25 +87,40 @@ class Scale:
         return math.log10(value) if self.is_log else value
 
 
-def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
+def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], frame: Frame = Frame()) -> str:
     """An `<svg>` element; points that an axis cannot show (not finite, not above 0 on a logarithmic one) are left out."""
-    shown = [Line(line.name, _showable(line.points, x, y), line.dashed) for line in lines]
-    shown = [line for line in shown if line.points]
+    shown = [line for line in (_showable(line, x, y) for line in lines) if line.points]
     if not shown:
-        return _svg(title, f'<text x="{_LEFT}" y="{HEIGHT / 2}">nothing was measured</text>')
+        return _svg(title, frame, f'<text x="{_LEFT}" y="{frame.height / 2}">nothing was measured</text>')
     xs, ys = ([p[i] for line in shown for p in line.points] for i in (0, 1))
-    across = Scale.of(xs, x, _LEFT, WIDTH - _RIGHT)
-    up = Scale.of(ys, y, HEIGHT - _BOTTOM, _TOP)
-    parts = [_x_axis(across, x.label), _y_axis(up, y.label)]
-    parts += [_drawn(line, i, across, up) for i, line in enumerate(shown)]
-    return _svg(title, "".join(parts))
+    across = Scale.of(xs, x, _LEFT, frame.right)
+    up = Scale.of(ys, y, frame.base, _TOP)
+    parts = [_x_axis(across, x.label, frame), _y_axis(up, y.label, frame)]
+    parts += [_drawn(line, i, across, up, frame) for i, line in enumerate(shown)]
+    return _svg(title, frame, "".join(parts))
 
 
-def _showable(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tuple[float, float]]:
+def grid(charts: Sequence[str], columns: int, frame: Frame) -> str:
+    """A file of its own: charts of one frame side by side, on white."""
+    rows = -(-len(charts) // columns)
+    placed = "".join(
+        f'<g transform="translate({i % columns * frame.width} {i // columns * frame.height})">{chart}</g>'
+        for i, chart in enumerate(charts)
+    )
+    width, height = min(columns, len(charts)) * frame.width, rows * frame.height
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
+        f'<rect width="{width}" height="{height}" fill="white"/>{placed}</svg>\n'
+    )
+
+
+def _showable(line: Line, x: Axis, y: Axis) -> Line:
     def is_shown(value: float, axis: Axis) -> bool:
         return math.isfinite(value) and (value > 0 or not axis.is_log)
 
-    return [(a, b) for a, b in points if is_shown(a, x) and is_shown(b, y)]
+    kept = [i for i, (a, b) in enumerate(line.points) if is_shown(a, x) and is_shown(b, y)]
+    labels = [line.labels[i] for i in kept] if line.labels else ()
+    return replace(line, points=[line.points[i] for i in kept], labels=labels)
 
 
 def _round_step(step: float) -> float:
@@ -94,27 +128,28 @@ def _round_step(step: float) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9))
 
 
-def _svg(title: str, body: str) -> str:
+def _svg(title: str, frame: Frame, body: str) -> str:
+    width, height = frame.width, frame.height
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" font-size="12">'
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" font-size="12">'
         f'<text x="{_LEFT}" y="16" font-weight="bold">{html.escape(title)}</text>{body}</svg>'
     )
 
 
-def _x_axis(scale: Scale, label: str) -> str:
-    base = HEIGHT - _BOTTOM
+def _x_axis(scale: Scale, label: str, frame: Frame) -> str:
+    base = frame.base
     ticks = "".join(
         f'<line x1="{scale(t):.1f}" x2="{scale(t):.1f}" y1="{_TOP}" y2="{base}" stroke="#eee"/>'
         f'<text x="{scale(t):.1f}" y="{base + 15}" text-anchor="middle">{t:g}</text>'
         for t in scale.ticks()
     )
     middle = (scale.start + scale.end) / 2
-    return f'{ticks}<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(label)}</text>'
+    return f'{ticks}<text x="{middle}" y="{frame.height - 8}" text-anchor="middle">{html.escape(label)}</text>'
 
 
-def _y_axis(scale: Scale, label: str) -> str:
+def _y_axis(scale: Scale, label: str, frame: Frame) -> str:
     ticks = "".join(
-        f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{scale(t):.1f}" y2="{scale(t):.1f}" stroke="#eee"/>'
+        f'<line x1="{_LEFT}" x2="{frame.right}" y1="{scale(t):.1f}" y2="{scale(t):.1f}" stroke="#eee"/>'
         f'<text x="{_LEFT - 6}" y="{scale(t) + 4:.1f}" text-anchor="end">{t:g}</text>'
         for t in scale.ticks()
     )
@@ -123,15 +158,23 @@ def _y_axis(scale: Scale, label: str) -> str:
     return f'{ticks}<text x="14" y="{middle}" text-anchor="middle" {turned}>{html.escape(label)}</text>'
 
 
-def _drawn(line: Line, number: int, across: Scale, up: Scale) -> str:
+def _drawn(line: Line, number: int, across: Scale, up: Scale, frame: Frame) -> str:
     colour = COLOURS[number % len(COLOURS)]
     dash = ' stroke-dasharray="5 4"' if line.dashed else ""
     points = [(f"{across(a):.1f}", f"{up(b):.1f}") for a, b in line.points]
     joined = " ".join(f"{a},{b}" for a, b in points)
-    dots = "".join(f'<circle cx="{a}" cy="{b}" r="2" fill="{colour}"/>' for a, b in points if len(points) <= 40)
+    radius = 2 if len(points) > 1 else 4
+    dots = "".join(f'<circle cx="{a}" cy="{b}" r="{radius}" fill="{colour}"/>' for a, b in points if len(points) <= 40)
     name, y = html.escape(line.name), _TOP + 10 + 16 * number
-    key = WIDTH - _RIGHT + 10
+    key = frame.right + 10
     legend = f'<text x="{key + 24}" y="{y + 4}">{name}</text>'
     swatch = f'<line x1="{key}" x2="{key + 18}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"{dash}/>'
     drawn = f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>'
-    return f"{drawn}{dots}{swatch}{legend}"
+    return f"{drawn}{dots}{_labels(line, points, colour)}{swatch}{legend}"
+
+
+def _labels(line: Line, points: Sequence[tuple[str, str]], colour: str) -> str:
+    return "".join(
+        f'<text x="{a}" y="{b}" dx="6" dy="-3" font-size="10" fill="{colour}">{html.escape(label)}</text>'
+        for (a, b), label in zip(points, line.labels, strict=False)
+    )

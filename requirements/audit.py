@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FILES = ("runtime", "gpu", "dev", "bench", "fuzz")
+FILES = ("runtime", "gpu", "dev", "eval", "bench", "fuzz")
 FOLDER = Path(__file__).parent
 _SECONDS = 300
 

@@ -9,6 +9,7 @@ import subprocess
 FILES = {
     "runtime": [],
     "dev": ["--extra", "dev"],
+    "eval": ["--extra", "eval"],
     "fuzz": ["--extra", "fuzz"],
     "bench": ["--extra", "bench"],
     # Both builds of ONNX Runtime provide the same module, so only one may be installed.

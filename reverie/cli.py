@@ -11,6 +11,7 @@ import typer
 
 from export.cli import add_commands as add_export_commands
 from reverie.served import eval_served
+from reverie.style_evaluation import eval_style
 from serving.cli import add_commands as add_serving_commands
 from training.cli import eval_app, train_app
 
@@ -18,6 +19,7 @@ _OURS = {"training", "export", "serving", "synthesis", "language", "reverie"}
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, export and serve generative models.")
 eval_app.command("served")(eval_served)
+eval_app.command("style")(eval_style)
 cli.add_typer(train_app, name="train")
 cli.add_typer(eval_app, name="eval")
 add_export_commands(cli)
@@ -31,8 +33,9 @@ def app() -> None:
     except Exception as error:
         if type(error).__module__.split(".")[0] not in _OURS:
             raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        status = getattr(error, "exit_status", 1)
+        typer.echo(f"error: {error}" if status == 1 else str(error), err=True)
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
 

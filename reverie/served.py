@@ -35,9 +35,10 @@ def eval_served(
         if not versions:
             raise typer.BadParameter(f"no language_model in {repository}", param_hint="--version")
         version = repository / "language_model" / str(max(versions))
-    texts = list(reviews.read_reviews(data or reviews.download(), "test"))
+    source = data or reviews.download()
+    texts = list(reviews.read_reviews(source, "test"))
     with _Served(version, precision) as served:
-        figures = evaluate(served.scored(), texts, seed, every_review)
+        figures = evaluate(served.scored(), texts, seed, every_review, reviews.prompt_for(source))
     typer.echo(json.dumps({"version": str(version)} | figures))
 
 

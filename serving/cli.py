@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serving.client import Client, PictureStep, Stream
 from serving.style.video import VIDEOS, stylize_folder, stylize_video
-from synthesis import images
+from synthesis import images, xmp
 from synthesis.images import ENDINGS
+from synthesis.provenance import Provenance
+from synthesis.provenance import read as read_provenance
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of the server.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
@@ -27,6 +32,7 @@ SaveEvery = Annotated[int, typer.Option(help="Also write the picture every so ma
 Video = Annotated[Path | None, typer.Option(help="Also write the saved pictures as a film: .webp, .gif or .png.")]
 MaxSeconds = Annotated[float, typer.Option(help="Take the best picture after this time; 0 for no limit.")]
 PreserveColors = Annotated[bool, typer.Option(help="Paint in luminance only; the picture keeps its colours.")]
+MarkOrNot = Annotated[bool, typer.Option(help="Say in the result's XMP how it was made.")]
 Repository = Annotated[Path, typer.Option(help="Model repository to serve.")]
 
 LOCAL = "127.0.0.1:8001"
@@ -34,18 +40,27 @@ LOCAL = "127.0.0.1:8001"
 
 def add_commands(cli: typer.Typer) -> None:
     """Register every command of this file."""
-    for command in (serve, demo, stylize, generate, dream, transfer, health, weights):
+    for command in (serve, demo, stylize, generate, dream, transfer, inspect, health, weights):
         cli.command()(command)
 
 
 def serve(
     repository: Repository = Path("model_repository"),
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines call, and control, the server.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, and needs both keys.")
     ] = "127.0.0.1",
     grpc_port: int = 8001,
     http_port: int = 8000,
     metrics_port: int = 8002,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of the metrics, which have no key: whoever reaches it may read them.")
+    ] = "127.0.0.1",
+    http: Annotated[
+        bool, typer.Option("--http", help="Open HTTP for inference too; else it answers health, and to the API key.")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines in without keys; says what is open then.")
+    ] = False,
     weights_dir: Annotated[
         Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
     ] = None,
@@ -54,31 +69,56 @@ def serve(
     tls_clients: Annotated[
         Path | None, typer.Option(help="Authority (PEM) whose clients alone are let in, with their certificates.")
     ] = None,
-    api_key: Annotated[
-        str, typer.Option(envvar="REVERIE_API_KEY", help="Asked for with every call; better in the environment.")
-    ] = "",
-    control_key: Annotated[
-        str, typer.Option(envvar="REVERIE_CONTROL_KEY", help="Asked for where models are loaded, as `export` does.")
-    ] = "",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Holds the key asked for with every call. Default: $REVERIE_API_KEY_FILE, else the key in $REVERIE_API_KEY."
+        ),
+    ] = None,
+    control_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Holds the key asked for where models are loaded. Default: $REVERIE_CONTROL_KEY_FILE, else the key in "
+            "$REVERIE_CONTROL_KEY, else a random one that `export` and `models` find on this machine.",
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="GiB that Triton itself, without its models, may take. Default: half of the machine's."
+        ),
+    ] = None,
 ) -> None:
     """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
+    from serving import security as secured
     from serving.security import Security, Tls
+    from serving.triton import memory
     from serving.triton.server import Address as Listen
-    from serving.triton.server import TritonServer
+    from serving.triton.server import StartInterrupted, TritonServer
     from serving.triton.supervisor import supervise
 
     environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    listen = Listen(host, grpc_port, http_port, metrics_port)
+    listen = Listen(host, grpc_port, http_port, metrics_port, metrics_host)
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
-    security = Security(tls, api_key, control_key)
-    with TritonServer(repository, listen, environment, security) as server:
-        http = "no HTTP" if tls else f"HTTP {listen.http}"
-        ready = f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, {http}, metrics {listen.metrics}"
+    api_key = secured.read_key(secured.API_KEY_VARIABLE, api_key_file)
+    control_key = secured.read_key(secured.CONTROL_KEY_VARIABLE, control_key_file)
+    security = Security(tls, api_key, control_key, http, insecure)
+    limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
+    with (
+        contextlib.suppress(StartInterrupted),
+        TritonServer(repository, listen, environment, security, memory_bytes=limit, interrupt=stop) as server,
+    ):
+        for warning in security.warnings(host):
+            typer.echo(f"warning: {warning}", err=True)
+        ready = (
+            f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, HTTP {server.http} ({security.http_opens}), "
+            f"metrics {listen.metrics}"
+        )
         supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
-        typer.echo("stopping")
+    typer.echo("stopping")
 
 
 def demo(
@@ -104,12 +144,17 @@ def stylize(
     preserve_colors: Annotated[bool, typer.Option(help="Keep the photograph's colours.")] = False,
     quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1 to 100.")] = 92,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 1024,
+    detail: Annotated[
+        float, typer.Option(help="Restyle at 1 to 2 times that size and bring back: finer strokes.")
+    ] = 1.0,
     smooth: Annotated[bool, typer.Option(help="Of videos and frames: less flicker where nothing moves.")] = True,
+    provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
     """Turn a photograph, a video or a folder of frames into paintings with the fast network."""
     options: dict[str, Any] = {
         "style": style, "strength": strength, "preserve_colors": preserve_colors, "quality": quality, "size": size,
+        "detail": detail, "provenance": provenance,
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
@@ -144,52 +189,62 @@ def generate(
 def dream(
     picture: Picture,
     output: Output,
+    recipe: Annotated[
+        str, typer.Option(help="forms, or book; it decides whatever has no default here: docs/dream.md.")
+    ] = "forms",
     layers: Annotated[
         str,
         typer.Option(help="name=weight or name:channel=weight, separated by commas; empty: the extractor's defaults."),
     ] = "",
-    step: Annotated[float, typer.Option(help="Length of one ascent step.")] = 20.0,
-    num_octave: Annotated[int, typer.Option(help="Sizes to dream at.")] = 3,
+    step: Annotated[float | None, typer.Option(help="Length of one ascent step.")] = None,
+    num_octave: Annotated[
+        int | None, typer.Option(help="Sizes to dream at; 0 takes as many as the picture has room for.")
+    ] = None,
     octave_scale: Annotated[float, typer.Option(help="Ratio between neighbouring sizes.")] = 1.4,
-    iterations: Annotated[int, typer.Option(help="Steps an octave.")] = 30,
-    max_loss: Annotated[float, typer.Option(help="End an octave above this loss; 0 never.")] = 15.0,
+    iterations: Annotated[int | None, typer.Option(help="Steps an octave.")] = None,
+    max_loss: Annotated[float | None, typer.Option(help="End an octave above this loss; 0 never.")] = None,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 640,
     guide: Annotated[Path | None, typer.Option(help="A picture whose forms the dream takes up.")] = None,
-    jitter: Annotated[int, typer.Option(help="Roll the picture by up to so many pixels in each step.")] = 0,
+    jitter: Annotated[int | None, typer.Option(help="Roll the picture by up to so many pixels in each step.")] = None,
     tile: Annotated[int, typer.Option(help="Side of the tiles of a large picture, in pixels; 0 for none.")] = 0,
-    smooth: Annotated[float, typer.Option(help="Blur mixed into the gradient, in pixels.")] = 0.0,
+    smooth: Annotated[float | None, typer.Option(help="Blur mixed into the gradient, in pixels.")] = None,
     strength: Annotated[float, typer.Option(help="Of the change: 0 the photograph, 1 the dream.")] = 1.0,
     preserve_colors: PreserveColors = False,
     frames: Annotated[int, typer.Option(help="Pictures of a zoom sequence.")] = 1,
     zoom: Annotated[float, typer.Option(help="From one frame to the next.")] = 1.05,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster.")] = "float32",
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16, or auto: the faster.")] = None,
     seed: Annotated[int, typer.Option(help="Of the jitter and the tiles.")] = 0,
     max_seconds: MaxSeconds = 0.0,
     features: Features = "auto",
     save_every: SaveEvery = 0,
     video: Video = None,
+    provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
     """DeepDream on a picture; all parameters: docs/dream.md."""
     options: dict[str, Any] = {
-        "layers": layers, "step": step, "num_octave": num_octave, "octave_scale": octave_scale, "iterations": iterations,
+        "recipe": recipe, "layers": layers, "step": step, "num_octave": num_octave, "octave_scale": octave_scale, "iterations": iterations,
         "max_loss": max_loss, "size": size, "jitter": jitter, "tile": tile, "smooth": smooth, "strength": strength,
         "preserve_colors": preserve_colors, "frames": frames, "zoom": zoom, "precision": precision, "seed": seed,
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
+        "provenance": provenance,
     }  # fmt: skip
     _check_film(video)
     with Client(address, timeout=3600) as client:
         guide_image = _read(guide) if guide else b""
-        _follow(client.dream(_read(picture), guide_image=guide_image, **options), output, video)
+        _follow(client.dream(_read(picture), guide_image=guide_image, **_given(options)), output, video)
 
 
 def transfer(
     picture: Picture,
     style_pictures: Annotated[list[Path], typer.Argument(help="The painting whose style is taken, or several.")],
     output: Output,
+    recipe: Annotated[
+        str, typer.Option(help="balanced, or book; it decides whatever has no default here: docs/transfer.md.")
+    ] = "balanced",
     steps: Annotated[int, typer.Option(help="Iterations of the optimiser.")] = 100,
     optimizer: Annotated[str, typer.Option(help="lbfgs, adam or sgd.")] = "lbfgs",
-    content_weight: Annotated[float, typer.Option(help="How much of the picture is kept.")] = 2.5e-8,
+    content_weight: Annotated[float | None, typer.Option(help="How much of the picture is kept.")] = None,
     style_weight: Annotated[float, typer.Option(help="How much of the style is taken.")] = 1e-6,
     total_variation_weight: Annotated[float, typer.Option(help="How smooth the result is.")] = 1e-6,
     style_weights: Annotated[str, typer.Option(help="Share of each painting, separated by commas.")] = "",
@@ -202,6 +257,7 @@ def transfer(
     pooling: Annotated[str, typer.Option(help="max or average.")] = "max",
     initial: Annotated[str, typer.Option(help="Start from: content, style or noise.")] = "content",
     scales: Annotated[int, typer.Option(help="Sizes, each twice the one before; 0 chooses.")] = 0,
+    bounded: Annotated[bool | None, typer.Option(help="Keep pixels in [0, 255] in every step.")] = None,
     preserve_colors: PreserveColors = False,
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
@@ -210,20 +266,35 @@ def transfer(
     features: Features = "auto",
     save_every: SaveEvery = 0,
     video: Video = None,
+    provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
     """Paint a picture in the style of others by Gatys' optimisation; all parameters: docs/transfer.md."""
     options: dict[str, Any] = {
-        "steps": steps, "optimizer": optimizer, "content_weight": content_weight, "style_weight": style_weight,
+        "recipe": recipe, "bounded": bounded, "steps": steps, "optimizer": optimizer, "content_weight": content_weight, "style_weight": style_weight,
         "total_variation_weight": total_variation_weight, "style_weights": style_weights, "style_scale": style_scale,
         "style_layers": style_layers, "content_layers": content_layers, "pooling": pooling, "initial": initial,
         "scales": scales, "preserve_colors": preserve_colors, "precision": precision, "seed": seed, "size": size,
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
+        "provenance": provenance,
     }  # fmt: skip
     _check_film(video)
     with Client(address, timeout=3600) as client:
         styles, masks = [_read(path) for path in style_pictures], [_read(path) for path in mask or []]
-        _follow(client.transfer(_read(picture), styles, style_mask=masks, **options), output, video)
+        _follow(client.transfer(_read(picture), styles, style_mask=masks, **_given(options)), output, video)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A picture (PNG, JPEG, WebP, GIF) or a video (MP4, MOV, MKV).")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, or null.")] = False,
+) -> None:
+    """Say how a picture or a video was made, as it says itself; exit status 1 if it says nothing."""
+    found = read_provenance(file)
+    if as_json:
+        typer.echo(json.dumps(asdict(found) if found else None))
+    else:
+        typer.echo(_said(found) if found else f"{file} does not say how it was made")
+    sys.exit(0 if found else 1)
 
 
 def health(address: Address = LOCAL) -> None:
@@ -242,6 +313,16 @@ def weights(name: Annotated[str, typer.Argument(help="vgg19 or inception_v3.")])
     typer.echo(f"{name}: {features.weights_path(name) or features.download(name)}")
 
 
+def _said(found: Provenance) -> str:
+    """A line for each thing that is said; control characters of strange files do not reach the terminal."""
+    lines = []
+    for name, value in asdict(found).items():
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        printable = "".join(c if c.isprintable() else "\ufffd" for c in text)
+        lines += [f"{name.replace('_', ' ')}: {printable}"] if value else []
+    return "\n".join(lines)
+
+
 def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> None:
     """Show a live bar with the loss; write previews, frames, the result and the film."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -257,7 +338,8 @@ def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> No
     typer.echo(f"wrote {output}{' (the time was up: the best so far)' if message.stopped else ''}")
     if video:
         last = film[-1].shape
-        images.write_film([images.resize(frame, last[0], last[1]) for frame in film], video)
+        frames = [images.resize(frame, last[0], last[1]) for frame in film]
+        images.write_film(frames, video, packet=xmp.in_picture(message.image))
         typer.echo(f"wrote {video}")
 
 
@@ -295,6 +377,11 @@ def _stylize_frames(client: Client, source: Path, output: Path, options: dict[st
             lambda done, total: progress.update(task, completed=done, total=total),
             smooth,
         )
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; the server's recipe decides the others."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _blend(text: str) -> dict[str, float]:

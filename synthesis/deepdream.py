@@ -1,39 +1,47 @@
 """DeepDream (section 12.2): gradient ascent on a picture, from small octaves to the full size.
 
-With the defaults this is the book's algorithm (listings 12-11 to 12-15), computed on pixels in [0, 255]
-instead of [-1, 1]; resizing and ascent are linear in the pixels, so the pictures agree. What the field has
-beyond it is off unless asked for: jitter, tiles, single channels, a guide, smoothing, zoom sequences.
+With the recipe `book` this is the book's algorithm (listings 12-11 to 12-15), computed on pixels in [0, 255]
+instead of [-1, 1]; resizing and ascent are linear in the pixels, so the pictures agree. Its steps are so long that
+grain and clipped colours grow. The default recipe departs from it: short steps on a picture that is rolled before each,
+along a gradient into which its blur is mixed, over one more octave. Forms grow then. What else the field has is off
+unless asked for: tiles, single channels, a guide, zoom sequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from synthesis import checkpoints, colors, features, images
 from synthesis.ascent import ascent, climb, roll, smoothed
 from synthesis.errors import InputError
 from synthesis.named import LayerWeights
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress
+from synthesis.recipes import WithRecipes
 
 UNTILED_PIXELS, LARGE_TILE = 2**21, 512
 """Above so many pixels tiles are used unasked: a whole gradient would take gigabytes."""
+MOST_OCTAVES = 4
+"""That are taken unasked."""
 PIXELS_PER_UNIT = 127.5
 """The book's step is for pixels in [-1, 1]."""
 
 
-class DeepDreamParameters(BaseModel):
-    """Settings of one dream; names and defaults are the book's, and what it does not have is off.
+class DeepDreamParameters(WithRecipes):
+    """Settings of one dream; names are the book's, and so are the defaults with the recipe `book`.
 
     Attributes:
+        recipe: "forms", or "book" for other defaults of step, num_octave, iterations, max_loss, jitter, smooth and
+            precision; see `RECIPES`.
         layers: weight of each layer's mean squared activation; empty takes the extractor's defaults
             (for inception_v3 the book's mixed4 to mixed7). `name:channel` is a single channel of a layer.
         step: length of one ascent step along the unit gradient, pixels in [-1, 1].
-        num_octave, octave_scale: how many sizes, and the ratio between neighbours.
+        num_octave, octave_scale: how many sizes, and the ratio between neighbours; 0 takes as many as the picture has
+            room for, at most 4.
         iterations: steps an octave.
         max_loss: an octave ends when its loss is above this; 0 never. The book's 15 suits inception_v3.
         features: extractor; "auto" takes inception_v3 where its weights are, else compact.
@@ -52,27 +60,53 @@ class DeepDreamParameters(BaseModel):
         seed: of the jitter and of the tiles' positions.
     """
 
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "book": {
+            "step": 20.0,
+            "num_octave": 3,
+            "iterations": 30,
+            "max_loss": 15.0,
+            "jitter": 0,
+            "smooth": 0.0,
+            "precision": "float32",
+        }
+    }
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    recipe: Literal["forms", "book"] = "forms"
     layers: LayerWeights = Field(default={}, max_length=16)
-    step: float = Field(default=20.0, gt=0, le=1000, allow_inf_nan=False)
-    num_octave: int = Field(default=3, ge=1, le=8)
+    step: float = Field(default=5.0, gt=0, le=1000, allow_inf_nan=False)
+    num_octave: int = Field(default=0, ge=0, le=8)
     octave_scale: float = Field(default=1.4, gt=1.0, le=4.0, allow_inf_nan=False)
-    iterations: int = Field(default=30, ge=1, le=1000)
-    max_loss: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    iterations: int = Field(default=20, ge=1, le=1000)
+    max_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     features: str = "auto"
     size: int = Field(default=1024, ge=images.MIN_SIDE, le=4096)
     preview_every: int = Field(default=0, ge=0, le=10_000)
-    jitter: int = Field(default=0, ge=0, le=512)
+    jitter: int = Field(default=32, ge=0, le=512)
     tile: int = Field(default=0, ge=0, le=2048)
-    smooth: float = Field(default=0.0, ge=0, le=4, allow_inf_nan=False)
+    smooth: float = Field(default=0.5, ge=0, le=4, allow_inf_nan=False)
     strength: float = Field(default=1.0, ge=0, le=4, allow_inf_nan=False)
     preserve_colors: bool = False
     frames: int = Field(default=1, ge=1, le=1000)
     zoom: float = Field(default=1.05, ge=1.0, le=2.0, allow_inf_nan=False)
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_seconds: float = Field(default=0.0, ge=0, le=86_400, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @property
+    def extractor(self) -> str:
+        """Name of the extractor that is taken on this machine."""
+        return features.chosen(self.features, "inception_v3")
+
+
+def useful_octaves(shortest: int, least: int, octave_scale: float) -> int:
+    """How many octaves a picture has room for, 1 to `MOST_OCTAVES`.
+
+    Args:
+        shortest: its shorter side; least: that of the smallest octave, both in pixels.
+    """
+    return 1 + sum(int(shortest / octave_scale**i) >= least for i in range(1, MOST_OCTAVES))
 
 
 def octave_shapes(height: int, width: int, num_octave: int, octave_scale: float) -> list[tuple[int, int]]:
@@ -81,10 +115,17 @@ def octave_shapes(height: int, width: int, num_octave: int, octave_scale: float)
     return shapes[::-1]
 
 
+def shapes_of(height: int, width: int, parameters: DeepDreamParameters) -> list[tuple[int, int]]:
+    """Sizes of the octaves of one dream, the smallest first."""
+    least = features.defaults(parameters.extractor).dream_min_side
+    octaves = parameters.num_octave or useful_octaves(min(height, width), least, parameters.octave_scale)
+    return octave_shapes(height, width, octaves, parameters.octave_scale)
+
+
 def pixel_steps(height: int, width: int, parameters: DeepDreamParameters) -> int:
     """Work of a dream at most: all its steps, each times the pixels of its octave."""
     height, width = images.size_within(height, width, parameters.size)
-    shapes = octave_shapes(height, width, parameters.num_octave, parameters.octave_scale)
+    shapes = shapes_of(height, width, parameters)
     return parameters.frames * parameters.iterations * sum(h * w for h, w in shapes)
 
 
@@ -150,14 +191,14 @@ class _Job:
         guide: np.ndarray | None,
     ):
         p = self._parameters = parameters
-        name = p.features if p.features != "auto" else features.first_available("inception_v3")
+        name = p.extractor
         weights = p.layers or dict(features.defaults(name).dream_layers)
         self._names = tuple(weights)
         self._kind = (name, self._names, features.dtype_of(p.precision), guide is not None, p.precision != "float32")
         plain = ascent(*self._kind)
         self._is_exact = features.dtype_of(p.precision) == "float32"
         self._coefficients = tf.constant(list(weights.values()), tf.float32)
-        self._shapes = octave_shapes(height, width, p.num_octave, p.octave_scale)
+        self._shapes = shapes_of(height, width, p)
         _check_sides(self._shapes[0], name, p.tile)
         self._guide = plain.guide(guide)
         self._random = np.random.default_rng(p.seed)

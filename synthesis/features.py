@@ -114,6 +114,11 @@ def first_available(*names: str) -> str:
     return next((name for name in names if name in available()), "compact")
 
 
+def chosen(name: str, preferred: str) -> str:
+    """`name`; for "auto" `preferred` where its weights are on this machine, else "compact"."""
+    return first_available(preferred) if name == "auto" else name
+
+
 def defaults(name: str) -> _Network:
     """Default layers of an extractor, and the smallest image side it takes."""
     return _network(name)

@@ -10,10 +10,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
+from synthesis import xmp
 from synthesis.errors import InputError
 
 MIN_SIDE = 16
@@ -133,6 +136,7 @@ def encode(
     quality: int = 92,
     alpha: np.ndarray | None = None,
     icc_profile: bytes | None = None,
+    packet: bytes = b"",
 ) -> bytes:
     """Encode a picture.
 
@@ -142,6 +146,7 @@ def encode(
         quality: 1 to 100, of jpeg and webp.
         alpha: uint8 (height, width); jpeg, which has none, gets the picture on white.
         icc_profile: the colour space of `image`; None for sRGB.
+        packet: XMP, see `synthesis.provenance`; empty for none.
     """
     if alpha is not None and format == "jpeg":
         image, alpha = on_white(image, alpha), None
@@ -149,11 +154,24 @@ def encode(
     if alpha is not None:
         picture.putalpha(Image.fromarray(alpha))
     buffer = io.BytesIO()
-    picture.save(buffer, format=format, icc_profile=icc_profile, **_options(format, quality))
+    picture.save(
+        buffer, format=format, icc_profile=icc_profile, **_options(format, quality), **_with_packet(format, packet)
+    )
     return buffer.getvalue()
 
 
-def _options(format: str, quality: int) -> dict[str, int]:
+def _with_packet(format: str, packet: bytes) -> dict[str, Any]:
+    """Pillow's options for a file with this XMP packet."""
+    if not packet or format == "gif":
+        return {}
+    if format != "png":
+        return {"xmp": packet}
+    chunk = PngInfo()
+    chunk.add_itxt("XML:com.adobe.xmp", packet.decode())
+    return {"pnginfo": chunk}
+
+
+def _options(format: str, quality: int) -> dict[str, Any]:
     """Measured on restyled photographs: run lengths take half the time of zlib's matches and make PNG a little
     smaller; WebP's method 2 takes half the time of its 4 for 0.1 dB.
     """
@@ -176,8 +194,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: float = 10.0) -> None:
-    """Write uint8 frames of one size as an endless animation.
+def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: float = 10.0, packet: bytes = b"") -> None:
+    """Write uint8 frames of one size as an endless animation, with an XMP packet unless it is empty.
 
     Raises:
         ImageError: no frames, or an ending that is not one of `FILMS`.
@@ -186,7 +204,11 @@ def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: floa
         raise ImageError(f"{path.name}: a film of {len(frames)} frames; accepted: 1 or more, as {', '.join(FILMS)}")
     first, *others = [Image.fromarray(frame) for frame in frames]
     milliseconds = round(1000 / frames_per_second)
-    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0, quality=85)
+    format, buffer = path.suffix.lower().removeprefix("."), io.BytesIO()
+    options = {"append_images": others, "duration": milliseconds, "loop": 0, "quality": 85}
+    first.save(buffer, format, save_all=True, **options, **_with_packet(format, packet))
+    data = buffer.getvalue()
+    path.write_bytes(xmp.in_gif(data, packet) if packet and format == "gif" else data)
 
 
 def resize_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""The three ways down a loss: L-BFGS (SciPy's), the book's SGD, and Adam. Knows nothing about pictures' meaning."""
+"""The three ways down a loss: L-BFGS (SciPy's), the book's SGD, and Adam. Knows nothing about pictures' meaning.
+
+Bounded, all three keep every pixel in [0, 255]: L-BFGS-B looks for the least loss there, the others project each step.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,14 @@ Evaluate = Callable[[np.ndarray], Evaluation]
 Report = Callable[[np.ndarray, Evaluation], None]
 """Called after every step with the pixels and the loss there; may raise, which ends the optimisation."""
 
+LOW, HIGH = 0.0, 255.0
 LBFGS_PAIRS, LBFGS_BYTES = 30, 512 * 2**20
 """Pairs of steps and gradients that L-BFGS remembers, and the memory they may take for a large picture."""
 
 
-def lbfgs(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report) -> np.ndarray:
+def lbfgs(
+    evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
+) -> np.ndarray:
     """One run of SciPy's L-BFGS-B: its memory lasts from the first step to the last."""
     latest: Evaluation | None = None
 
@@ -34,7 +40,15 @@ def lbfgs(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: floa
 
     # SciPy stops by itself on small relative change; only the step count may end a transfer.
     limits = {"maxiter": steps, "maxfun": 4 * steps + 20, "maxcor": _pairs(start.size), "ftol": 0.0, "gtol": 0.0}
-    found = scipy.optimize.minimize(fun, start.ravel(), jac=True, method="L-BFGS-B", callback=callback, options=limits)
+    found = scipy.optimize.minimize(
+        fun,
+        _within(start, bounded).ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=scipy.optimize.Bounds(LOW, HIGH) if bounded else None,
+        callback=callback,
+        options=limits,
+    )
     return found.x.reshape(start.shape)
 
 
@@ -43,24 +57,32 @@ def _pairs(numbers: int) -> int:
     return int(np.clip(LBFGS_BYTES // (16 * numbers), 5, LBFGS_PAIRS))
 
 
-def sgd(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report) -> np.ndarray:
+def sgd(
+    evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
+) -> np.ndarray:
     """Listing 12-23: plain gradient descent, the rate falling by 4 % every 100 steps."""
-    pixels, rate = start, learning_rate or 100.0
+    pixels, rate = _within(start, bounded), learning_rate or 100.0
     for i in range(steps):
         here = evaluate(pixels)
         report(pixels, here)
-        pixels = pixels - rate * 0.96 ** (i / 100) * here.gradient
+        pixels = _within(pixels - rate * 0.96 ** (i / 100) * here.gradient, bounded)
     return pixels
 
 
-def adam(evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report) -> np.ndarray:
+def adam(
+    evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
+) -> np.ndarray:
     """Adam (Kingma & Ba 2015) with bias correction; moments 0.9 and 0.999."""
-    pixels, state = start, Adam(learning_rate or 5.0)
+    pixels, state = _within(start, bounded), Adam(learning_rate or 5.0)
     for _ in range(steps):
         here = evaluate(pixels)
         report(pixels, here)
-        pixels = state.step(pixels, here.gradient)
+        pixels = _within(state.step(pixels, here.gradient), bounded)
     return pixels
+
+
+def _within(pixels: np.ndarray, bounded: bool) -> np.ndarray:
+    return np.clip(pixels, LOW, HIGH) if bounded else pixels
 
 
 @dataclass

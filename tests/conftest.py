@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from serving.client import Client
+from serving.security import SECRET_VARIABLES, Security
 from serving.triton.server import TritonServer
 from synthesis import images
 
@@ -27,6 +28,17 @@ def data() -> Path:
     if not folder:
         pytest.skip("REVERIE_TEST_DATA names no folder with reviews, photographs and ImageNet weights")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where servers leave their control keys: in a folder of these tests, so that none stays on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("runtime")
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        for variable in SECRET_VARIABLES:
+            patch.delenv(variable, raising=False)
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +57,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """The embedded Triton on `repository`, without ImageNet weights."""
+    """The embedded Triton on `repository`, open over HTTP and without ImageNet weights."""
     nowhere = tmp_path_factory.mktemp("no-weights")
     environment = {"KERAS_HOME": str(nowhere), "REVERIE_WEIGHTS_DIR": str(nowhere)}
     log = tmp_path_factory.mktemp("triton") / "triton.log"
-    with TritonServer(repository, environment=environment, log=log) as running:
+    with TritonServer(repository, environment=environment, security=Security(http=True), log=log) as running:
         yield running
 
 

@@ -207,6 +207,41 @@ def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_withou
     assert "REVERIE_CONTROL_KEY is empty" in refused.stderr
 
 
+def start(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess:
+    """The start script, with a stand-in for Triton that prints its options and its environment."""
+    stand_in = tmp_path / "tritonserver"
+    stand_in.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nenv\n')
+    stand_in.chmod(0o755)
+    return subprocess.run(
+        ["bash", DEPLOY / "start.sh"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_start_script_closes_http_and_keeps_keys_from_the_models(tmp_path):
+    lines = start(tmp_path, REVERIE_CONTROL_KEY="a secret=", REVERIE_API_KEY="x").stdout.splitlines()
+    apis = ",".join(("inference", "metadata", "model-config", "statistics"))
+    (closed,) = (line for line in lines if line.startswith(f"--http-restricted-api={apis}:reverie-nobody="))
+    assert len(closed.rsplit("=", 1)[1]) == 64
+    control = "model-repository,shared-memory,trace,logging:reverie-control=a secret="
+    assert f"--http-restricted-api={control}" in lines and f"--grpc-restricted-protocol={control}" in lines
+    assert not [line for line in lines if re.match("REVERIE_.*KEY", line)]
+    (tmp_path / "key").write_text("of a file\n")
+    opened = start(tmp_path, REVERIE_CONTROL_KEY_FILE=str(tmp_path / "key"), REVERIE_HTTP="1").stdout
+    assert "reverie-control=of a file\n" in opened and "inference,metadata" not in opened
+
+
+@pytest.mark.parametrize("key", [" ", "key ", "schlüssel", "k\ney", "\t"])
+def test_the_start_script_refuses_a_key_that_no_header_can_carry(tmp_path, key):
+    refused = start(tmp_path, REVERIE_CONTROL_KEY=key)
+    assert refused.returncode == 2 and "printable ASCII" in refused.stderr
+    file = tmp_path / "key"
+    file.write_text(f"{key}x {key}")
+    assert start(tmp_path, REVERIE_CONTROL_KEY_FILE=str(file)).returncode == 2
+
+
 def expressions() -> list[str]:
     rules = [rule["expr"] for group in load("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
     dashboard = json.loads((DEPLOY / "grafana/dashboards/reverie.json").read_text())

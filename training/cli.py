@@ -1,4 +1,4 @@
-"""Commands `reverie train lm|average|style|add-style|features` and `reverie eval lm|style`.
+"""Commands `reverie train lm|average|style|add-style|features` and `reverie eval lm`.
 
 TensorFlow is imported inside the commands, so that `--help` answers at once.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +24,9 @@ RunOption = Annotated[
     typer.Option("--run", help="Folder of the run; an unfinished one is resumed. Default: a new one under runs/."),
 ]
 Content = Annotated[Path | None, typer.Option(help="Folder of photographs. Default: download COCO's validation set.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop where a photograph cannot be read, instead of going on without it.")
+]
 Precision = Annotated[str, typer.Option(help="float32, or mixed_bfloat16 where the processor or GPU has bf16.")]
 Seed = Annotated[int, typer.Option(help="Of the initial weights, the order of the data and the samples.")]
 WeightsDir = Annotated[
@@ -38,11 +42,13 @@ def train_lm(
         Path | None,
         typer.Option(help="aclImdb archive, its folder, or a folder of .txt files. Default: download IMDB."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="book (listing 12-6) or reviews; the options below change it.")] = "book",
+    preset: Annotated[
+        str | None, typer.Option(help="book (listing 12-6) or reviews; the options below change it. Default: book.")
+    ] = None,
     run: RunOption = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A run whose weights and tokenizer to go on from; its text may be another."),
+        typer.Option("--from", help="A run whose weights and tokenizer to begin with; its text may be another."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Batches to train for.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of one context each in a batch.")] = None,
@@ -68,15 +74,18 @@ def train_lm(
     """Train a Transformer language model on movie reviews."""
     from training.distribution import Distribution
     from training.language_model import presets, reviews
-    from training.language_model.train import train
+    from training.language_model.train import KIND, LanguageModelTraining, train
     from training.loop import Schedule
     from training.runs import Run
 
-    if preset not in presets.PRESETS:
+    if preset is not None and preset not in presets.PRESETS:
         raise typer.BadParameter(f"{preset!r}; accepted: {', '.join(presets.PRESETS)}", param_hint="--preset")
     distribution = Distribution.of(strategy)  # before anything else uses TensorFlow
+    distribution.check_path(run)
+    opened = Run.at(KIND, run)
+    known = LanguageModelTraining.from_dict(opened.config) if opened.exists and preset is None else None
     config = presets.adjusted(
-        presets.PRESETS[preset](),
+        known or presets.PRESETS[preset or "book"](),
         dropout=dropout,
         steps=steps,
         batch_size=batch_size,
@@ -89,8 +98,14 @@ def train_lm(
     schedule = Schedule(
         config.steps, sample_every=sample_every, checkpoint_every=checkpoint_every, validate_every=validate_every
     )
+    data = data or opened.input_path("data") or reviews.download()
+    if prompt is None and not opened.exists and not reviews.is_reviews(data):
+        config = presets.adjusted(config, prompt=reviews.prompt_for(data))
+    source = source or opened.input_path("from")
+    if distribution.is_chief:
+        opened.remember({"data": data, "from": source})
     initial = Run(source) if source else None
-    _report(train(config, data or reviews.download(), cache, run, schedule, distribution, jit_compile, initial))
+    _report(train(config, data, cache, opened.path, schedule, distribution, jit_compile, initial))
 
 
 @train_app.command("average")
@@ -130,22 +145,25 @@ def eval_lm(
     from training.runs import Run
 
     measured = Run(run) if run else Run.newest_finished(KIND)
-    texts = list(reviews.read_reviews(data or reviews.download(), "test"))
-    figures = evaluate(scored(*load(measured)), texts, seed, every_review)
+    source = data or measured.input_path("data") or reviews.download()
+    texts = list(reviews.read_reviews(source, "test"))
+    figures = evaluate(scored(*load(measured)), texts, seed, every_review, reviews.prompt_for(source))
     typer.echo(json.dumps({"run": str(measured.path)} | figures | validation_of(measured)))
 
 
 @train_app.command("style")
 def train_style(
+    context: typer.Context,
     styles: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option("--style", help="A painting; repeat for several. Its file name becomes the style's name."),
-    ],
+    ] = None,
     content: Content = None,
+    strict: Strict = False,
     run: RunOption = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A run whose weights to go on from; its loss may be another, its network smaller."),
+        typer.Option("--from", help="A run whose weights to begin with; its loss may be another, its network smaller."),
     ] = None,
     preset: Annotated[str, typer.Option(help="fast, or johnson: the full-size network, for comparison.")] = "fast",
     steps: Annotated[int, typer.Option(help="Batches to train for.")] = 12_000,
@@ -153,10 +171,16 @@ def train_style(
     size: Annotated[int, typer.Option(help="Side of the training crops in pixels.")] = 320,
     style_size: Annotated[
         int, typer.Option(help="Longer side of the paintings in pixels: the scale of the strokes.")
-    ] = 384,
+    ] = 512,
+    content_error: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="How much of the photograph is given up (0 nothing, 1 all); repeat for one a style. Default: 0.6."
+        ),
+    ] = None,
     content_weight: Annotated[
-        float, typer.Option(help="Of the photograph's structure, beside the logarithm of the book's objective.")
-    ] = 0.7,
+        float, typer.Option(help="Of the content error at the start; it moves until the error is --content-error.")
+    ] = 0.3,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
     width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
     blocks: Annotated[int, typer.Option(help="Residual blocks; 0 for the preset's.")] = 0,
@@ -178,36 +202,55 @@ def train_style(
     weights_dir: WeightsDir = None,
 ) -> None:
     """Train the fast style network with a perceptual loss, after a teacher's example where one is given."""
-    if bool(distilled_steps) != bool(teacher or pairs) or (teacher and pairs):
-        raise typer.BadParameter("give it together with one of --teacher and --pairs", param_hint="--distilled-steps")
-    _use_weights(weights_dir, needs_vgg19=features == "vgg19")
-    from training.loop import Schedule
     from training.photos import Photos, download
     from training.runs import Run
-    from training.style.network import StyleNetworkConfig
-    from training.style.train import StyleTraining, teacher_of, train
+    from training.style.train import KIND, StyleTraining, named_paintings, teacher_of, train
 
-    paintings = {path.stem: path for path in styles}
-    config = StyleTraining(
-        StyleNetworkConfig(tuple(paintings), preset, width, blocks),
-        steps=steps, batch_size=batch_size, size=size, style_size=style_size, content_weight=content_weight,
-        learning_rate=learning_rate, distilled_steps=distilled_steps, features=features, precision=precision, seed=seed,
-    )  # fmt: skip
-    schedule = Schedule(steps, sample_every=sample_every, checkpoint_every=checkpoint_every)
-    photos = Photos.of(content or download(), minimum=2)
+    opened = Run.at(KIND, run)
+    styles = styles or opened.input_paths("styles")
+    if not styles:
+        raise typer.BadParameter("give at least one painting", param_hint="--style")
+    paintings = named_paintings(styles)
+    known = StyleTraining.from_dict(opened.config) if opened.exists else StyleTraining.of(paintings)
+    given = _given(context, StyleTraining.__dataclass_fields__) | (
+        {"content_error": tuple(content_error)} if content_error else {}
+    )
+    config = known.changed(paintings, **given, **_given(context, ("preset", "width", "blocks")))
+    teacher, pairs = teacher or opened.input_path("teacher"), pairs or opened.inputs.get("pairs", 0)
+    if bool(config.distilled_steps) != bool(teacher or pairs) or (teacher and pairs):
+        raise typer.BadParameter("give it together with one of --teacher and --pairs", param_hint="--distilled-steps")
+    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=config.features == "vgg19")
+    from training.loop import Schedule
+
+    content = content or opened.input_path("content") or download()
+    source = source or opened.input_path("from")
+    opened.remember(
+        {
+            "styles": styles,
+            "content": content,
+            "from": source,
+            "teacher": teacher,
+            "pairs": pairs,
+            "weights_dir": weights_dir,
+        }
+    )
+    schedule = Schedule(config.steps, sample_every=sample_every, checkpoint_every=checkpoint_every)
+    photos = Photos.of(content, 2, strict)
     say = lambda made: typer.echo(f"pair {made} of {pairs}", err=True)  # noqa: E731
     chosen = teacher_of(config, paintings, photos, teacher, pairs, cache, say)
-    _report(train(config, paintings, photos, run, schedule, chosen, Run(source) if source else None))
+    _report(train(config, paintings, photos, opened.path, schedule, chosen, Run(source) if source else None))
 
 
 @train_app.command("add-style")
 def add_style(
-    style: Annotated[Path, typer.Option(help="The painting.")],
+    context: typer.Context,
+    style: Annotated[Path | None, typer.Option(help="The painting.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the new style. Default: the painting's file name.")] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="Finished run to extend. Default: the newest finished one.")
     ] = None,
     content: Content = None,
+    strict: Strict = False,
     run: RunOption = None,
     steps: Annotated[int, typer.Option(help="Batches to train for.")] = 600,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 1e-2,
@@ -216,57 +259,36 @@ def add_style(
     weights_dir: WeightsDir = None,
 ) -> None:
     """Teach a trained style network one more style; the styles it knows stay bit for bit as they are."""
-    _use_weights(weights_dir, needs_vgg19=True)
-    from training.loop import Schedule
     from training.photos import Photos, download
     from training.runs import Run
-    from training.style.add import add
     from training.style.train import KIND
 
+    opened = Run.at(KIND, run)
+    style = style or opened.input_path("style")
+    if style is None:
+        raise typer.BadParameter("give a painting", param_hint="--style")
+    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
+    from training.loop import Schedule
+    from training.style.add import add
+
+    source, content = source or opened.input_path("from"), content or opened.input_path("content") or download()
+    name = name or opened.inputs.get("name") or style.stem
     extended = Run(source) if source else Run.newest_finished(KIND)
-    schedule = Schedule(steps, sample_every=100, checkpoint_every=checkpoint_every)
-    photos = Photos.of(content or download(), minimum=2)
-    changes = {"learning_rate": learning_rate, "precision": precision}
-    _report(add(extended, name or style.stem, style, photos, run, schedule, **changes))
-
-
-@eval_app.command("style")
-def eval_style(
-    styles: Annotated[
-        list[Path], typer.Option("--style", help="A painting the run was trained on; repeat for several.")
-    ],
-    content: Content = None,
-    run: RunOption = None,
-    against: Annotated[Path | None, typer.Option(help="Another finished run with the same styles.")] = None,
-    photos: Annotated[int, typer.Option(help="Held-out photographs, in the styles in turn; at most 20.")] = 20,
-    size: Annotated[int, typer.Option(help="Longer side of the photographs in pixels.")] = 384,
-    passes: Annotated[int, typer.Option(help="At most so many L-BFGS passes are tried to reach the network.")] = 200,
-    noise_passes: Annotated[int, typer.Option(help="The same from noise, where Johnson et al. begin; 0 for none.")] = 0,
-    cache: Annotated[Path, typer.Option(help="Where the curves are kept.")] = Path("cache") / "style_curves",
-    weights_dir: WeightsDir = None,
-) -> None:
-    """Measure a style network on held-out photographs by Gatys' objective, and lay out its pictures."""
-    _use_weights(weights_dir, needs_vgg19=True)
-    from training.photos import Photos, download
-    from training.runs import Run
-    from training.style import evaluate
-    from training.style.train import KIND, StyleTraining, split
-
-    measured = Run(run) if run else Run.newest_finished(KIND)
-    _, held_out = split(Photos.of(content or download(), minimum=2))
-    evaluation = evaluate.Evaluation(
-        size, passes, cache, StyleTraining.from_dict(measured.config).style_size, noise_passes
+    changes: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "precision": precision}
+    if opened.exists:
+        changes = {known: opened.config[known] for known in changes} | _given(context, changes)
+    opened.remember(
+        {"style": style, "name": name, "from": extended.path, "content": content, "weights_dir": weights_dir}
     )
-    figures = evaluate.evaluate_runs(
-        measured, Run(against) if against else None, {path.stem: path for path in styles}, held_out.paths[:photos], evaluation,
-        on_photo=lambda line: typer.echo(line, err=True),
-    )  # fmt: skip
-    typer.echo(json.dumps(figures))
+    schedule = Schedule(changes.pop("steps"), sample_every=100, checkpoint_every=checkpoint_every)
+    _report(add(extended, name, style, Photos.of(content, 2, strict), opened.path, schedule, **changes))
 
 
 @train_app.command("features")
 def train_features(
+    context: typer.Context,
     content: Content = None,
+    strict: Strict = False,
     run: RunOption = None,
     styles: Annotated[
         list[Path] | None, typer.Option("--style", help="A painting whose style it also meets; may be repeated.")
@@ -279,17 +301,37 @@ def train_features(
     weights_dir: WeightsDir = None,
 ) -> None:
     """Train the compact feature extractor, a student of VGG19."""
-    _use_weights(weights_dir, needs_vgg19=True)
+    from training.runs import Run
+
+    opened = Run.at("features", run)
+    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
     from training.features.train import FeaturesTraining, train
     from training.loop import Schedule
     from training.photos import Photos, download
 
-    config = FeaturesTraining(steps=steps, batch_size=batch_size, precision=precision, seed=seed)
-    found = Photos.of(content or download(), minimum=32)
-    _report(train(config, found, Photos(tuple(styles or ())), run, Schedule(steps, checkpoint_every=checkpoint_every)))
+    settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "precision": precision, "seed": seed}
+    if opened.exists:
+        settings = {known: opened.config[known] for known in settings} | _given(context, settings)
+    content, styles = content or opened.input_path("content") or download(), styles or opened.input_paths("styles")
+    opened.remember({"content": content, "styles": styles, "weights_dir": weights_dir})
+    config = FeaturesTraining(**settings)
+    schedule = Schedule(config.steps, checkpoint_every=checkpoint_every)
+    _report(train(config, Photos.of(content, 32, strict), Photos(tuple(styles)), opened.path, schedule))
 
 
-def _use_weights(weights_dir: Path | None, needs_vgg19: bool) -> None:
+def _given(context: typer.Context, names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that were typed, not left to their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def use_weights(weights_dir: Path | None, needs_vgg19: bool) -> None:
+    """Look for ImageNet weights in `weights_dir`; make sure that VGG19's are there where they are needed.
+
+    Raises:
+        FeaturesError: `weights_dir` is not a folder.
+        DownloadError: VGG19's weights are neither here nor to be had.
+    """
     from synthesis.features import WEIGHTS_DIR_VARIABLE, FeaturesError
     from training.downloads import fetch_vgg19
 

@@ -77,6 +77,11 @@ class Distribution:
         if jit_compile and self.strategy is not None:
             raise ValueError("jit_compile cannot be combined with a strategy; leave out one of them")
 
+    def check_path(self, path: Path | None) -> None:
+        """Raise ValueError for several workers and no `path` of the run that they share."""
+        if path is None and (not self.is_chief or "TF_CONFIG" in os.environ):
+            raise ValueError("several workers train one run: give its folder to all of them with --run")
+
     @contextmanager
     def open_run(self, kind: str, config: dict[str, Any], path: Path | None) -> Iterator[Run]:
         """The run at `path` (see `Run.create`); a worker that is not the chief gets a passing copy of its state.
@@ -84,11 +89,11 @@ class Distribution:
         Raises:
             ValueError: several workers, and no `path` that they share.
         """
-        if self.is_chief and (path is not None or "TF_CONFIG" not in os.environ):
+        self.check_path(path)
+        if self.is_chief:
             yield Run.create(kind, config, path)
             return
-        if path is None:
-            raise ValueError("several workers train one run: give its folder to all of them with --run")
+        assert path is not None
         with tempfile.TemporaryDirectory() as folder:
             if path.exists():
                 shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.tmp", "samples"))

@@ -38,6 +38,21 @@ class MetricsLog:
     def close(self) -> None:
         self._writer.close()
 
+    def has(self, step: int) -> bool:
+        """Whether there is a line of `step`."""
+        return any(int(line["step"]) == step for line in self._lines())
+
+    def last(self, column: str) -> float:
+        """The newest value of `column`; NaN where there is no line."""
+        lines = self._lines()
+        return float(lines[-1][column]) if lines else float("nan")
+
+    def _lines(self) -> list[dict[str, str]]:
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
     def _drop_after(self, step: int) -> None:
         header, *lines = self._path.read_text().splitlines()
         kept = [line for line in lines if int(line.split(",")[0]) <= step]

@@ -7,7 +7,8 @@ checkpoint left it and ends with the weights of an unbroken one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training.logs import MetricsLog
 from training.runs import Run, RunError
+from training.signals import StopSignals
 
 Batch = tuple[Any, ...]
 
@@ -82,38 +84,119 @@ def fit(
 
     Raises:
         RunError: the loss became NaN or infinite; no checkpoint is written of it.
+        TrainingStopped: Ctrl-C or SIGTERM; the checkpoint is of the last step.
     """
-    step = restore(run, model)
+    fitting = _Fitting(run, model, schedule, on_sample, validate)
+    step = fitting.begun_at
     train_step = train_step or (lambda *batch: _train_on_batch(model, batch))
-    logs = {name: MetricsLog(run.path, name, resumed_at=step) for name in ("metrics", "validation")}
-    losses: list[float] = []
-    last = float("nan")
-    with Reporter(run.path.name, step, schedule.steps, tokens_per_step) as reporter:
-        while step < schedule.steps:
-            losses.append(train_step(*batch_at(step)))
-            step += 1
-            if not np.isfinite(losses[-1]):
-                raise RunError(
-                    f"{run.path}: the loss became {losses[-1]} at step {step}; start a run with a lower learning rate"
-                )
-            reporter.advance(step)
-            at_end = step == schedule.steps
-            if step % schedule.log_every == 0 or at_end:
-                last = float(np.mean(losses))
-                losses.clear()
-                logs["metrics"].write(step, {"loss": last} | reporter.report(step, last))
-            if validate and (step % schedule.validate_every == 0 or at_end):
-                measured = validate()
-                logs["validation"].write(step, measured)
-                reporter.note(f"step {step}: validation " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
-                _keep_best(run, model, step, measured["loss"])
-            if step % schedule.checkpoint_every == 0 or at_end:
-                run.save_checkpoint(step, _values(_variables(model)))
-            if at_end or (schedule.sample_every and step % schedule.sample_every == 0):
-                on_sample(step)
-    for log in logs.values():
-        log.close()
-    return last
+    signals = StopSignals()
+    with (
+        signals.caught(),
+        fitting.logging(),
+        Reporter(run.path.name, step, schedule.steps, tokens_per_step) as reporter,
+    ):
+        try:
+            fitting.catch_up(reporter)
+            while step < schedule.steps:
+                batch = batch_at(step)
+                with signals.held_back():
+                    loss = train_step(*batch)
+                    step += 1
+                    fitting.took(step, loss)
+                reporter.advance(step)
+                fitting.look(step, reporter)
+        except KeyboardInterrupt:
+            with signals.held_back():
+                fitting.save(step)
+            raise TrainingStopped(
+                f"stopped at step {step} of {schedule.steps}; to go on: the same command with --run {run.path}"
+            ) from None
+    return fitting.last_loss
+
+
+class TrainingStopped(Exception):
+    """A signal ended a training; its checkpoint is saved, and the message says how to go on."""
+
+    exit_status = 130
+
+
+class _Fitting:
+    """What happens beside the steps of a run: logs, validation, checkpoints, samples.
+
+    Attributes:
+        begun_at: the checkpoint's step, 0 without one.
+        last_loss: the mean over the steps since the last line of the log.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: keras.Model,
+        schedule: Schedule,
+        on_sample: Callable[[int], None],
+        validate: Callable[[], dict[str, float]] | None,
+    ):
+        self._run, self._model, self._schedule = run, model, schedule
+        self._on_sample, self._validate = on_sample, validate
+        self._losses: list[float] = []
+        self._saved_at = self.begun_at = restore(run, model)
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """The logs are open while this block runs; what they held of later steps is dropped."""
+        with ExitStack() as logs:
+            self._metrics, self._validation = (
+                logs.enter_context(closing(MetricsLog(self._run.path, name, resumed_at=self.begun_at)))
+                for name in ("metrics", "validation")
+            )
+            self.last_loss = self._metrics.last("loss")
+            yield
+
+    def took(self, step: int, loss: float) -> None:
+        """A step has been taken.
+
+        Raises:
+            RunError: its loss is NaN or infinite.
+        """
+        if not np.isfinite(loss):
+            raise RunError(
+                f"{self._run.path}: the loss became {loss} at step {step}; start a run with a lower learning rate"
+            )
+        self._losses.append(loss)
+
+    def look(self, step: int, reporter: Reporter) -> None:
+        """Whatever is due after `step`."""
+        schedule, at_end = self._schedule, step == self._schedule.steps
+        if step == 1 or step % schedule.log_every == 0 or at_end:
+            self.last_loss = float(np.mean(self._losses))
+            self._losses.clear()
+            self._metrics.write(step, {"loss": self.last_loss} | reporter.report(step, self.last_loss))
+        if step % schedule.validate_every == 0 or at_end:
+            self._measure(step, reporter)
+        if step % schedule.checkpoint_every == 0 or at_end:
+            self.save(step)
+        if at_end or (schedule.sample_every and step % schedule.sample_every == 0):
+            self._on_sample(step)
+
+    def catch_up(self, reporter: Reporter) -> None:
+        """Measure what a stop at the checkpoint's step has left unmeasured."""
+        step = self.begun_at
+        is_due = step % self._schedule.validate_every == 0 or step == self._schedule.steps
+        if step and is_due and not self._validation.has(step):
+            self._measure(step, reporter)
+
+    def save(self, step: int) -> None:
+        """Checkpoint, unless there is one of this step."""
+        if step != self._saved_at:
+            self._run.save_checkpoint(step, _values(_variables(self._model)))
+            self._saved_at = step
+
+    def _measure(self, step: int, reporter: Reporter) -> None:
+        if self._validate:
+            measured = self._validate()
+            _keep_best(self._run, self._model, step, measured["loss"])
+            self._validation.write(step, measured)
+            reporter.note(f"step {step}: validation " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
 
 
 def _train_on_batch(model: keras.Model, batch: Batch) -> float:

@@ -5,19 +5,28 @@ A batch depends on the seed and the step alone (see `training.loop`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from synthesis import images
+from training import files
 from training.downloads import fetch
 
 COCO_URL = "http://images.cocodataset.org/zips/val2017.zip"
 COCO_MD5 = "442b8da7639aecaf257c1dceb8ba8c80"
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_ENDINGS = {".jpg", ".jpeg", ".png", ".webp"}
+_LONGEST = 512
+"""Longer side of the photographs that crops are taken from, in pixels."""
+_NAMED = 5
+"""Files that a message names."""
 
 
 class PhotosError(Exception):
@@ -36,18 +45,36 @@ class Photos:
     paths: tuple[Path, ...]
 
     @classmethod
-    def of(cls, folder: Path, minimum: int = 1) -> Photos:
-        """All images below `folder`.
+    def of(cls, folder: Path, minimum: int = 1, strict: bool = False) -> Photos:
+        """All images below `folder` that can be read; the others are named once and left out.
+
+        Args:
+            minimum: of images that can be read.
+            strict: one that cannot be read is an error.
 
         Raises:
-            PhotosError: the folder is missing or holds fewer than `minimum` images.
+            PhotosError: the folder is missing, or holds fewer than `minimum` images.
         """
-        paths = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES))
-        if len(paths) < minimum:
+        if not folder.is_dir():
+            raise PhotosError(f"there is no folder {folder}; give a folder of photographs as CONTENT")
+        paths = files.files_below(folder, _ENDINGS)
+        faults = _faults(paths)
+        if faults and strict:
+            raise PhotosError(f"{_named(faults)}; remove them, or go on without them: leave --strict out")
+        if faults:
+            Console(stderr=True).print(f"left out {_named(faults)}", markup=False, highlight=False, soft_wrap=True)
+        usable = tuple(path for path in paths if path not in faults)
+        if len(usable) < minimum:
             raise PhotosError(
-                f"{folder} holds {len(paths)} images, {minimum} are needed; give a folder of photographs as CONTENT"
+                f"{folder} holds {len(usable)} images that can be read, {minimum} are needed; give a folder of "
+                "photographs as CONTENT"
             )
-        return cls(paths)
+        return cls(usable)
+
+    @property
+    def digest(self) -> str:
+        """Of the files' contents, in their order."""
+        return files.digest(self.paths)
 
     def split(self, held_out: int) -> tuple[Photos, Photos]:
         """The first photos for training and `held_out` evenly spaced ones for evaluation."""
@@ -70,9 +97,32 @@ class Photos:
             yield Photos((path,)).crops(0, 1, size, seed=i)
 
 
+def _faults(paths: Sequence[Path]) -> dict[Path, str]:
+    """What is wrong with each file that is no picture to learn from."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checks = track(
+            pool.map(_fault, paths), f"checking {len(paths)} photographs", len(paths), console=Console(stderr=True)
+        )
+        return {path: fault for path, fault in zip(paths, checks, strict=True) if fault}
+
+
+def _fault(path: Path) -> str:
+    try:
+        images.decode_picture(path.read_bytes(), longest=_LONGEST)
+    except (OSError, images.ImageError) as error:
+        return str(error)
+    return ""
+
+
+def _named(faults: dict[Path, str]) -> str:
+    shown = "; ".join(f"{path}: {fault}" for path, fault in list(faults.items())[:_NAMED])
+    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+    return f"{len(faults)} files that cannot be learnt from: {shown}{more}"
+
+
 @lru_cache(maxsize=2048)
 def _pixels(path: Path) -> np.ndarray:
-    return images.fit_within(images.read(path), 512)
+    return images.fit_within(images.read(path), _LONGEST)
 
 
 def _random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,8 @@
 """A training run on disk: configuration, metrics, samples, checkpoints, and the finished weights.
 
     runs/<kind>/<name>/
-        config.json        what was asked for
+        config.json        what was asked for, and digests of what it was asked with
+        inputs.json        where that was: the command goes on from there without being told again
         metrics.csv        one line every `log_every` steps; validation.csv likewise; events/ for TensorBoard
         samples/           texts or pictures made during training
         checkpoint.npz     model, optimiser and step; replaced atomically; enough for exact resume
@@ -14,10 +15,12 @@ Knows nothing about models; variables are NumPy arrays here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,43 @@ RUNS = Path("runs")
 
 class RunError(Exception):
     """A run cannot be found, resumed or read; the message says what to do."""
+
+
+def check_same(run: Run, config: dict[str, Any]) -> None:
+    """Raise RunError that names what differs, unless `config` is the run's."""
+    was, now = (dict(_flat(settings)) for settings in (run.config, config))
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    if names:
+        shown = "; ".join(f"{name} is {_shown(was.get(name))} there and {_shown(now.get(name))} here" for name in names)
+        raise RunError(
+            f"{run.path} was started with other settings: {shown}. Give another --run, or leave out what differs"
+        )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _absolute(path: Path) -> str:
+    """The command may be given again in another folder."""
+    return str(path.absolute())
+
+
+def _shown(value: Any) -> str:
+    """A digest by its beginning."""
+    text = "not given" if value is None else str(value)
+    return f"{text[:12]}..." if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
+def _new_folder(kind: str) -> Path:
+    """Named by the time; two runs of one second get two folders."""
+    folder = RUNS / kind / time.strftime("%Y%m%d-%H%M%S")
+    others = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], others) if not path.exists())
 
 
 @dataclass(frozen=True)
@@ -44,12 +84,22 @@ class Run:
         Raises:
             RunError: the folder holds a run with another configuration.
         """
-        run = cls(path or RUNS / kind / time.strftime("%Y%m%d-%H%M%S"))
+        run = cls.at(kind, path)
+        if run.exists:
+            check_same(run, json.loads(json.dumps(config)))
         run.samples.mkdir(parents=True, exist_ok=True)
-        if run._config.exists() and run.config != json.loads(json.dumps(config)):
-            raise RunError(f"{run.path} was started with other settings; give another --run or the same settings")
         run._write_json(run._config, config)
         return run
+
+    @classmethod
+    def at(cls, kind: str, path: Path | None) -> Run:
+        """The run at `path`, begun or not; by default in a new folder under `runs/<kind>`."""
+        return cls(path or _new_folder(kind))
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self._config.exists()
 
     @classmethod
     def newest_finished(cls, kind: str, root: Path = RUNS) -> Run:
@@ -78,9 +128,28 @@ class Run:
         return json.loads(self._config.read_text())
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """Where the run's data were; empty for one that does not say."""
+        return json.loads(self._inputs.read_text()) if self._inputs.exists() else {}
+
+    def input_path(self, name: str) -> Path | None:
+        """One of `inputs` that is a path, or None where it is not known."""
+        return Path(found) if (found := self.inputs.get(name)) else None
+
+    def input_paths(self, name: str) -> list[Path]:
+        """One of `inputs` that are paths."""
+        return [Path(found) for found in self.inputs.get(name, ())]
+
+    def remember(self, inputs: dict[str, Any]) -> None:
+        """Keep where the run's data are, for `inputs`; what a run that was begun knows stays."""
+        if not self.exists:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_json(self._inputs, json.loads(json.dumps(inputs, default=_absolute)))
+
+    @property
     def result(self) -> dict[str, Any]:
         if not self._result.exists():
-            raise RunError(f"{self.path} is not finished; resume it with the command that started it")
+            raise RunError(f"{self.path} is not finished; go on with 'reverie train' and --run {self.path}")
         return json.loads(self._result.read_text())
 
     @property
@@ -112,6 +181,10 @@ class Run:
     @property
     def _config(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def _inputs(self) -> Path:
+        return self.path / "inputs.json"
 
     @property
     def _result(self) -> Path:

@@ -16,9 +16,11 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.experimental
 import numpy as np
+from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from serving import headers, security
+from serving import control_keys, headers, security
 from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
 from serving.labels import Labels
 from serving.security import Tls
@@ -39,8 +41,8 @@ class ReverieError(Exception):
     """A call failed.
 
     Attributes:
-        code: the gRPC status; INVALID_ARGUMENT for the caller's mistakes, UNAVAILABLE where trying again
-            later makes sense, DEADLINE_EXCEEDED, CANCELLED, ...
+        code: the gRPC status; INVALID_ARGUMENT for the caller's mistakes, UNAUTHENTICATED for a missing or wrong key,
+            UNAVAILABLE where trying again later makes sense, DEADLINE_EXCEEDED, CANCELLED, ...
         message: what was wrong, the value, what is accepted.
     """
 
@@ -53,14 +55,19 @@ class ReverieError(Exception):
     def of(cls, error: grpc.RpcError) -> ReverieError:
         """The same error without gRPC's call object."""
         call: Any = error
-        return cls(call.code(), call.details() or "")
+        return cls._of_triton(call.code(), call.details() or "")
 
     @classmethod
     def in_band(cls, text: str) -> ReverieError:
         """An error sent as a stream's message: "INVALID_ARGUMENT: ..."; Triton's own have no status: UNKNOWN."""
         name, _, message = text.partition(": ")
         code = grpc.StatusCode.__members__.get(name)
-        return cls(code, message) if code else cls(grpc.StatusCode.UNKNOWN, text)
+        return cls(code, message) if code else cls._of_triton(grpc.StatusCode.UNKNOWN, text)
+
+    @classmethod
+    def _of_triton(cls, code: grpc.StatusCode, message: str) -> ReverieError:
+        """Triton's own error; the one about a key comes with a status that would make callers try again."""
+        return cls(*(security.refusal(message) or (code, message)))
 
 
 @dataclass(frozen=True)
@@ -249,14 +256,16 @@ class Client:
     Args:
         address: host and port of the gRPC endpoint.
         timeout: default deadline of every call, in seconds; a stream's covers the whole stream.
-        control_key: what a server that restricts model control asks for (deploy/README.md); default:
-            $REVERIE_CONTROL_KEY. Sent with `models` and `load` only.
-        api_key: what a server that knows its callers asks for; default: $REVERIE_API_KEY.
+        control_key: what a server asks for where models are loaded; default: $REVERIE_CONTROL_KEY, else, for a server
+            on this machine, the one that it left for its user (`serving.control_keys`). Sent with `models` and `load`
+            only; "" sends none.
+        api_key: what a server that knows its callers asks for; default: $REVERIE_API_KEY; "" sends none. Either may
+            be in a file instead, which $REVERIE_API_KEY_FILE or $REVERIE_CONTROL_KEY_FILE names.
         name: of this client, for the server's limits of one client; default: $REVERIE_CLIENT, else none.
         tls: for a server with TLS; default: of $REVERIE_TLS_CA, $REVERIE_TLS_CERT and $REVERIE_TLS_KEY.
 
     Raises:
-        SecurityError: a certificate is missing.
+        SecurityError: a certificate is missing, or a key is empty in the environment, or no header can carry it.
     """
 
     def __init__(
@@ -274,10 +283,12 @@ class Client:
             (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
         ]
         self.timeout = timeout
-        self._metadata = security.metadata(headers.API_KEY, security.API_KEY_VARIABLE, api_key)
+        self._address = address
+        self._metadata = security.metadata(headers.API_KEY, security.clients_key(security.API_KEY_VARIABLE, api_key))
         if name := os.environ.get(security.CLIENT_VARIABLE, "") if name is None else name:
             self._metadata += ((headers.CLIENT, name),)
-        self._control = security.metadata(headers.CONTROL, security.CONTROL_KEY_VARIABLE, control_key)
+        self._may_look_up_control_key = control_key is None
+        self._control_key = security.clients_key(security.CONTROL_KEY_VARIABLE, control_key)
         tls = tls or Tls.from_environment()
         self._channel = (
             grpc.secure_channel(address, tls.credentials(), options) if tls else grpc.insecure_channel(address, options)
@@ -325,9 +336,15 @@ class Client:
         index = self._control_call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()).models
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index]
 
-    def load(self, model: str) -> None:
-        """Load or reload `model`; requests in flight are finished by the version they began on."""
+    def load(self, model: str, configuration: ModelConfig | None = None) -> None:
+        """Load or reload `model`; requests in flight are finished by the version they began on.
+
+        Args:
+            configuration: in place of the one that the repository has.
+        """
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        if configuration is not None:
+            request.parameters["config"].string_param = MessageToJson(configuration)
         self._control_call(self._stub.RepositoryModelLoad, request)
 
     def labels(self, model: str) -> Labels:
@@ -379,7 +396,8 @@ class Client:
         Args:
             image: PNG, JPEG or WebP bytes.
             styles: a blend, weights by name of the style.
-            parameters: `style`, `strength`, `preserve_colors`, `format`, `quality` and `size`; see `docs/stylize.md`.
+            parameters: `style`, `strength`, `preserve_colors`, `format`, `quality`, `size`, `detail` and
+                `provenance`; see `docs/stylize.md`.
 
         Returns:
             The encoded result.
@@ -453,7 +471,11 @@ class Client:
         return Stream(call, parse)
 
     def _control_call(self, method: grpc.UnaryUnaryMultiCallable, request: Any) -> Any:
-        return self._call(method, request, metadata=self._control)
+        """Looks the key up anew each time: a server that was started again has another."""
+        key = self._control_key
+        if key is None and self._may_look_up_control_key:
+            key = control_keys.find(self._address)
+        return self._call(method, request, metadata=security.metadata(headers.CONTROL, key))
 
     def _call(
         self,

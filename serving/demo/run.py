@@ -96,8 +96,7 @@ def dream(client: Client, out: Path, result: Result) -> None:
     """A DeepDream through the shipped features."""
     photo = (PICTURES / "cat.jpg").read_bytes()
     _save(out, result, Picture("dream_photo.jpg", "the photograph"), photo)
-    options: dict[str, Any] = {"features": "compact", "iterations": 10, "max_loss": 0.0, "step": 12.0}
-    _collect(client.dream(photo, preview_every=5, format="jpeg", **options), out, result, "dream")
+    _collect(client.dream(photo, preview_every=10, format="jpeg", features="compact"), out, result, "dream")
 
 
 def transfer(client: Client, out: Path, result: Result) -> None:

@@ -23,4 +23,10 @@ class TritonPythonModel(PictureModel):
         self.check_work(work, "size, num_octave, octave_scale, iterations, frames")
         image = images.decode(photo)
         guide = images.decode(data, "guide_image") if (data := request.bytes("guide_image")) else None
-        self.stream(lambda on_progress: dream(image, parameters, on_progress, guide), parameters, request, send)
+        self.stream(
+            lambda on_progress: dream(image, parameters, on_progress, guide),
+            parameters,
+            parameters.extractor,
+            request,
+            send,
+        )

@@ -46,11 +46,14 @@ class Outbox:
             self._sent.pop(0).result()
 
 
-def encode_preview(progress: Progress, longest: int) -> bytes:
-    """A record's picture as JPEG, its longer side at most `longest` (0 for any); frames of a film stay whole."""
+def encode_preview(progress: Progress, longest: int, packet: bytes = b"") -> bytes:
+    """A record's picture as JPEG, its longer side at most `longest` (0 for any); frames of a film stay whole.
+
+    Args:
+        packet: XMP for the picture; empty for none.
+    """
     if progress.image is None:
         return b""
     is_small = longest and not progress.frame
-    return images.encode(
-        images.fit_within(progress.image, longest) if is_small else progress.image, "jpeg", PREVIEW_QUALITY
-    )
+    image = images.fit_within(progress.image, longest) if is_small else progress.image
+    return images.encode(image, "jpeg", PREVIEW_QUALITY, packet=packet)

@@ -21,9 +21,10 @@ from pydantic import BaseModel, Field
 from serving.models.outbox import Outbox, encode_preview
 from serving.models.requests import Outputs, Request, Send, StreamingModel, byte_array
 from serving.models.turns import Turnstile
-from synthesis import checkpoints, images
+from synthesis import checkpoints, features, images
 from synthesis.errors import InputError
 from synthesis.progress import NotANumberError, OnProgress, Progress
+from synthesis.provenance import Provenance, file_hash
 
 NICENESS = 10
 """A process of this one gets a tenth of a processor that others want."""
@@ -36,10 +37,12 @@ class StreamFormat(BaseModel):
     Attributes:
         format: of the last picture; previews are JPEG. "raw" is the pixels themselves, see the output `shape`.
         preview_size: longer side of a preview at most, in pixels; 0 for the full size.
+        provenance: pictures say in their XMP how they were made; raw ones have none.
     """
 
     format: Literal["png", "jpeg", "webp", "raw"] = "png"
     preview_size: int = Field(default=0, ge=0, le=4096)
+    provenance: bool = True
 
 
 class PictureModel(StreamingModel):
@@ -98,15 +101,37 @@ class PictureModel(StreamingModel):
             )
 
     def stream(
-        self, optimise: Callable[[OnProgress], np.ndarray], pictures: StreamFormat, request: Request, send: Send
+        self,
+        optimise: Callable[[OnProgress], np.ndarray],
+        parameters: StreamFormat,
+        extractor: str,
+        request: Request,
+        send: Send,
     ) -> None:
-        """Run `optimise` in turns with the other jobs; see `stream_pictures`."""
+        """Run `optimise` in turns with the other jobs; see `stream_pictures`.
+
+        Args:
+            parameters: of the request; pictures say them.
+            extractor: that it looks through, by name.
+        """
+        packet = self._provenance(parameters, extractor).packet() if parameters.provenance else b""
         with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
             try:
-                stream_pictures(optimise, pictures, send, turn.pass_on)
+                stream_pictures(optimise, parameters, send, turn.pass_on, packet)
             except tf.errors.OpError:
                 request.raise_if_cancelled()  # TensorFlow hides what a checkpoint inside a call has raised.
                 raise
+
+    def _provenance(self, parameters: StreamFormat, extractor: str) -> Provenance:
+        said, weights = parameters.model_dump(), features.weights_path(extractor)
+        return Provenance(
+            model=self.args["model_name"],
+            version=self.args["model_version"],
+            features=extractor,
+            features_sha256=file_hash(weights) if weights else "",
+            seed=str(said["seed"]),
+            parameters=said,
+        )
 
 
 def give_way_to_other_processes() -> None:
@@ -121,15 +146,16 @@ def stream_pictures(
     pictures: StreamFormat,
     send: Send,
     after_step: Callable[[], None] = lambda: None,
+    packet: bytes = b"",
 ) -> None:
-    """Run `optimise`, sending each progress record and at the end the picture.
+    """Run `optimise`, sending each progress record and at the end the picture, all pictures with the XMP `packet`.
 
     A loss that becomes NaN sends the last good picture before its error.
     """
     last = Progress(step=0, steps=0, stage=0, loss=float("nan"), seconds=0.0)
 
     def tell(progress: Progress) -> None:
-        send(to_outputs(progress, encode_preview(progress, pictures.preview_size), done=False))
+        send(to_outputs(progress, encode_preview(progress, pictures.preview_size, packet), done=False))
 
     with Outbox(tell) as outbox:
 
@@ -143,9 +169,9 @@ def stream_pictures(
             picture = optimise(on_progress)
         except NotANumberError as error:
             outbox.drain()
-            send(to_outputs(last, _encoded(error.image, pictures.format), done=False, shape=error.image.shape))
+            send(to_outputs(last, _encoded(error.image, pictures.format, packet), done=False, shape=error.image.shape))
             raise
-    send(to_outputs(last, _encoded(picture, pictures.format), done=True, shape=picture.shape))
+    send(to_outputs(last, _encoded(picture, pictures.format, packet), done=True, shape=picture.shape))
 
 
 def to_outputs(progress: Progress, image: bytes, done: bool, shape: tuple[int, ...] = (0, 0, 3)) -> Outputs:
@@ -166,5 +192,5 @@ def to_outputs(progress: Progress, image: bytes, done: bool, shape: tuple[int, .
     }
 
 
-def _encoded(image: np.ndarray, format: str) -> bytes:
-    return image.tobytes() if format == "raw" else images.encode(image, format)
+def _encoded(image: np.ndarray, format: str, packet: bytes) -> bytes:
+    return image.tobytes() if format == "raw" else images.encode(image, format, packet=packet)

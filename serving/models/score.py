@@ -65,7 +65,8 @@ class TritonPythonModel(AnsweringModel):
     def _window(self, tokens: list[int], start: int, end: int, first: int) -> np.ndarray:
         """Log-probabilities of `tokens[first:end]`, each seen after those from `start` on."""
         feed = {"token_ids": np.array([tokens[start:end]], np.int32)}
-        return self._model(feed, "token_logprobs")[0, first - start - 1 :]
+        logprobs, _ = self._model(feed, "token_logprobs")
+        return logprobs[0, first - start - 1 :]
 
 
 def windows(length: int, positions: int) -> Iterator[tuple[int, int, int]]:

@@ -34,22 +34,29 @@ class Sibling:
         canary = versions.get(labels.versions.get(CANARY, 0))
         self._labels = labels if canary and _companions(canary) == _companions(self.folder) else Labels()
 
-    def __call__(self, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
+    def __call__(self, inputs: dict[str, np.ndarray], output: str) -> tuple[np.ndarray, int]:
         """Run the pinned version through Triton (business logic scripting), where its batcher applies.
+
+        Returns:
+            The output, and the number of the version that gave it: the pinned one or its canary.
 
         Raises:
             Unavailable: the model refused, for example because its queue is full.
+            RuntimeError: it failed.
         """
+        version = self._labels.draw(random.random()) or int(self.folder.name)
         request = pb_utils.InferenceRequest(
             model_name=self.name,
-            model_version=self._labels.draw(random.random()) or int(self.folder.name),
+            model_version=version,
             requested_output_names=[output],
             inputs=[pb_utils.Tensor(n, a) for n, a in inputs.items()],
         )
         response = request.exec()
         if response.has_error():
-            raise Unavailable(f"{self.name}: {response.error().message()}")
-        return pb_utils.get_output_tensor_by_name(response, output).as_numpy()
+            error = response.error()
+            failed = error.code() == pb_utils.TritonError.INTERNAL
+            raise (RuntimeError if failed else Unavailable)(f"{self.name}: {error.message()}")
+        return pb_utils.get_output_tensor_by_name(response, output).as_numpy(), version
 
 
 def _companions(folder: Path) -> list[bytes | None]:

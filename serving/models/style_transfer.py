@@ -28,5 +28,9 @@ class TritonPythonModel(PictureModel):
         styles = [images.decode(data, "style_image") for data in paintings]
         masks = [images.decode(data, "style_mask") for data in request.files("style_mask")]
         self.stream(
-            lambda on_progress: transfer(content, styles, parameters, on_progress, masks), parameters, request, send
+            lambda on_progress: transfer(content, styles, parameters, on_progress, masks),
+            parameters,
+            parameters.extractor,
+            request,
+            send,
         )

@@ -43,6 +43,13 @@ class StylizeParameters(BaseModel):
         default=1024, ge=images.MIN_SIDE, le=images.MAX_SIDE,
         description="The photograph is shrunk until its longer side has at most so many pixels.",
     )  # fmt: skip
+    detail: float = Field(
+        default=1.0, ge=1, le=2, allow_inf_nan=False,
+        description="The photograph is restyled at so many times that size, at most 8192 pixels, and brought back: finer strokes, in which faces and other small things survive; for up to detail * detail times the work.",
+    )  # fmt: skip
+    provenance: bool = Field(
+        default=True, description="The result says in its XMP how it was made; see docs/provenance.md."
+    )
 
     @field_validator("styles", mode="before")
     @classmethod

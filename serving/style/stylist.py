@@ -19,18 +19,23 @@ from serving.models.places import Places
 from serving.models.turns import CHECK_SECONDS, Check, Turnstile
 from serving.style.colors import mix
 from serving.style.files import graph_for_tiles
+from serving.style.margin import Margins
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import restyle_in_tiles
 from synthesis import images
+from synthesis.errors import InputError
+from synthesis.provenance import Provenance, file_hash
 
-Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3)."""
+Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, int]]
+"""From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3), and the number of the
+version that made it.
+"""
 
 LARGE_PIXELS = 1024 * 1024
 """Larger pictures are restyled one at a time."""
 UNTILED_SIDE = 2048
 """Pictures with a longer side are restyled in tiles: in one piece the network takes 100 bytes a pixel, and on a GPU with
-TensorRT its profile ends here (`export/configuration.py`).
+TensorRT its profile ends here, with the margin (`export/configuration.py`).
 """
 LARGE_AT_ONCE = 2
 """Large pictures of one client that are read, restyled or waiting for each other, and twice as many of all clients; they
@@ -40,17 +45,24 @@ PIXELS_AT_ONCE = 80_000_000
 """Of all pictures being worked on; one of the largest, and small ones beside it. Each takes up to about 12 bytes."""
 
 
+@dataclass(frozen=True)
+class _Caller:
+    name: str
+    check: Check
+    """Called while a large picture waits, and between its tiles; what it raises ends the work."""
+
+
 class Stylist:
     """Restyles with one version of the model `style`.
 
     Args:
         folder: the version's files.
-        network: runs that version.
+        network: runs that version, or for a share of the calls a canary beside it.
     """
 
     def __init__(self, folder: Path, network: Network):
         self.styles: list[str] = json.loads((folder / "styles.json").read_text())
-        self._model = graph_for_tiles(folder)
+        self._folder = folder
         self._network = network
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._large = Places(2 * LARGE_AT_ONCE, LARGE_AT_ONCE, "large pictures")
@@ -71,25 +83,49 @@ class Stylist:
         """
         weights = parameters.weights(self.styles)
         height, width = images.measure(data)
-        is_large = _is_large(*images.size_within(height, width, parameters.size))
-        with self._place_among_large(is_large, client), self._pixels.take(height * width, check):
+        work = _enlarged(*images.size_within(height, width, parameters.size), parameters.detail)
+        with (
+            self._place_among_large(_is_large(*work), client),
+            self._pixels.take(max(height * width, work[0] * work[1]), check),
+        ):
             picture = images.decode_picture(data, longest=parameters.size)
-            return self._finish(picture, self._restyle(picture.pixels, weights, client, check), parameters)
+            stylized, version = self._restyle_at(parameters.detail, picture.pixels, weights, _Caller(client, check))
+            packet = self._provenance(parameters, weights, version).packet() if parameters.provenance else b""
+            return _finished(picture, stylized, parameters, packet)
 
-    def _restyle(self, photo: np.ndarray, weights: np.ndarray, client: str, check: Check) -> np.ndarray:
+    def _restyle_at(
+        self, detail: float, photo: np.ndarray, weights: np.ndarray, caller: _Caller
+    ) -> tuple[np.ndarray, int]:
+        height, width = photo.shape[:2]
+        if detail == 1:
+            return self._restyle(photo, weights, caller)
+        stylized, version = self._restyle(images.resize(photo, *_enlarged(height, width, detail)), weights, caller)
+        return images.resize(stylized, height, width), version
+
+    def _restyle(self, photo: np.ndarray, weights: np.ndarray, caller: _Caller) -> tuple[np.ndarray, int]:
         height, width = photo.shape[:2]
         if not _is_large(height, width):
-            return self._network(photo, weights)
+            return self._in_one_piece(photo, weights)
         # One at a time: it uses all cores and takes memory, and large ones should not meet in a batch.
-        with self._one_large.job(client, check) as turn:
+        with self._one_large.job(caller.name, caller.check) as turn:
             if max(height, width) <= UNTILED_SIDE:
-                return self._network(photo, weights)
-            return restyle_in_tiles(self._model, photo, weights, before_tile=turn.ask)
+                return self._in_one_piece(photo, weights)
+            graph = graph_for_tiles(self._folder)
+            return restyle_in_tiles(graph, photo, weights, before_tile=turn.ask), int(self._folder.name)
 
-    def _finish(self, picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters) -> bytes:
-        mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)
-        format = picture.format if parameters.format == "same" else parameters.format
-        return images.encode(mixed, format, parameters.quality, picture.alpha, picture.icc_profile)
+    def _in_one_piece(self, photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+        stylized, version = self._network(Margins().put_on(photo), weights)
+        return Margins().take_off(stylized), version
+
+    def _provenance(self, parameters: StylizeParameters, weights: np.ndarray, version: int) -> Provenance:
+        shares = {name: float(share) for name, share in zip(self.styles, weights, strict=True) if share}
+        return Provenance(
+            model="style",
+            version=str(version),
+            manifest_sha256=file_hash(self._folder.parent / str(version) / "manifest.json"),
+            style=", ".join(f"{n}={s:.3g}" for n, s in shares.items()) if len(shares) > 1 else next(iter(shares)),
+            parameters=parameters.model_dump(),
+        )
 
     @contextlib.contextmanager
     def _place_among_large(self, is_large: bool, client: str) -> Iterator[None]:
@@ -101,6 +137,26 @@ class Stylist:
             yield
         finally:
             self._large.free(client)
+
+
+def _finished(picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters, packet: bytes) -> bytes:
+    mixed = mix(picture.pixels, stylized, parameters.strength, parameters.preserve_colors)
+    format = picture.format if parameters.format == "same" else parameters.format
+    return images.encode(mixed, format, parameters.quality, picture.alpha, picture.icc_profile, packet)
+
+
+def _enlarged(height: int, width: int, detail: float) -> tuple[int, int]:
+    """The size at which a picture is restyled.
+
+    Raises:
+        InputError: it is too large.
+    """
+    if max(height, width) * detail > images.MAX_SIDE:
+        raise InputError(
+            f"detail: {detail:g} times {width}x{height} pixels; accepted: sides of at most {images.MAX_SIDE} then; give "
+            f"less detail or a smaller size"
+        )
+    return round(height * detail), round(width * detail)
 
 
 def _is_large(height: int, width: int) -> bool:

@@ -1,8 +1,8 @@
 """Large pictures in bounded memory: tiles that overlap, all with the normalisation statistics of the whole picture.
 
-The statistics are those of the picture shrunk to a thumbnail. Runs its own ONNX Runtime sessions on the files of the
-model `style`, because the statistics are no inputs of that model; they live as long as one picture, so what they
-allocated is returned. Knows nothing about files of pictures.
+The statistics are those of the picture shrunk to a thumbnail, with its margin. Runs its own ONNX Runtime sessions on the
+files of the model `style`, because the statistics are no inputs of that model; they live as long as one picture, so what
+they allocated is returned. Knows nothing about files of pictures.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from serving.style.margin import MARGIN, Margins
 from serving.style.statistics import SplitGraphs, split_statistics
 from synthesis import images
 
 TILE = 1024
 """Height and width of a tile, and the longer side of the thumbnail, in pixels."""
-OVERLAP = 160
+OVERLAP = 208
 """Pixels that neighbouring tiles share; the inner part is cross-faded."""
-BORDER = 56
-"""Pixels from a border that are not used: the shipped network feels one for 47."""
+BORDER = 80
+"""Pixels from a border that are not used: the shipped network feels one for 79."""
 GRID = 16
 """Tiles begin at multiples of it: the network's halvings and doublings then fall as they do in the whole picture."""
 
@@ -48,7 +49,7 @@ def restyle_in_tiles(
     """
     graphs = _graphs(model)
     given = {"style_weights": style_weights[None]}
-    thumbnail = images.fit_within(photo, TILE)
+    thumbnail = Margins().put_on(images.fit_within(photo, TILE))
     statistics = _session(graphs.measure).run(list(graphs.statistics), {"image": thumbnail[None]} | given)
     given |= dict(zip(graphs.statistics, statistics, strict=True))
     session = _session(graphs.restyle)
@@ -61,14 +62,25 @@ def restyle_in_tiles(
 
 
 def join_tiles(photo: np.ndarray, restyle: Callable[[np.ndarray], np.ndarray], tile: int = TILE) -> np.ndarray:
-    """Apply `restyle` tile by tile and cross-fade where tiles overlap; both take uint8 (height, width, 3)."""
+    """Apply `restyle` tile by tile and cross-fade where tiles overlap; both take uint8 (height, width, 3).
+
+    Where a tile ends with the picture, `restyle` is given the picture's margin too.
+    """
     result = np.empty_like(photo)
-    for top, bottom in spans(photo.shape[0], tile):
+    height, width, _ = photo.shape
+    for top, bottom in spans(height, tile):
         band = np.empty_like(photo[top:bottom])
-        for left, right in spans(photo.shape[1], tile):
-            _join(band.swapaxes(0, 1), restyle(photo[top:bottom, left:right]).swapaxes(0, 1), left)
+        for left, right in spans(width, tile):
+            margins = Margins(*_beyond(top, bottom, height), *_beyond(left, right, width))
+            piece = margins.take_off(restyle(margins.put_on(photo[top:bottom, left:right])))
+            _join(band.swapaxes(0, 1), piece.swapaxes(0, 1), left)
         _join(result, band, top)
     return result
+
+
+def _beyond(begin: int, end: int, length: int) -> tuple[int, int]:
+    """The margins of a tile from `begin` to `end` before and behind a side of `length` pixels."""
+    return MARGIN * (begin == 0), MARGIN * (end == length)
 
 
 def spans(length: int, tile: int = TILE) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """A restyled video, or folder of frames, frame by frame through a running server, with less flicker and its audio.
 
-Video files are read and written with PyAV; folders of frames do without.
+Video files are read and written with PyAV; folders of frames do without. What a restyled frame says in its XMP of how
+it was made, the whole video says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from serving.style.flicker import Smoother
-from synthesis import images
+from synthesis import images, xmp
 from synthesis.errors import InputError
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".m4v")
@@ -40,9 +41,10 @@ def stylize_folder(source: Path, target: Path, restyle: Restyle, on_frame: OnFra
     if not paths:
         raise InputError(f"{source} holds no frames; accepted: files ending in {', '.join(images.ENDINGS)}")
     target.mkdir(parents=True, exist_ok=True)
-    painted = paint(map(images.read, paths), restyle, smooth)
+    marked = Marked(restyle)
+    painted = paint(map(images.read, paths), marked, smooth)
     for done, (path, frame) in enumerate(zip(paths, painted, strict=True), 1):
-        encoded = images.encode(frame, images.ENDINGS[path.suffix.lower()], quality=95)
+        encoded = images.encode(frame, images.ENDINGS[path.suffix.lower()], quality=95, packet=marked.packet)
         (target / path.name).write_bytes(encoded)
         on_frame(done, len(paths))
 
@@ -55,16 +57,35 @@ def stylize_video(source: Path, target: Path, restyle: Restyle, on_frame: OnFram
     """
     av = _pyav()
     try:
-        with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        # Bit-exact: Matroska files would else have a random number of their own.
+        options = {"fflags": "+bitexact"}
+        with av.open(str(source)) as reader, av.open(str(target), "w", options=options) as writer:
             if not reader.streams.video:
                 raise InputError(f"{source} has no video stream")
-            transcoder = _Transcoder(reader, writer)
-            for done, frame in enumerate(paint(transcoder.frames(), restyle, smooth), 1):
+            transcoder, marked = _Transcoder(reader, writer), Marked(restyle)
+            for done, frame in enumerate(paint(transcoder.frames(), marked, smooth), 1):
+                if done == 1 and marked.packet and target.suffix.lower() not in xmp.BOXED:
+                    writer.metadata[xmp.MATROSKA_TAG] = marked.packet.decode()  # Before the header is written.
                 transcoder.write(frame)
                 on_frame(done, transcoder.frame_count)
             transcoder.close()
+        if marked.packet and target.suffix.lower() in xmp.BOXED:
+            xmp.append_box(target, marked.packet)
     except av.error.FFmpegError as error:
         raise InputError(f"{source}: the video cannot be read or written ({error})") from None
+
+
+class Marked:
+    """`restyle`, remembering the XMP packet of what it returned."""
+
+    def __init__(self, restyle: Restyle):
+        self._restyle = restyle
+        self.packet = b""
+
+    def __call__(self, data: bytes) -> bytes:
+        restyled = self._restyle(data)
+        self.packet = self.packet or xmp.in_picture(restyled)
+        return restyled
 
 
 def paint(frames: Iterable[np.ndarray], restyle: Restyle, smooth: bool = True) -> Iterator[np.ndarray]:

@@ -30,7 +30,7 @@ def living() -> Iterator[Process]:
         try:
             state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
             arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         if state != "Z":
             yield Process(int(entry.name), int(parent), state, tuple(arguments))

@@ -8,32 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import http.client
 import importlib.util
+import io
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
+import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from serving import headers
-from serving.security import Security
+from serving import headers, hosts
+from serving.control_keys import ControlKeyFile
+from serving.security import SECRET_VARIABLES, Security, SecurityError
+from serving.triton import arguments, memory
+from serving.triton.folder import ServerFolder
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
-_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_MOST_STARTS = 3
+"""Triton 2.51 aborts now and then while it starts on a busy machine; the next start succeeds."""
+_PATIENCE_S = 0.5
+"""For ports in use."""
 _GPU_DRIVER = Path("/dev/nvidiactl")
 """Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
 
@@ -42,14 +49,28 @@ class ServerError(Exception):
     """Triton cannot start, or ended by itself; the message says why and what to do."""
 
 
+class TritonCrashed(ServerError):
+    """A signal ended Triton while it started: its own abort, and no model's fault."""
+
+
+class StartInterrupted(ServerError):
+    """Somebody wants the server to end before it was ready."""
+
+
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens; the ports differ."""
+    """Where a server listens; the ports differ.
+
+    Attributes:
+        host: of gRPC, and of HTTP where that is open.
+        metrics_host: anybody who reaches it may read the metrics; Triton has no key for them.
+    """
 
     host: str = "127.0.0.1"
     grpc_port: int = 8001
     http_port: int = 8000
     metrics_port: int = 8002
+    metrics_host: str = "127.0.0.1"
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> Address:
@@ -60,17 +81,51 @@ class Address:
                 s.bind((host, 0))
             return cls(host, *(s.getsockname()[1] for s in sockets))
 
+    def check_free(self, http_host: str, patience: float = 0.0) -> None:
+        """Make sure that the ports can be listened on.
+
+        Args:
+            http_host: where HTTP is to be, which is not always `host`.
+            patience: seconds to wait for one in use; what a killed server had open closes a moment after it.
+
+        Raises:
+            ServerError: one of them cannot, for example because another server does.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self._listen_once(http_host)
+            except ServerError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _listen_once(self, http_host: str) -> None:
+        hosts_of = {"grpc": self.host, "http": http_host, "metrics": self.metrics_host}
+        with contextlib.ExitStack() as stack:
+            for use, host in hosts_of.items():
+                port = getattr(self, f"{use}_port")
+                try:
+                    stack.enter_context(_listener(host.strip("[]"), port))
+                except (OSError, OverflowError) as error:
+                    in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+                    raise ServerError(
+                        f"port {port} {'is in use' if in_use else f'of {host} cannot be listened on ({error})'}; "
+                        f"end what listens there, or choose another port with --{use}-port"
+                    ) from None
+
     @property
     def grpc(self) -> str:
-        return f"{self.host}:{self.grpc_port}"
+        return f"{hosts.bracketed(self.host)}:{self.grpc_port}"
 
     @property
     def http(self) -> str:
-        return f"http://{self.host}:{self.http_port}"
+        """Where HTTP is open; where it is not, `TritonServer.http` says where it answers health."""
+        return f"http://{hosts.bracketed(self.host)}:{self.http_port}"
 
     @property
     def metrics(self) -> str:
-        return f"http://{self.host}:{self.metrics_port}/metrics"
+        return f"http://{hosts.bracketed(self.metrics_host)}:{self.metrics_port}/metrics"
 
 
 @dataclass
@@ -84,9 +139,14 @@ class TritonServer:
         environment: added to the server's environment (`REVERIE_WEIGHTS_DIR`, ...).
         log: where the server's output goes; None for this process's stderr.
         stop_seconds: how long running requests may take to end when the server is stopped.
+        memory_bytes: what Triton itself, without its models, may take more than it has when it is ready.
+        interrupt: once it is set, a start that is under way ends at once.
 
     Raises (on `start`):
-        ServerError: something is missing, a model did not load, or the process ended.
+        StartInterrupted: `interrupt` was set.
+        ServerError: something is missing, a model did not load, the process ended, or there is no safe place for the
+            control key that publishers must find.
+        SecurityError: other machines would be let in without keys.
     """
 
     repository: Path
@@ -95,9 +155,13 @@ class TritonServer:
     security: Security = field(default_factory=Security)
     log: Path | None = None
     stop_seconds: int = 10
+    memory_bytes: int = field(default_factory=memory.default_limit)
+    interrupt: threading.Event = field(default_factory=threading.Event)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
-    _folder: Path | None = field(default=None, init=False, repr=False)
-    _shm_prefix: str = field(default_factory=lambda: f"reverie_{os.getpid()}_{secrets.token_hex(3)}_", init=False)
+    _folder: ServerFolder | None = field(default=None, init=False, repr=False)
+    _key_file: ControlKeyFile | None = field(default=None, init=False, repr=False)
+    _id: str = field(default_factory=lambda: f"reverie-{secrets.token_hex(8)}", init=False, repr=False)
+    """Triton's name for itself, which tells it from all others."""
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -112,17 +176,31 @@ class TritonServer:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def start(self, timeout: float = 120.0) -> None:
-        """Launch and wait until every model is ready."""
+    def start(self, timeout: float = 120.0, needs_every_model: bool = True) -> None:
+        """Launch and wait until every model is loaded.
+
+        Args:
+            needs_every_model: a model that does not load ends the start; else it is left out, and health says so.
+        """
+        self.security.check_host(self.address.host)
         if not self.repository.is_dir():
             raise ServerError(f"no model repository at {self.repository}; give its folder with --repository")
+        for _ in range(_MOST_STARTS - 1):
+            with contextlib.suppress(TritonCrashed):
+                self._start_once(timeout, needs_every_model)
+                return
+        self._start_once(timeout, needs_every_model)
+
+    def _start_once(self, timeout: float, needs_every_model: bool) -> None:
         wheel = _wheel()
         library_path = _library_path(wheel)
-        self._folder = Path(tempfile.mkdtemp(prefix="reverie-triton-"))
-        output: IO[bytes] | None = self.log.open("ab") if self.log else None
+        self.address.check_free(self._http_host, _PATIENCE_S)
+        output: IO[bytes] | None = None
         try:
+            self._folder = ServerFolder.create(wheel)
+            output = self.log.open("ab") if self.log else None
             self._process = subprocess.Popen(
-                self._command(wheel, _assemble_backends(wheel, self._folder)),
+                [*self._command(wheel, self._folder), f"--exit-on-error={str(needs_every_model).lower()}"],
                 env=self._environment(library_path),
                 stdin=subprocess.DEVNULL,
                 stdout=output or sys.stderr,
@@ -131,8 +209,12 @@ class TritonServer:
                 preexec_fn=_die_with_parent,
             )
             self._wait_until_ready(timeout)
-        except BaseException:
-            self.stop()
+            self._limit_memory()
+            self._leave_control_key()
+        except BaseException as error:
+            self._kill()  # It serves nobody yet, and hears no signal while it loads models.
+            if isinstance(error, (OSError, subprocess.SubprocessError)):
+                raise ServerError(f"Triton could not be started: {error}") from error
             raise
         finally:
             if output:
@@ -140,22 +222,48 @@ class TritonServer:
 
     def stop(self) -> None:
         """End the server: politely, then by force; leaves no process and no shared memory behind."""
+        self._take_control_key_back()
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self.stop_seconds + 10)
+        self._kill()
+
+    def _take_control_key_back(self) -> None:
+        key_file, self._key_file = self._key_file, None
+        if key_file:
+            key_file.remove()
+
+    def _kill(self) -> None:
+        self._take_control_key_back()
         process, self._process = self._process, None
         if process is not None:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(self.stop_seconds + 10)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
-            region.unlink(missing_ok=True)
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.remove()
+
+    @property
+    def _shm_prefix(self) -> str:
+        """Of the names of this server's shared memory, once it has been started."""
+        assert self._folder is not None
+        return self._folder.shared_memory_prefix
+
+    def restore_folder(self) -> None:
+        """Put back what somebody removed of the folder that Triton loads its models' processes from.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._folder is not None:
+            self._folder.restore()
 
     def control(self, path: str, timeout: float, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask Triton over HTTP, on this machine and with every key.
+        """Ask the Triton that was started here over HTTP, on this machine and with every key.
+
+        It says its name first, on the same connection, so that no other server at this port is asked for anything.
 
         Args:
             path: below `/v2/`.
@@ -166,45 +274,71 @@ class TritonServer:
 
         Raises:
             TimeoutError: no answer in `timeout` seconds.
-            OSError: no connection, or a status that is no success (`urllib.error.HTTPError`).
+            OSError: no connection, another server, or a status that is no success (`urllib.error.HTTPError`).
         """
-        url = f"http://{self._http_host}:{self.address.http_port}/v2/{path}"
-        body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(url, body, self.security.headers())
+        connection = http.client.HTTPConnection(self._control_host, self.address.http_port, timeout=timeout)
         try:
-            with _no_proxy.open(request, timeout=timeout) as answer:
-                return json.loads(answer.read() or b"{}")
-        except urllib.error.HTTPError:
-            raise
-        except urllib.error.URLError as error:
-            raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
+            if self._exchange(connection, "").get("name") != self._id:
+                raise OSError(f"another server answers at {self.http}")
+            return self._exchange(connection, f"/{path}", data)
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"no answer that could be read: {error!r}") from None
+        finally:
+            connection.close()
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, path: str, data: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """One request and its answer; the connection stays with the process that took it, or breaks."""
+        body = None if data is None else json.dumps(data)
+        connection.request("GET" if data is None else "POST", f"/v2{path}", body, self.security.headers())
+        connection.auto_open = 0
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise urllib.error.HTTPError(path, answer.status, answer.reason, answer.headers, io.BytesIO(content))
+        return json.loads(content or b"{}")
+
+    @property
+    def http(self) -> str:
+        """Where HTTP answers health, and the models if `security.http`."""
+        return f"http://{hosts.bracketed(self._http_host)}:{self.address.http_port}"
+
+    @property
+    def _control_host(self) -> str:
+        """Where this process reaches HTTP."""
+        return "127.0.0.1" if hosts.is_wildcard(self._http_host) else self._http_host.strip("[]")
 
     @property
     def _http_host(self) -> str:
-        """Where HTTP is: of this machine only where callers come with TLS, for which it has none."""
-        return "127.0.0.1" if self.security.tls or self.address.host == "0.0.0.0" else self.address.host
+        """Other machines get HTTP only where it is to be open, and never beside TLS, which it has none of."""
+        if hosts.is_loopback(self.address.host) or (self.security.http and not self.security.tls):
+            return self.address.host
+        return "127.0.0.1"
 
     def poll(self) -> int | None:
         """The exit status if the process has ended by itself, else None."""
         return self._process.poll() if self._process else None
 
-    def _command(self, wheel: Path, backends: Path) -> list[str]:
+    def _command(self, wheel: Path, folder: ServerFolder) -> list[str]:
         address = self.address
         return [
             str(wheel / "bin" / "tritonserver"),
+            f"--id={self._id}",
             f"--model-repository={self.repository.resolve()}",
-            f"--backend-directory={backends}",
+            f"--backend-directory={folder.backends}",
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
             "--load-model=*",
-            # Else one version that failed to load, and was withdrawn, makes the whole server unready for good;
-            # a model that fails at the start ends the server anyway.
-            "--strict-readiness=false",
+            # Not ready while a version that should be served is not; `export.switching` sees to it that one that
+            # failed to load and was withdrawn does not count.
+            "--strict-readiness=true",
             # Configurations are complete; completing them would start (and import) every Python model twice.
             "--disable-auto-complete-config",
-            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
-            *(f"--{protocol}-address={address.host}" for protocol in ("grpc", "metrics")),
-            f"--http-address={self._http_host if self.security.tls else address.host}",
+            f"--backend-config=python,shm-region-prefix-name={folder.shared_memory_prefix}",
+            f"--grpc-address={hosts.bracketed(address.host)}",
+            f"--http-address={_for_libevent(self._http_host)}",
+            f"--metrics-address={_for_libevent(address.metrics_host)}",
             *self.security.arguments(),
             # Who calls, for the limits of one client; see `serving.models.places`.
             *(f"--{protocol}-header-forward-pattern={headers.CLIENT}" for protocol in ("grpc", "http")),
@@ -218,10 +352,11 @@ class TritonServer:
         ]
 
     def _environment(self, library_path: str) -> dict[str, str]:
+        """Of Triton, and so of its models: without our keys, which are none of theirs."""
         binaries = Path(sys.executable).parent
         return {
             "TF_CPP_MIN_LOG_LEVEL": "2",
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
             **self.environment,
             "LD_LIBRARY_PATH": library_path,
             "PATH": f"{binaries}:{os.environ.get('PATH', '')}",
@@ -231,15 +366,64 @@ class TritonServer:
     def _wait_until_ready(self, timeout: float) -> None:
         assert self._process is not None
         deadline = time.monotonic() + timeout
+        is_hidden = False
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 where = f"see {self.log}" if self.log else "see its output above"
-                raise ServerError(f"Triton ended with status {self._process.returncode} while starting; {where}")
+                failure = TritonCrashed if self._process.returncode < 0 else ServerError
+                raise failure(f"Triton ended with status {self._process.returncode} while starting; {where}")
+            # Once a backend has shared memory, the options have been read; see `arguments.hide`.
+            if not is_hidden and self._shared_memory():
+                is_hidden = self._hide_keys()
             with contextlib.suppress(OSError):
-                self.control("health/ready", timeout=1.0)
+                self.control("health/live", timeout=1.0)  # Triton answers once it has tried to load every model.
+                if not is_hidden:
+                    self._hide_keys()
                 return
-            time.sleep(0.1)
+            if self.interrupt.wait(0.1 if is_hidden else 0.005):
+                raise StartInterrupted("interrupted while models were loaded")
         raise ServerError(f"Triton was not ready after {timeout:.0f} s")
+
+    def _hide_keys(self) -> bool:
+        assert self._process is not None
+        with contextlib.suppress(OSError):  # Where that is forbidden the keys stay visible, as SECURITY.md says.
+            arguments.hide(self._process.pid, self.security.secrets())
+        return True
+
+    def _limit_memory(self) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # It has just ended: `poll` tells.
+            memory.limit(self._process.pid, self.memory_bytes)
+
+    def _leave_control_key(self) -> None:
+        """Only now: the port is this server's, so the key of another one on it is not overwritten."""
+        if key := self.security.made_up_control_key:
+            try:
+                self._key_file = ControlKeyFile.write(self.address.host, self.address.grpc_port, key)
+            except SecurityError as error:  # When Triton is started again, one to try again after.
+                raise ServerError(str(error)) from None
+
+    def _shared_memory(self) -> list[Path]:
+        return list(Path("/dev/shm").glob(f"{self._shm_prefix}*"))
+
+
+def _for_libevent(host: str) -> str:
+    """A host as Triton's HTTP servers take it."""
+    return f"ipv6:{host.strip('[]')}" if ":" in host else host
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket that listens as a server's own would."""
+    family, kind, protocol, *_ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _wheel() -> Path:
@@ -270,17 +454,6 @@ def _library_path(wheel: Path) -> str:
 def _system_library_folders() -> list[Path]:
     multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
     return [Path("/usr/lib") / multiarch, Path("/usr/lib64"), Path("/usr/local/lib"), Path("/usr/lib")]
-
-
-def _assemble_backends(wheel: Path, folder: Path) -> Path:
-    """A backend directory: Triton's Python backend with this Python's stub, and our stand-ins."""
-    backends = folder / "backends"
-    python = backends / "python"
-    shutil.copytree(wheel / "backends" / "python", python)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    shutil.copy2(wheel / "python_backend_stubs" / version / "triton_python_backend_stub", python)
-    shutil.copytree(Path(__file__).parent / "backends", backends, dirs_exist_ok=True)
-    return backends
 
 
 def _die_with_parent() -> None:

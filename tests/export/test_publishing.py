@@ -55,6 +55,28 @@ def test_rollback_returns_and_stops_serving_the_newer_version(repository):
         publishing.rollback(style(repository))
 
 
+@pytest.mark.parametrize(("published", "promoted", "back"), [(3, [1], 3), (3, [2, 1], 2), (3, [1, 3, 1], 3)])
+def test_a_rollback_from_an_older_version_says_why_there_is_none_and_what_can_be_promoted(
+    repository, published, promoted, back
+):
+    for version in range(2, published + 1):
+        publishing.publish(tiny.stage(repository, version), repository)
+    for version in promoted:
+        publishing.promote(style(repository), version)
+    there = ", ".join(map(str, range(1, published + 1)))
+    expected = (
+        f"version 1 took the place of version {back}, which is newer.*"
+        f"'reverie models promote style {back}'; there are: {there}"
+    )
+    with pytest.raises(SwitchError, match=expected):
+        publishing.rollback(style(repository))
+
+
+def test_a_rollback_of_the_only_version_says_so(repository):
+    with pytest.raises(SwitchError, match="no version labelled previous, and no other version; publish one"):
+        publishing.rollback(style(repository))
+
+
 def test_a_label_of_one_s_own_names_a_version_and_history_is_kept(repository):
     publishing.publish(tiny.stage(repository, 2), repository)
     publishing.promote(style(repository), 1, "museum")

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from loadtests import report
 from loadtests.calls import Call
 from loadtests.measure import measure
-from loadtests.plots import Axis, Line, line_chart
+from loadtests.plots import Axis, Frame, Line, grid, line_chart
 from loadtests.server_metrics import Interval
 from tests.loadtests.made import BROKEN, call, steady
 
@@ -71,3 +71,18 @@ def test_a_distribution_ends_at_the_slowest_answer():
     assert points[-1] == (1000.0, 100.0)
     assert points[49] == (500.0, 50.0)
     assert report.cumulative([]) == []
+
+
+def test_labels_stay_with_their_points_where_others_cannot_be_shown():
+    chart = line_chart("t", X, LOG, [Line("a", [(0, 0), (1, 10), (2, 20)], labels=["nought", "ten", "twenty"])])
+    assert "nought" not in chart
+    assert chart.index(">ten<") < chart.index(">twenty<")
+
+
+def test_charts_side_by_side_are_one_file():
+    frame = Frame(width=300, height=200, legend=100)
+    chart = line_chart("t", X, Y, [Line("a", [(0, 0), (1, 1)])], frame)
+    root = ElementTree.fromstring(grid([chart] * 3, 2, frame))
+    assert (root.get("width"), root.get("height")) == ("600", "400")
+    places = [group.get("transform") for group in root.iter("{http://www.w3.org/2000/svg}g")]
+    assert places == ["translate(0 0)", "translate(300 0)", "translate(0 200)"]

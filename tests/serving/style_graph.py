@@ -63,6 +63,16 @@ def tint(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(80 + 20 * normal + weights @ np.array([*COLORS.values()])), 0, 255).astype(np.uint8)
 
 
+def with_mirrored_margin(network: Callable[..., np.ndarray], photo: np.ndarray, *weights: np.ndarray) -> np.ndarray:
+    """What `stylize` makes of a photograph with a network: 32 mirrored pixels on each side are painted and cut off."""
+    return network(np.pad(photo, ((32, 32), (32, 32), (0, 0)), "reflect"), *weights)[32:-32, 32:-32]
+
+
+def tint_as_version(photo: np.ndarray, weights: np.ndarray, version: int = 1) -> tuple[np.ndarray, int]:
+    """The network as `Stylist` calls it."""
+    return tint(photo, weights), version
+
+
 def write_version(folder: Path) -> Path:
     """The network's files as a version folder of model `style`."""
     folder.mkdir(parents=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from reverie.cli import cli
-from synthesis import images
-from tests.conftest import PICTURES
+from synthesis import images, provenance
+from tests.conftest import PICTURES, PROJECT
 
 runner = CliRunner()
 
@@ -22,6 +26,37 @@ def test_stylize_writes_the_format_that_the_ending_names(run, tmp_path):
     for name in ("a.png", "a.jpg", "a.webp"):
         assert run("stylize", PICTURES / "cat.jpg", tmp_path / name, "--size", 128).exit_code == 0
         assert images.read(tmp_path / name).shape == (85, 128, 3)
+
+
+def test_inspect_says_how_a_picture_was_made(run, tmp_path):
+    painting = tmp_path / "painting.jpg"
+    assert run("stylize", PICTURES / "cat.jpg", painting, "--size", 64, "--style", "wave").exit_code == 0
+    said = runner.invoke(cli, ["inspect", str(painting)])
+    assert said.exit_code == 0
+    assert {"model: style", "style: wave", f"software: {provenance.SOFTWARE}"} <= set(said.stdout.splitlines())
+    found = json.loads(runner.invoke(cli, ["inspect", "--json", str(painting)]).stdout)
+    assert found["source_type"].endswith("/compositeWithTrainedAlgorithmicMedia")
+    version = max((PROJECT / "model_repository" / "style").glob("[0-9]*"), key=lambda p: int(p.name))
+    assert found["version"] == version.name
+    assert found["manifest_sha256"] == hashlib.sha256((version / "manifest.json").read_bytes()).hexdigest()
+    assert found["parameters"]["size"] == 64
+
+
+def test_inspect_of_a_picture_that_says_nothing_is_exit_status_1(run, tmp_path):
+    painting = tmp_path / "painting.jpg"
+    assert run("stylize", PICTURES / "cat.jpg", painting, "--size", 64, "--no-provenance").exit_code == 0
+    for arguments, answer in (([], "does not say how it was made"), (["--json"], "null")):
+        said = runner.invoke(cli, ["inspect", str(painting), *arguments])
+        assert said.exit_code == 1
+        assert answer in said.stdout
+
+
+def test_inspect_sends_no_control_characters_to_a_terminal(tmp_path):
+    strange = provenance.Provenance(model="\u009b31m\u202ered", style="a\nb")
+    (tmp_path / "a.png").write_bytes(images.encode(np.zeros((16, 16, 3), np.uint8), packet=strange.packet()))
+    lines = runner.invoke(cli, ["inspect", str(tmp_path / "a.png")]).stdout.splitlines()
+    assert lines[:1] == ["model: \ufffd31m\ufffdred"]
+    assert "style: a\ufffdb" in lines
 
 
 def test_generate_prints_the_prompt_and_its_continuation(run):
@@ -39,6 +74,7 @@ def test_dream_writes_its_steps_and_the_result(run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == written
     with Image.open(film) as frames:
         assert frames.n_frames == 3
+    assert [provenance.read(tmp_path / name).model for name in written] == ["deepdream"] * 4
 
 
 def test_transfer_writes_the_result(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving.client import Client, ReverieError
-from synthesis import images
+from synthesis import compact, images, provenance, xmp
 
 DREAM = {"size": 160, "num_octave": 1, "iterations": 3, "max_loss": 0.0}
 TRANSFER = {"size": 64, "steps": 3}
@@ -39,6 +40,20 @@ def test_a_raw_result_is_its_pixels(client, photo):
     pixels = np.frombuffer(last.image, np.uint8).reshape(last.shape)
     encoded = images.decode(list(client.dream(photo, **DREAM))[-1].image)
     np.testing.assert_array_equal(pixels, encoded)  # and the same request gives the same picture
+
+
+def test_previews_and_results_say_how_they_were_made_unless_asked_not_to(client, photo, glass):
+    jobs = [(client.dream, (photo,), DREAM, "deepdream"), (client.transfer, (photo, glass), TRANSFER, "style_transfer")]
+    for call, files, asked, model in jobs:
+        pictures = [s.image for s in call(*files, preview_every=2, seed=2**60, **asked) if s.image]
+        said = [provenance.parse(xmp.in_picture(picture)) for picture in pictures]
+        assert len(said) == 2
+        assert said[0] == said[1]
+        assert (said[0].model, said[0].version, said[0].features, said[0].seed) == (model, "1", "compact", str(2**60))
+        assert said[0].features_sha256 == hashlib.sha256(compact.WEIGHTS.read_bytes()).hexdigest()
+        assert said[0].parameters.items() >= asked.items()
+    *_, last = client.dream(photo, provenance=False, **DREAM)
+    assert xmp.in_picture(last.image) == b""
 
 
 def test_several_styles_with_masks_and_a_guide_travel_as_inputs(client, photo, glass):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -10,16 +11,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from export import configuration
+from serving import control_keys
 from serving.client import Client, ReverieError
 from serving.triton.processes import below
 from serving.triton.server import Address, ServerError, TritonServer
+from tests.serving.shipped import WEIGHTS
+from tests.serving.style_graph import COLORS, write_version
 
 PROJECT = Path(__file__).resolve().parents[2]
+PIXELS = np.full((1, 32, 32, 3), 100, np.uint8)
 
 
 @pytest.fixture
@@ -30,10 +45,14 @@ def small_repository(tmp_path) -> Path:
     return tmp_path / "model_repository"
 
 
-def serve(repository: Path, address: Address) -> subprocess.Popen:
+def begin_to_serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
     ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
-    command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
+    command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports, *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
+
+
+def serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
+    process = begin_to_serve(repository, address, *options)
     line = process.stdout.readline()
     assert line.startswith("ready: gRPC"), line
     return process
@@ -53,6 +72,27 @@ def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repo
     assert len(children) >= 3  # Triton and a stub for each model
     process.send_signal(number)
     assert process.wait(30) == 0
+    assert not [pid for pid in children if is_running(pid)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path, number):
+    folder = tmp_path / "models" / "slow"
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text('name: "slow" backend: "python" instance_group [ { kind: KIND_CPU } ]')
+    loading = tmp_path / "loading"
+    (folder / "1" / "model.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(loading)!r}).touch()\ntime.sleep(100)\n"
+    )
+    process = begin_to_serve(folder.parent, Address.free())
+    wait_until(loading.exists)
+    children = below(process.pid)
+    assert len(children) >= 2  # Triton and the model's process.
+    process.send_signal(number)
+    began = time.monotonic()
+    assert process.wait(10) == 0
+    assert time.monotonic() - began < 2
+    assert process.stdout.read() == "stopping\n"
     assert not [pid for pid in children if is_running(pid)]
 
 
@@ -94,17 +134,142 @@ def test_what_is_killed_is_started_again_without_a_person(small_repository, phot
                 wait_until(lambda model=model, victims=victims: len(victims & below(triton)) == 0)
                 paint_until_it_works(client, photo)
                 assert triton_below(process.pid) == triton
+            assert client.models()
             os.kill(triton, signal.SIGKILL)
         with Client(address.grpc) as client:
             paint_until_it_works(client, photo)
+            wait_until(lambda: control_keys.find(address.grpc) is not None)
+            assert client.models()  # The new Triton has its owner's key again.
         assert triton_below(process.pid) != triton
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
 
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory) -> Iterator[Supervised]:
+    """`reverie serve` on the two models that start fastest."""
+    repository = tmp_path_factory.mktemp("supervised") / "model_repository"
+    for model in ("style", "stylize"):
+        shutil.copytree(PROJECT / "model_repository" / model, repository / model)
+    address = Address.free()
+    process = serve(repository, address)
+    yield Supervised(process, address, repository)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A running `reverie serve`."""
+
+    process: subprocess.Popen
+    address: Address
+    repository: Path
+
+    @property
+    def triton(self) -> int:
+        return triton_below(self.process.pid)
+
+    @property
+    def folder(self) -> Path:
+        """That Triton takes its backends from."""
+        (option,) = [a for a in command_of(self.triton).split() if a.startswith("--backend-directory=")]
+        return Path(option.partition("=")[2]).parent
+
+    def kill_model(self, model: str) -> None:
+        """End a process of a model, and wait until it has ended."""
+        victims = {p for p in below(self.triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(is_running(pid) for pid in victims))
+
+    def is_ready_over_http(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address.http}/v2/health/ready", timeout=10):
+                return True
+        except urllib.error.HTTPError:
+            return False
+
+
+def reason_of(client: Client, model: str) -> str:
+    """Why a model is not served; empty while it is."""
+    return "".join(m.reason for m in client.models() if m.name == model)
+
+
+def test_a_model_that_does_not_load_again_makes_the_server_unready_and_comes_back_by_itself(supervised, photo):
+    file = supervised.repository / "stylize" / "1" / "model.py"
+    good = file.read_text()
+    with Client(supervised.address.grpc) as client:
+        assert client.ready()
+        file.write_text("raise MemoryError")
+        supervised.kill_model("stylize")
+        wait_until(lambda: "MemoryError" in reason_of(client, "stylize"))
+        assert not client.ready()
+        assert not supervised.is_ready_over_http()
+        assert client.infer("style", {"image": PIXELS, "style_weights": WEIGHTS}).version
+        file.write_text(good)
+        wait_until(client.ready)
+        assert client.stylize(photo)
+
+
+def test_what_a_cleaner_of_temporary_files_removes_is_put_back_where_it_is_needed(supervised, photo):
+    shutil.rmtree(supervised.folder)
+    supervised.kill_model("stylize")
+    with Client(supervised.address.grpc) as client:
+        paint_until_it_works(client, photo)
+    shutil.rmtree(supervised.folder)
+    os.kill(supervised.triton, signal.SIGKILL)
+    with Client(supervised.address.grpc) as client:
+        paint_until_it_works(client, photo)
+
+
 def command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
+
+
+def inflating(size: int) -> service_pb2.ModelInferRequest:
+    """A request that gzip makes a thousand times smaller on its way."""
+    return service_pb2.ModelInferRequest(model_name="stylize", raw_input_contents=[bytes(size)])
+
+
+def send_packed(address: str, request: service_pb2.ModelInferRequest) -> grpc.StatusCode:
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(address, options, compression=grpc.Compression.Gzip) as channel:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(request, timeout=60)
+        return call.exception().code()
+
+
+def most_memory(pid: int) -> int:
+    """The most that a process ever had in memory, in bytes; 0 for one that has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(found[1]) * 1024 if found else 0
+    return 0
+
+
+def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service_comes_back(small_repository, photo):
+    limit, size = 2**27, 2**28
+    address = Address.free()
+    process = serve(small_repository, address, f"--memory-limit={limit / 2**30}")
+    try:
+        triton = triton_below(process.pid)
+        idle, peaks = most_memory(triton), [0]
+        ended = os.pidfd_open(triton)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(send_packed, address.grpc, inflating(size))
+            while not select.select([ended], [], [], 0.005)[0] and not answer.done():
+                peaks.append(most_memory(triton))
+            assert answer.result() is grpc.StatusCode.UNAVAILABLE
+        assert select.select([ended], [], [], 30)[0], "Triton still runs"
+        os.close(ended)
+        assert max(peaks) < idle + limit + 2**25
+        wait_until(lambda: process.poll() is None and triton not in below(process.pid))
+        with Client(address.grpc) as client:
+            paint_until_it_works(client, photo)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_triton_does_not_outlive_a_killed_parent(small_repository):
@@ -132,6 +297,15 @@ def test_a_missing_repository_is_one_clear_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_without_a_safe_place_for_the_control_key_nothing_is_served(small_repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "reverie").symlink_to(tmp_path)
+    server = TritonServer(small_repository, log=tmp_path / "log")
+    with pytest.raises(ServerError, match="is a link or a file"):
+        server.start()
+    assert server.pid is None
+
+
 def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_repository):
     (graph,) = (small_repository / "style").glob("*/model.onnx")
     graph.write_bytes(b"broken")
@@ -139,6 +313,43 @@ def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_reposi
     with pytest.raises(ServerError, match=r"while starting; see .*triton\.log"):
         TritonServer(small_repository, log=log).start()
     assert "style" in log.read_text()
+
+
+@pytest.fixture
+def broken(tmp_path) -> Iterator[tuple[Client, np.ndarray]]:
+    """A client of a server whose `style` loads, and fails on every picture but all black ones; and the weights it takes."""
+    repository = tmp_path / "model_repository"
+    write_version(repository / "style" / "1")
+    graph = onnx.load(repository / "style" / "1" / "model.onnx")
+    # The brightest value is taken for the index of a table of one row.
+    brightest = helper.make_node("ReduceMax", ["image32"], ["brightest"], keepdims=0)
+    graph.graph.node.insert(0, helper.make_node("Cast", ["image"], ["image32"], to=TensorProto.INT32))
+    graph.graph.node.insert(1, brightest)
+    graph.graph.node.insert(2, helper.make_node("Gather", ["high_table", "brightest"], ["top"]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([255], np.float32), "high_table"))
+    clip = next(node for node in graph.graph.node if node.op_type == "Clip")
+    clip.input[2] = "top"
+    onnx.save(graph, repository / "style" / "1" / "model.onnx")
+    (repository / "style" / "config.pbtxt").write_text(configuration.style(tuple(COLORS)).text())
+    with TritonServer(repository, log=tmp_path / "log") as server, Client(server.address.grpc) as client:
+        yield client, np.ones((1, len(COLORS)), np.float32)
+
+
+def test_a_model_that_fails_is_an_internal_error_and_takes_no_other_request_with_it(broken):
+    client, weights = broken
+
+    def ask(value: int) -> grpc.StatusCode:
+        pixels = np.full((1, 256, 256, 3), value, np.uint8)
+        try:
+            client.infer("style", {"image": pixels, "style_weights": weights})
+        except ReverieError as error:
+            assert "the model failed on image [1, 256, 256, 3]" in error.message
+            return error.code
+        return grpc.StatusCode.OK
+
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(ask, [0, 200] * 4))
+    assert codes == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL] * 4
 
 
 def test_health_tells_ready_from_absent(small_repository):

@@ -1,22 +1,40 @@
-"""TLS and keys, on a real server."""
+"""TLS and keys, on a real server: who is let in, what strangers can send, and where keys can be seen."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import gzip
+import json
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from serving import security as secured
 from serving.client import Client, ReverieError
+from serving.client.messages import bytes_tensor
 from serving.security import Security, SecurityError, Tls
 from serving.triton import processes, supervisor
-from serving.triton.server import PROJECT, TritonServer
+from serving.triton.processes import below
+from serving.triton.server import PROJECT, Address, TritonServer
+
+API_KEY, CONTROL_KEY = "for callers: a=b,c==", "Zm9yIHB1Ymxpc2hlcnM="
+"""With everything that an option of Triton's could stumble over."""
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +84,243 @@ def refusal(call):
     return caught.value
 
 
-def test_keys_open_what_they_are_for_and_nothing_else(repository, photo, tmp_path):
-    security = Security(api_key="for callers", control_key="for publishers")
-    with TritonServer(repository, security=security, log=tmp_path / "log") as server:
-        address = server.address.grpc
-        with Client(address, api_key="for callers") as caller, Client(address, api_key="guessed") as stranger:
-            assert stranger.ready()  # Probes need no key.
-            assert caller.stylize(photo)
-            for call in (lambda: stranger.stylize(photo), stranger.styles, lambda: stranger.labels("style")):
-                assert "restricted" in refusal(call).message
-            assert "restricted" in refusal(caller.models).message
-            region = service_pb2.SystemSharedMemoryRegisterRequest(name="a", key="/a", byte_size=8)
-            with pytest.raises(grpc.RpcError, match="restricted"):
-                caller._stub.SystemSharedMemoryRegister(region, timeout=10, metadata=caller._metadata)
-        with Client(address, api_key="for callers", control_key="for publishers") as publisher:
-            assert {m.name for m in publisher.models()} == {"style", "stylize"}
-            publisher.load("stylize")
-        _is_supervised(server)
+@pytest.fixture(scope="module")
+def plain(repository, tmp_path_factory) -> Iterator[TritonServer]:
+    """As `make serve` starts it: on this machine, without keys or TLS, by somebody who has keys in the environment."""
+    log = tmp_path_factory.mktemp("plain") / "log"
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in secured.SECRET_VARIABLES:
+            patch.setenv(variable, f"of {variable}")
+        server = TritonServer(repository, security=Security(control_key=None), log=log)
+        server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def survives(plain: TritonServer) -> Iterator[TritonServer]:
+    """No test may end the server: the next ones would fail for it, or pass for the wrong reason."""
+    yield plain
+    assert plain.poll() is None
+    with Client(plain.address.grpc) as client:
+        assert {m.name for m in client.models() if m.state == "READY"} == {"style", "stylize"}
+
+
+FROM_A_PAGE = {"Origin": "http://evil.example", "Content-Type": "text/plain"}
+"""What a browser sends to any machine without asking it first."""
+
+
+def browse(server: TritonServer, path: str, body: bytes | None = b"", headers=FROM_A_PAGE) -> int:
+    """The status that a web page's request gets; a body makes it a POST."""
+    request = urllib.request.Request(f"{server.http}/v2/{path}".rstrip("/"), body, headers)
+    try:
+        return urllib.request.urlopen(request, timeout=30).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def loading_code(witness: Path) -> dict:
+    """The parameters of a load that brings a model along, which tells when it runs."""
+    code = f"open({str(witness)!r}, 'w')\nclass TritonPythonModel:\n    def execute(self, requests): return []\n"
+    config = {"name": "x", "backend": "python", "max_batch_size": 0}
+    return {"config": json.dumps(config), "file:1/model.py": base64.b64encode(code.encode()).decode()}
+
+
+def test_no_web_page_can_load_a_model_and_run_its_code(survives, tmp_path):
+    witness = tmp_path / "ran"
+    body = json.dumps({"parameters": loading_code(witness)}).encode()
+    assert browse(survives, "repository/models/x/load", body) == 403
+    assert not witness.exists()
+
+
+def test_the_owner_of_the_server_can_load_that_model(plain, tmp_path):
+    # Otherwise the test before shows nothing.
+    witness = tmp_path / "ran"
+    with contextlib.suppress(OSError):  # The model has no inputs, and is refused after it ran.
+        plain.control("repository/models/x/load", 30, {"parameters": loading_code(witness)})
+    assert witness.exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["repository/models/style/unload", "repository/index", "models/style/infer", "models/stylize/generate",
+     "models/stylize/generate_stream", "models/style/versions/5/infer", "systemsharedmemory/region/a/register",
+     "cudasharedmemory/region/a/register", "models/style/trace/setting", "logging"],
+)  # fmt: skip
+def test_no_web_page_can_send_anything_else(survives, path):
+    assert browse(survives, path) == 403
+
+
+@pytest.mark.parametrize("path", ["", "models/style", "models/style/config", "models/style/stats", "models/stats"])
+def test_nothing_but_health_can_be_read_over_http(survives, path):
+    assert browse(survives, path, None, {}) == 403
+
+
+@pytest.mark.parametrize("path", ["health/live", "health/ready", "models/style/ready"])
+def test_health_needs_no_key_over_http(survives, path):
+    assert browse(survives, path, None, {}) == 200
+
+
+def test_a_page_that_guesses_keys_or_names_this_host_is_not_let_in(survives):
+    # After rebinding its name to 127.0.0.1 a page may set any header, but it knows no key.
+    guess = {"Host": "evil.example", "reverie-control": "guess", "reverie-api-key": "", "reverie-nobody": ""}
+    for path in ("repository/index", "models/style/infer", "logging"):
+        assert browse(survives, path, b"{}", FROM_A_PAGE | guess) == 403
+
+
+def send(server: TritonServer, head: str, body: bytes) -> bytes:
+    """The first line of the answer to a request over HTTP; empty where the server hung up."""
+    with socket.create_connection((server.address.host, server.address.http_port), timeout=60) as connection:
+        connection.sendall(f"POST {head}\r\nHost: localhost\r\n".encode() + body)
+        return connection.recv(100).split(b"\r\n")[0]
+
+
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 600_000 + b"0\r\n\r\n"
+NESTED = b"Content-Length: 150000\r\n\r\n" + b"[" * 150_000
+
+
+PACKED = gzip.compress(bytes(2**24))
+INFLATING = f"Content-Encoding: gzip\r\nContent-Length: {len(PACKED)}\r\n\r\n".encode() + PACKED
+
+
+@pytest.mark.parametrize("path", ["models/style/infer", "models/stylize/generate", "repository/models/style/load"])
+@pytest.mark.parametrize("body", [CHUNKS, NESTED, INFLATING], ids=["600,000 chunks", "nested JSON", "gzip"])
+def test_what_ends_triton_over_http_is_refused_before_it_is_read(survives, path, body):
+    assert send(survives, f"/v2/{path} HTTP/1.1", body) == b"HTTP/1.1 403 Forbidden"
+
+
+@contextlib.contextmanager
+def bare(address: str, tls: Tls | None = None) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
+    """gRPC as anybody has it: no metadata at all."""
+    channel = grpc.secure_channel(address, tls.credentials()) if tls else grpc.insecure_channel(address)
+    with channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def assert_model_control_is_closed(stub, witness: Path) -> None:
+    load = service_pb2.RepositoryModelLoadRequest(model_name="x")
+    parameters = loading_code(witness)
+    load.parameters["config"].string_param = parameters["config"]
+    load.parameters["file:1/model.py"].bytes_param = base64.b64decode(parameters["file:1/model.py"])
+    calls = [
+        lambda: stub.RepositoryModelLoad(load, timeout=30),
+        lambda: stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="style"), timeout=30),
+        lambda: stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=30),
+        lambda: stub.SystemSharedMemoryRegister(
+            service_pb2.SystemSharedMemoryRegisterRequest(name="a", key="/a", byte_size=8), timeout=30
+        ),
+        lambda: stub.CudaSharedMemoryRegister(service_pb2.CudaSharedMemoryRegisterRequest(name="a"), timeout=30),
+        lambda: stub.TraceSetting(service_pb2.TraceSettingRequest(), timeout=30),
+        lambda: stub.LogSettings(service_pb2.LogSettingsRequest(), timeout=30),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.RpcError, match="restricted"):
+            call()
+    assert not witness.exists()
+
+
+def test_a_bare_grpc_stub_cannot_load_code_into_a_server_without_keys(survives, tmp_path):
+    with bare(survives.address.grpc) as stub:
+        assert_model_control_is_closed(stub, tmp_path / "ran")
+
+
+def test_whoever_started_the_server_needs_no_key_to_publish_under_any_spelling_of_this_machine(plain):
+    for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+        with Client(f"{host}:{plain.address.grpc_port}") as publisher:
+            assert {m.name for m in publisher.models()} >= {"style", "stylize"}
+    with Client(plain.address.grpc, control_key="") as stranger:
+        assert refusal(stranger.models).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_keys_are_neither_on_a_command_line_nor_in_the_environment_of_a_model(plain, photo):
+    with Client(plain.address.grpc) as client:
+        assert client.stylize(photo)
+    keys = [*plain.security.secrets(), *(f"of {variable}" for variable in secured.SECRET_VARIABLES)]
+    watched = {plain.pid, *below(plain.pid)}
+    assert len(watched) >= 3  # Triton and a process for each model
+    for pid in watched:
+        for file in ("cmdline", "environ"):
+            text = Path(f"/proc/{pid}/{file}").read_text()
+            assert text and not [key for key in keys if key in text], f"{file} of {pid}"
+
+
+@pytest.fixture(scope="module")
+def keyed(repository, tmp_path_factory) -> Iterator[TritonServer]:
+    """A server that other machines reach, with both keys."""
+    security = Security(api_key=API_KEY, control_key=CONTROL_KEY)
+    log = tmp_path_factory.mktemp("keyed") / "log"
+    with TritonServer(repository, Address.free("0.0.0.0"), security=security, log=log) as server:
+        yield server
+
+
+def test_keys_open_what_they_are_for_and_nothing_else(keyed, photo):
+    address = keyed.address.grpc
+    with Client(address, api_key=API_KEY) as caller, Client(address, api_key="guessed") as stranger:
+        assert stranger.ready()  # Probes need no key.
+        assert caller.stylize(photo)
+        for call in (lambda: stranger.stylize(photo), stranger.styles, lambda: stranger.labels("style")):
+            assert refusal(call).code is grpc.StatusCode.UNAUTHENTICATED
+        assert refusal(caller.models).code is grpc.StatusCode.UNAUTHENTICATED
+        region = service_pb2.SystemSharedMemoryRegisterRequest(name="a", key="/a", byte_size=8)
+        nobody_s = refusal(lambda: caller._call(caller._stub.SystemSharedMemoryRegister, region))
+        assert nobody_s.code is grpc.StatusCode.PERMISSION_DENIED
+    with Client(address, api_key=API_KEY, control_key=CONTROL_KEY) as publisher:
+        assert {m.name for m in publisher.models()} == {"style", "stylize"}
+        publisher.load("stylize")
+    _is_supervised(keyed)
+
+
+@pytest.mark.parametrize("key", ["guessed", "", API_KEY[:-1]])
+def test_a_wrong_or_missing_key_is_unauthenticated_and_says_which_and_what_to_do(keyed, key):
+    with Client(keyed.address.grpc, api_key=key) as stranger:
+        picture = {"image": bytes_tensor(b"x")}
+        calls = [
+            (lambda: stranger.infer("stylize", picture), "REVERIE_API_KEY"),
+            (lambda: list(stranger.stream("stylize", picture, {}, lambda arrays: [arrays])), "REVERIE_API_KEY"),
+            (lambda: stranger.load("stylize"), "REVERIE_CONTROL_KEY"),
+        ]
+        for call, variable in calls:
+            error = refusal(call)
+            assert error.code is grpc.StatusCode.UNAUTHENTICATED
+            assert f"set {variable}" in error.message
+
+
+def test_the_api_key_opens_http_for_its_callers(keyed):
+    assert browse(keyed, "models/style/config", None, {}) == 403
+    assert browse(keyed, "models/style/config", None, {"reverie-api-key": API_KEY}) == 200
+    assert browse(keyed, "repository/index", b"", {"reverie-api-key": API_KEY}) == 403
+
+
+def listening(pid: int) -> dict[int, bool]:
+    """The TCP ports of a process, and whether other machines reach them."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            sockets.add(str(descriptor.readlink()))
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                address, port = local.split(":")
+                found[int(port, 16)] = not address.endswith("0100007F")
+    return found
+
+
+def test_of_a_server_for_other_machines_they_reach_grpc_only(keyed, plain):
+    address = keyed.address
+    assert listening(keyed.pid) == {address.grpc_port: True, address.http_port: False, address.metrics_port: False}
+    assert not any(listening(plain.pid).values())
+
+
+def test_the_bound_on_memory_is_triton_s_and_not_its_models_(keyed, plain):
+    with Client(plain.address.grpc) as publisher:
+        publisher.load("stylize")  # Its process is started under the bound, the others before it.
+    soft, hard = resource.prlimit(plain.pid, resource.RLIMIT_DATA)
+    assert plain.memory_bytes < soft and (soft < hard or hard == resource.RLIM_INFINITY)
+    for pid in below(plain.pid):
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+        assert soft == hard
 
 
 def _is_supervised(server):
@@ -117,7 +355,7 @@ def _wait_until(is_so):
 def test_with_tls_plain_callers_and_strangers_are_not_let_in(repository, certificates, photo, tmp_path):
     authority = certificates["authority"][0]
     tls = Tls(authority, *certificates["server"])
-    with TritonServer(repository, security=Security(tls), log=tmp_path / "log") as server:
+    with TritonServer(repository, security=Security(tls, control_key=None), log=tmp_path / "log") as server:
         address = server.address.grpc
         with Client(address, tls=Tls(authority, *certificates["client"])) as friend:
             assert friend.stylize(photo)
@@ -128,6 +366,146 @@ def test_with_tls_plain_callers_and_strangers_are_not_let_in(repository, certifi
             assert not plain.ready()
         with Client(address, timeout=5, tls=Tls(certificates["stranger"][0], *certificates["client"])) as distrustful:
             assert not distrustful.ready()
+
+
+def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code(repository, certificates, tmp_path):
+    authority = Tls(certificates["authority"][0])
+    security = Security(Tls(None, *certificates["server"]), API_KEY, None, http=True)
+    with TritonServer(repository, security=security, log=tmp_path / "log") as server:
+        address = server.address.grpc
+        with bare(address, authority) as stub:
+            assert_model_control_is_closed(stub, tmp_path / "ran")
+            assert browse(server, "repository/index") == 403
+            with pytest.raises(grpc.RpcError, match="restricted"):
+                stub.ModelConfig(service_pb2.ModelConfigRequest(name="style"), timeout=30)
+        with Client(address, api_key=API_KEY, tls=authority, control_key="") as caller:
+            assert caller.styles()
+            assert refusal(lambda: caller.load("stylize")).code is grpc.StatusCode.UNAUTHENTICATED
+        with Client(address, api_key=API_KEY, tls=authority) as publisher:
+            assert publisher.models()
+
+
+def test_http_that_was_opened_infers_and_controls_nothing(repository, tmp_path):
+    with TritonServer(repository, security=Security(http=True), log=tmp_path / "log") as server:
+        image = np.zeros((1, 16, 16, 3), np.uint8)
+        weights = np.eye(1, 5, dtype=np.float32)
+        inputs = [
+            {"name": "image", "shape": image.shape, "datatype": "UINT8", "data": image.ravel().tolist()},
+            {"name": "style_weights", "shape": weights.shape, "datatype": "FP32", "data": weights.ravel().tolist()},
+        ]
+        assert browse(server, "models/style/infer", json.dumps({"inputs": inputs}).encode()) == 200
+        assert browse(server, "models/style", None) == 200
+        body = json.dumps({"parameters": loading_code(tmp_path / "ran")}).encode()
+        for path in ("repository/models/x/load", "repository/models/style/unload", "repository/index", "logging"):
+            assert browse(server, path, body) == 403
+        assert browse(server, "models/style/config", None) == 403
+        assert not (tmp_path / "ran").exists()
+
+
+OTHERS = ["0.0.0.0", "0", "::", "[::]", "192.168.1.5", "example.org", socket.gethostname(), "", "::ffff:10.0.0.1"]
+
+
+@pytest.mark.parametrize("host", OTHERS)
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(
+    ("keys", "missing"),
+    [
+        ({}, "no API key .* and no control key"),
+        ({"api_key": "a"}, "no control key"),
+        ({"control_key": "c"}, "no API key"),
+    ],
+)
+def test_other_machines_are_not_let_in_without_both_keys(certificates, repository, host, tls, keys, missing):
+    tls = Tls(None, *certificates["server"]) if tls else None
+    server = TritonServer(repository, Address(host), security=Security(tls, **{"control_key": None} | keys))
+    with pytest.raises(SecurityError, match=missing):
+        server.start()
+    assert server.pid is None
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_other_machines_are_let_in_with_both_keys_or_where_that_is_meant_and_a_warning_says_what_is_open(host):
+    keyed, careless = Security(api_key="a", control_key="c"), Security(insecure=True, http=True)
+    for security in (keyed, careless):
+        security.check_host(host)
+    assert [w for w in keyed.warnings(host) if "may call every model" in w] == []
+    assert any("no TLS" in w for w in keyed.warnings(host))
+    said = " ".join(careless.warnings(host))
+    assert all(part in said for part in ("may call every model", "no TLS", "any web page in a browser"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.0.0.2"])
+def test_this_machine_is_let_in_without_keys_and_without_a_warning(host):
+    Security(control_key=None).check_host(host)
+    assert not list(Security(control_key=None).warnings(host))
+
+
+BAD_KEYS = ["", " ", "\t", "secret1 ", " secret1", "schlüssel", "k\ne", "k\0", "\x7f", "\u200b", "🔑", "k" * 513]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key, monkeypatch, tmp_path):
+    file = tmp_path / "key"
+    file.write_text(key, encoding="utf-8", newline="")
+    made = [
+        lambda: Security(api_key=key),
+        lambda: Security(control_key=key),
+        lambda: secured.read_key("REVERIE_API_KEY", file),
+    ]
+    if "\0" not in key:
+        monkeypatch.setenv("REVERIE_API_KEY", key)
+        monkeypatch.setenv("REVERIE_CONTROL_KEY", key)
+        made += [Client, Security, lambda: secured.read_key("REVERIE_API_KEY")]
+    if key:  # An argument "" of the client's says that there is none.
+        made.append(lambda: Client(api_key=key, control_key=key))
+    for make in made:
+        with pytest.raises(SecurityError, match=r"empty key|accepted: 1 to 512 printable ASCII") as caught:
+            make()
+        assert not key.strip() or key not in str(caught.value)
+
+
+def test_a_key_is_read_from_its_file_without_the_last_line_break(tmp_path, monkeypatch):
+    monkeypatch.setenv("REVERIE_API_KEY", "of the environment")
+    for text in ("secret", "secret\n", "secret\r\n"):
+        (tmp_path / "key").write_bytes(text.encode())
+        assert secured.read_key("REVERIE_API_KEY", tmp_path / "key") == "secret"
+    monkeypatch.setenv("REVERIE_API_KEY_FILE", str(tmp_path / "key"))
+    assert secured.read_key("REVERIE_API_KEY") == "secret"
+    for wrong in (str(tmp_path / "absent"), ""):
+        monkeypatch.setenv("REVERIE_API_KEY_FILE", wrong)
+        with pytest.raises(SecurityError, match="cannot be read"):
+            secured.read_key("REVERIE_API_KEY")
+
+
+def serve(*options: str, **environment: str) -> subprocess.CompletedProcess:
+    """`reverie serve`, where it ends by itself."""
+    command = [sys.executable, "-m", "reverie.cli", "serve", *options]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=PROJECT, timeout=60, env={**os.environ, **environment}
+    )
+
+
+def test_the_command_lets_no_other_machine_in_by_an_oversight(tmp_path):
+    refused = serve("--host", "0.0.0.0", REVERIE_API_KEY="a")
+    assert refused.returncode == 1
+    assert "no control key (REVERIE_CONTROL_KEY)" in refused.stderr and "--insecure" in refused.stderr
+    # Typer takes an empty variable for none, and would serve without a key.
+    refused = serve("--host", "0.0.0.0", REVERIE_API_KEY="", REVERIE_CONTROL_KEY="c")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: REVERIE_API_KEY is an empty key")
+
+
+def test_no_security_shows_its_keys():
+    security = Security(api_key="for callers", control_key=None)
+    assert not [key for key in security.secrets() if key in repr(security)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["UNAVAILABLE: the queue is full", "failed to connect to all addresses", "This protocol is busy", ""],
+)
+def test_another_refusal_stays_what_it_is(text):
+    assert secured.refusal(text) is None
 
 
 def test_a_client_finds_its_certificates_and_key_in_the_environment(monkeypatch, certificates):

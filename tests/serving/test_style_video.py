@@ -5,21 +5,30 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from reverie.cli import cli
 from serving.style.flicker import Smoother, flicker
-from serving.style.video import paint, stylize_folder, stylize_video
+from serving.style.video import VIDEOS, paint, stylize_folder, stylize_video
 from synthesis import images
 from synthesis.errors import InputError
+from synthesis.provenance import Provenance, read
 from tests.conftest import PICTURES
 from tests.serving.style_graph import shipped_network
 
 
 def inverted(data: bytes) -> bytes:
     return images.encode(255 - images.decode(data))
+
+
+SAID = Provenance(model="style", version="7", style="wave")
+
+
+def inverted_and_marked(data: bytes) -> bytes:
+    return images.encode(255 - images.decode(data), packet=SAID.packet())
 
 
 def grey_frames(folder: Path, levels: dict[str, int]) -> Path:
@@ -38,6 +47,14 @@ def test_frames_keep_their_names_and_are_taken_in_the_order_of_their_numbers(tmp
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f"f{i}.png" for i in range(12))
     for i in range(12):
         assert images.read(tmp_path / "out" / f"f{i}.png")[0, 0, 0] == 255 - 10 * i
+
+
+def test_each_frame_of_a_folder_says_how_it_was_made_as_the_server_said(tmp_path):
+    source = grey_frames(tmp_path / "frames", {"1.png": 10, "2.jpg": 20, "3.webp": 30})
+    stylize_folder(source, tmp_path / "marked", inverted_and_marked, lambda *_: None)
+    stylize_folder(source, tmp_path / "unmarked", inverted, lambda *_: None)
+    assert [read(file) for file in (tmp_path / "marked").iterdir()] == [SAID] * 3
+    assert [read(file) for file in (tmp_path / "unmarked").iterdir()] == [None] * 3
 
 
 def test_a_folder_without_frames_says_what_frames_are(tmp_path):
@@ -92,7 +109,6 @@ def test_the_command_restyles_a_folder(server, tmp_path):
 
 def write_video(path: Path, frames: int) -> None:
     """Frames of growing brightness at 10 a second, and a tone."""
-    av = pytest.importorskip("av")
     with av.open(str(path), "w") as file:
         video, audio = file.add_stream("libx264", rate=10), file.add_stream("aac", rate=16_000)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
@@ -106,7 +122,6 @@ def write_video(path: Path, frames: int) -> None:
 
 
 def test_a_video_keeps_its_frames_their_times_and_its_audio(tmp_path):
-    av = pytest.importorskip("av", reason="PyAV is optional")
     source, target, seen = tmp_path / "in.mp4", tmp_path / "out.mp4", []
     write_video(source, frames=8)
     stylize_video(source, target, inverted, lambda *progress: seen.append(progress), smooth=False)
@@ -120,8 +135,23 @@ def test_a_video_keeps_its_frames_their_times_and_its_audio(tmp_path):
         assert packets[0] == packets[1]
 
 
+@pytest.mark.parametrize("ending", VIDEOS)
+def test_a_video_says_how_it_was_made_and_can_still_be_read(tmp_path, ending):
+    source, target = tmp_path / "in.mp4", tmp_path / f"out{ending}"
+    write_video(source, frames=5)
+    for restyle, expected in ((inverted_and_marked, SAID), (inverted, None)):
+        stylize_video(source, target, restyle, lambda *_: None, smooth=False)
+        assert read(target) == expected
+        with av.open(str(target)) as film:
+            assert len(list(film.decode(video=0))) == 5
+    written = []
+    for _ in range(2):
+        stylize_video(source, target, inverted_and_marked, lambda *_: None)
+        written.append(target.read_bytes())
+    assert written[0] == written[1]
+
+
 def test_a_video_that_cannot_be_read_is_named(tmp_path):
-    pytest.importorskip("av", reason="PyAV is optional")
     (tmp_path / "broken.mp4").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"broken\.mp4: the video cannot be read"):
         stylize_video(tmp_path / "broken.mp4", tmp_path / "out.mp4", inverted, lambda *_: None)

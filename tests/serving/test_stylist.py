@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 
@@ -13,17 +14,19 @@ from pydantic import ValidationError
 from serving.errors import Unavailable
 from serving.parameters import markdown_table
 from serving.style.colors import mix
+from serving.style.margin import MARGIN
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import PixelBudget, Stylist
 from synthesis import images
 from synthesis.errors import InputError
+from synthesis.provenance import parse
 from tests.conftest import PROJECT
-from tests.serving.style_graph import tint, write_version
+from tests.serving.style_graph import tint, tint_as_version, with_mirrored_margin, write_version
 
 
 @pytest.fixture(scope="module")
 def stylist(tmp_path_factory) -> Stylist:
-    return Stylist(write_version(tmp_path_factory.mktemp("style") / "1"), tint)
+    return Stylist(write_version(tmp_path_factory.mktemp("style") / "1"), tint_as_version)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,10 @@ def restyled(stylist: Stylist, data: bytes, **parameters) -> Image.Image:
     return Image.open(io.BytesIO(stylist.stylize(data, StylizeParameters(**parameters))))
 
 
+def painted(picture: np.ndarray, weights: list[float]) -> np.ndarray:
+    return with_mirrored_margin(tint, picture, np.array(weights))
+
+
 def encoded(image: Image.Image, format="png", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
@@ -44,11 +51,11 @@ def encoded(image: Image.Image, format="png", **options) -> bytes:
 def test_a_style_is_taken_by_name_and_the_first_by_default(stylist, picture):
     data = images.encode(picture)
     for name, weights in (("", [1, 0, 0]), ("red", [1, 0, 0]), ("blue", [0, 0, 1])):
-        np.testing.assert_array_equal(restyled(stylist, data, style=name), tint(picture, np.array(weights)))
+        np.testing.assert_array_equal(restyled(stylist, data, style=name), painted(picture, weights))
 
 
 def test_a_blend_depends_only_on_the_proportions_of_its_weights(stylist, picture):
-    data, half = images.encode(picture), tint(picture, np.array([0.5, 0, 0.5]))
+    data, half = images.encode(picture), painted(picture, [0.5, 0, 0.5])
     for weights in ({"red": 0.5, "blue": 0.5}, {"red": 3, "green": 0, "blue": 3}, {"red": 1e308, "blue": 1e308}):
         np.testing.assert_array_equal(restyled(stylist, data, styles=weights), half)
 
@@ -82,7 +89,7 @@ def test_the_result_has_the_photograph_s_format_unless_another_is_asked_for(styl
 def test_transparency_is_kept_where_the_format_has_it_and_becomes_white_elsewhere(stylist, picture):
     alpha = np.zeros(picture.shape[:2], np.uint8)
     alpha[:, 40:] = 255
-    data, stylized = images.encode(picture, alpha=alpha), tint(picture, np.array([1, 0, 0]))
+    data, stylized = images.encode(picture, alpha=alpha), painted(picture, [1, 0, 0])
     png = np.asarray(restyled(stylist, data))
     np.testing.assert_array_equal(png, np.dstack([stylized, alpha]))
     np.testing.assert_array_equal(np.asarray(restyled(stylist, data, format="webp"))[..., 3], alpha)
@@ -103,6 +110,72 @@ def test_a_sideways_jpeg_comes_out_upright_and_without_its_other_exif(stylist):
     result = restyled(stylist, encoded(Image.new("RGB", (80, 40), "gold"), "jpeg", exif=exif))
     assert result.size == (40, 80)
     assert not result.getexif()
+
+
+def test_a_result_says_how_it_was_made_unless_asked_not_to(tmp_path, picture):
+    folders = [write_version(tmp_path / number) for number in ("4", "5")]
+    for folder in folders:
+        (folder / "manifest.json").write_text(folder.name)
+    canary = Stylist(folders[0], lambda photo, weights: tint_as_version(photo, weights, 5))
+    data = images.encode(picture)
+    asked = {"styles": {"red": 2, "green": 0, "blue": 1}, "strength": 0.5, "format": "jpeg"}
+    said = parse(restyled(canary, data, **asked).info["xmp"])
+    assert (said.model, said.version, said.style) == ("style", "5", "red=0.667, blue=0.333")
+    assert said.manifest_sha256 == hashlib.sha256(b"5").hexdigest()
+    assert said.parameters == StylizeParameters(**asked).model_dump()
+    assert "xmp" not in restyled(canary, data, provenance=False).info
+
+
+def test_tiles_say_the_version_that_made_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 50)
+    stylist = Stylist(write_version(tmp_path / "6"), tint_as_version)
+    assert parse(restyled(stylist, images.encode(np.zeros((60, 60, 3), np.uint8))).info["xmp"]).version == "6"
+
+
+def test_where_a_photograph_was_taken_is_in_none_of_the_result_s_metadata(stylist):
+    place = b"""<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
+      xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:GPSLatitude="47,22.4N"/></rdf:RDF>"""
+    for format in images.FORMATS:
+        photo = images.encode(np.zeros((20, 20, 3), np.uint8), format, packet=place)
+        for provenance in (True, False):
+            result = stylist.stylize(photo, StylizeParameters(provenance=provenance))
+            assert b"47,22" not in result
+            assert b"GPS" not in result
+
+
+def test_detail_restyles_a_larger_picture_and_brings_it_back(tmp_path, picture):
+    sizes: list[tuple[int, int]] = []
+
+    def halving(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+        sizes.append((photo.shape[0] - 2 * MARGIN, photo.shape[1] - 2 * MARGIN))
+        return photo // 2, 1
+
+    stylist, data = Stylist(write_version(tmp_path / "1"), halving), images.encode(picture)
+    for detail, expected in ((1, (60, 80)), (1.5, (90, 120)), (2, (120, 160)), (1.999, (120, 160))):
+        result = restyled(stylist, data, detail=detail, style="red")
+        assert sizes.pop() == expected
+        assert result.size == (80, 60)
+        assert np.abs(np.asarray(result, int) - picture // 2).mean() < 2
+
+
+def test_detail_that_makes_a_picture_large_is_a_large_picture_s_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 150)
+    stylist, data = (
+        Stylist(write_version(tmp_path / "1"), tint_as_version),
+        images.encode(np.zeros((50, 100, 3), np.uint8)),
+    )
+    tiled = []
+    monkeypatch.setattr(
+        "serving.style.stylist.restyle_in_tiles", lambda model, photo, w: tiled.append(photo.shape) or photo
+    )
+    assert restyled(stylist, data).size == restyled(stylist, data, detail=2).size == (100, 50)
+    assert tiled == [(100, 200, 3)]
+
+
+def test_detail_beyond_the_largest_picture_is_refused_with_what_is_accepted(stylist):
+    data = images.encode(np.zeros((16, 5000, 3), np.uint8))
+    with pytest.raises(InputError, match="detail: 2 times 5000x16 pixels; accepted: sides of at most 8192"):
+        stylist.stylize(data, StylizeParameters(detail=2, size=8192))
 
 
 def test_a_picture_that_size_would_make_too_narrow_is_refused_with_the_reason(stylist):
@@ -133,6 +206,9 @@ def test_an_unknown_style_is_answered_with_those_there_are(stylist, picture, nam
         ({"strength": float("nan")}, "finite"),
         ({"size": 8193}, "less than or equal to 8192"),
         ({"size": 15}, "greater than or equal to 16"),
+        ({"detail": 0.9}, "greater than or equal to 1"),
+        ({"detail": float("nan")}, "finite"),
+        ({"detail": 2.1}, "less than or equal to 2"),
         ({"quality": 0}, "greater than or equal to 1"),
         ({"format": "gif"}, "'same', 'png', 'jpeg' or 'webp'"),
         ({"strenght": 1}, "Extra inputs are not permitted"),
@@ -174,7 +250,10 @@ def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_
     monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", slow)
     monkeypatch.setattr("serving.style.stylist.LARGE_PIXELS", 10_000)
     monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 150)
-    stylist, large = Stylist(write_version(tmp_path / "1"), tint), images.encode(np.zeros((200, 100, 3), np.uint8))
+    stylist, large = (
+        Stylist(write_version(tmp_path / "1"), tint_as_version),
+        images.encode(np.zeros((200, 100, 3), np.uint8)),
+    )
     first = threading.Thread(target=restyled, args=(stylist, large), daemon=True)
     first.start()
     assert tiling.acquire(timeout=10)
@@ -200,26 +279,26 @@ def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_
         in_tiles.append((photo.shape[:2], stylist._one_large._inside is not None))
         return photo
 
-    def network(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def network(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
         in_one_piece.append((photo.shape[:2], stylist._one_large._inside is not None))
-        return photo
+        return photo, 1
 
     monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", tiles)
     stylist = Stylist(write_version(tmp_path / "1"), network)
     for height, width in ((100, 100), (200, 200), (201, 200), (201, 20)):
         restyled(stylist, images.encode(np.zeros((height, width, 3), np.uint8)))
-    assert in_one_piece == [((100, 100), False), ((200, 200), True)]
+    assert in_one_piece == [((164, 164), False), ((264, 264), True)]  # With the margin.
     assert in_tiles == [((201, 200), True), ((201, 20), True)]
 
 
 def test_one_picture_is_decoded_and_encoded_while_another_is_in_the_network(tmp_path, picture):
     in_network, may_leave = threading.Event(), threading.Event()
 
-    def slow_for_red(photo: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def slow_for_red(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
         if weights[0] == 1:
             in_network.set()
             assert may_leave.wait(10)
-        return tint(photo, weights)
+        return tint_as_version(photo, weights)
 
     stylist, results = Stylist(write_version(tmp_path / "1"), slow_for_red), []
     data = images.encode(picture)

@@ -239,6 +239,16 @@ def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(ser
         assert model.repository.history("style")[-1]["promoted"] == promoted
 
 
+def test_a_canary_whose_pictures_are_black_is_not_promoted_though_it_was_measured_as_good(served, two):
+    repository = Repository(served.repository)
+    version = publishing.publish(tiny.stage(repository, -255), repository, label="museum").version
+    with model_of(served) as model:
+        verdict = canary.run(model, version, 40, 0.2, served.address.metrics)
+        assert not verdict.promoted
+        assert any("a picture of one colour" in reason for reason in verdict.reasons), verdict.reasons
+        assert model.labels.stable != version
+
+
 def test_without_a_server_publishing_still_works(tmp_path):
     (tmp_path / "models").mkdir()
     repository = Repository(tmp_path / "models")

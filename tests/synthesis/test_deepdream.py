@@ -11,10 +11,13 @@ from synthesis.ascent import MARGIN, STRIDE, _windows, ascent
 from synthesis.deepdream import DeepDreamParameters, dream
 from synthesis.errors import InputError
 from synthesis.progress import Cancelled, Progress
+from tests.conftest import PICTURES
 from tests.synthesis.book import BookDream
 
 LAYERS = {"block4_conv1": 1.0, "block5_conv1": 2.0}
-PARAMETERS = DeepDreamParameters(layers=LAYERS, features="compact", iterations=3, num_octave=2, max_loss=0)
+PARAMETERS = DeepDreamParameters(
+    recipe="book", layers=LAYERS, features="compact", iterations=3, num_octave=2, max_loss=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def test_a_step_an_octave_through_inception_v3_gives_the_book_s_picture(data, mo
     model = keras.applications.InceptionV3(weights=None, include_top=False)
     model.load_weights(features.weights_path("inception_v3"))
     layers = {"mixed4": 1.0, "mixed5": 1.5, "mixed6": 2.0, "mixed7": 2.5}
-    parameters = DeepDreamParameters(layers=layers, features="inception_v3", iterations=1, num_octave=2)
+    parameters = DeepDreamParameters(recipe="book", layers=layers, features="inception_v3", iterations=1, num_octave=2)
     records: list[Progress] = []
     losses: list[float] = []
     theirs = book_dream(photo, parameters, model, losses).astype(int)
@@ -262,7 +265,8 @@ def test_a_guide_under_the_network_s_minimum_is_refused(image):
         {"octave_scale": 1},
         {"layers": {"a": float("inf")}},
         {"layers": {"a": 1e9}},
-        {"num_octave": 0},
+        {"num_octave": -1},
+        {"recipe": "cake"},
         {"max_loss": -1},
         {"size": 0},
         {"jitter": -1},
@@ -281,6 +285,41 @@ def test_a_guide_under_the_network_s_minimum_is_refused(image):
 def test_parameters_outside_their_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DeepDreamParameters(**wrong)
+
+
+def test_the_recipe_book_has_the_book_s_settings_and_what_is_given_goes_before_it():
+    book = {"step": 20.0, "num_octave": 3, "octave_scale": 1.4, "iterations": 30, "max_loss": 15.0}
+    off = {"jitter": 0, "smooth": 0.0, "tile": 0, "strength": 1.0, "precision": "float32"}
+    assert DeepDreamParameters(recipe="book").model_dump().items() >= (book | off).items()
+    given = DeepDreamParameters(recipe="book", step=7, jitter=3)
+    assert (given.step, given.jitter, given.iterations) == (7.0, 3, 30)
+    assert DeepDreamParameters().recipe == DeepDreamParameters(recipe="forms").recipe == "forms"
+    assert DeepDreamParameters(**given.model_dump()) == given
+
+
+def test_the_default_recipe_grows_forms_where_the_book_s_grows_grain():
+    """Grain: how much of the change is from one pixel to the next."""
+    photo = images.fit_within(images.read(PICTURES / "cat.jpg"), 240)
+
+    def grain(parameters: DeepDreamParameters) -> float:
+        change = dream(photo, parameters).astype(float) - photo
+        return np.abs(np.diff(change, axis=0)).mean() / np.abs(change).mean()
+
+    forms = DeepDreamParameters(features="compact")
+    book = DeepDreamParameters(recipe="book", features="compact", num_octave=2)
+    assert grain(forms) < 0.75 * grain(book)
+
+
+@pytest.mark.parametrize(("side", "octaves"), [(60, 1), (80, 1), (111, 1), (112, 2), (157, 3), (220, 4), (4000, 4)])
+def test_a_dream_takes_as_many_octaves_as_the_picture_has_room_for(side, octaves):
+    assert deepdream.useful_octaves(side, 80, 1.4) == octaves
+
+
+def test_a_small_picture_can_be_dreamt_on_with_the_defaults(image):
+    records: list[Progress] = []
+    small = image[:80, :90]
+    assert dream(small, DeepDreamParameters(features="compact", iterations=1), records.append).shape == small.shape
+    assert [r.steps for r in records] == [1]
 
 
 def test_layers_can_be_written_as_text():

@@ -39,7 +39,7 @@ def test_the_objective_is_the_book_s(pictures):
     expected += 1e-6 * ((down**2 + right**2) ** 1.25).sum()
 
     goal = gatys.objective("compact")
-    targets = gatys.book_targets(goal, *pictures, GatysParameters())
+    targets = gatys.book_targets(goal, *pictures, gatys.BOOK)
     measured = goal.measure(picture, targets)
     assert measured.loss == pytest.approx(expected, rel=1e-3)
     assert sum(measured.parts.values()) == pytest.approx(measured.loss, rel=1e-5)
@@ -47,7 +47,7 @@ def test_the_objective_is_the_book_s(pictures):
 
 def test_the_gradient_points_uphill(pictures):
     goal = gatys.objective("compact")
-    targets = gatys.book_targets(goal, *pictures, GatysParameters())
+    targets = gatys.book_targets(goal, *pictures, gatys.BOOK)
     start = pictures[0].astype(np.float64)
     here = goal.measure(start, targets)
     length = np.linalg.norm(here.gradient)
@@ -89,7 +89,7 @@ def test_same_seed_same_picture_and_other_seed_other_noise(pictures):
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_a_loss_that_is_no_number_ends_the_job_with_its_last_good_picture(pictures):
     with pytest.raises(NotANumberError, match="NaN or infinite at step") as caught:
-        transfer(*pictures, SMALL.model_copy(update={"optimizer": "sgd", "learning_rate": 1e12, "steps": 50}))
+        transfer(*pictures, SMALL.model_copy(update={"optimizer": "sgd", "learning_rate": 1e12, "bounded": False}))
     assert caught.value.image.shape == pictures[0].shape
 
 
@@ -97,7 +97,7 @@ def test_one_trace_serves_all_sizes(pictures):
     goal = gatys.objective("compact")
     for size in (64, 80):
         picture = images.resize(pictures[0], size, size + 8)
-        goal.measure(picture, gatys.book_targets(goal, picture, picture, GatysParameters()))
+        goal.measure(picture, gatys.book_targets(goal, picture, picture, gatys.BOOK))
     assert goal.loss_and_gradient.experimental_get_tracing_count() == 1
 
 
@@ -112,7 +112,7 @@ def test_through_vgg19_loss_and_gradient_are_those_of_the_book_s_loop(pictures, 
     book = BookTransfer(model)
     loss, gradient = book.loss_and_gradient(*(tf.constant(to_caffe(p[None].copy())) for p in (picture, content, style)))
     goal = gatys.objective("vgg19")
-    ours = goal.measure(picture, gatys.book_targets(goal, *pictures, GatysParameters()))
+    ours = goal.measure(picture, gatys.book_targets(goal, *pictures, gatys.BOOK))
     assert ours.loss == pytest.approx(float(loss), rel=1e-4)
     difference = ours.gradient - gradient.numpy()[0, ..., ::-1]
     assert np.linalg.norm(difference) < 1e-3 * np.linalg.norm(ours.gradient)
@@ -189,6 +189,46 @@ def test_preserved_colours_leave_the_chroma(pictures):
     assert (change.max(axis=1) - change.min(axis=1)).max() <= 1
 
 
+def test_the_recipe_book_has_the_book_s_weights_and_what_is_given_goes_before_it():
+    weights = {"content_weight": 2.5e-8, "style_weight": 1e-6, "total_variation_weight": 1e-6, "bounded": False}
+    assert GatysParameters(recipe="book").model_dump().items() >= weights.items()
+    given = GatysParameters(recipe="book", content_weight=3)
+    assert (given.content_weight, given.bounded) == (3.0, False)
+    assert GatysParameters().content_weight == 40 * gatys.BOOK.content_weight
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("lbfgs", 0), ("adam", 20), ("sgd", 0.5)])
+def test_bounded_pixels_stay_in_range_in_every_step_and_the_reported_loss_is_the_result_s(pictures, optimizer, rate):
+    evaluated: list[np.ndarray] = []
+    goal = gatys.objective("compact")
+    dark = [np.where(p < 128, 0, 255).astype(np.uint8) for p in pictures]  # Unbounded, half of the pixels would leave.
+    targets = gatys.book_targets(goal, *dark, SMALL)
+
+    def evaluate(pixels: np.ndarray) -> objective.Evaluation:
+        evaluated.append(pixels)
+        return goal.measure(pixels, targets)
+
+    def leaves_the_range(bounded: bool) -> bool:
+        evaluated.clear()
+        minimise = optimisers.OPTIMISERS[optimizer]
+        minimise(evaluate, dark[0].astype(float), 6, rate, lambda pixels, here: None, bounded)
+        return min(p.min() for p in evaluated) < 0 or max(p.max() for p in evaluated) > 255
+
+    assert leaves_the_range(False)
+    assert not leaves_the_range(True)
+
+
+def test_the_loss_of_a_bounded_picture_is_nearly_that_of_the_file_that_is_returned(pictures):
+    def excess(bounded: bool) -> float:
+        records = []
+        settings = SMALL.model_copy(update={"steps": 25, "bounded": bounded})
+        out = transfer(*pictures, settings, records.append)
+        goal = gatys.objective("compact")
+        return goal.measure(out, gatys.book_targets(goal, *pictures, settings)).loss / records[-1].loss
+
+    assert excess(True) < 1.1 < excess(False)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -261,6 +301,7 @@ def test_pixels_that_are_no_uint8_are_refused(pictures, picture):
         {"style_weights": (-1.0,)},
         {"style_scale": 0},
         {"pooling": "min"},
+        {"recipe": "cake"},
         {"initial": "nothing"},
         {"scales": 9},
         {"max_seconds": float("nan")},

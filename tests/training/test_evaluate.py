@@ -39,7 +39,7 @@ def test_a_uniform_word_model_has_the_perplexity_of_its_vocabulary():
     words = Vocabulary(["", "[UNK]", "a", "film", "about"])
     figures = evaluate.evaluate(uniform(words, positions=100), TEXTS)
     assert figures["book_word_perplexity"] == pytest.approx(5)
-    assert figures["reviews_bits_per_byte"] is None
+    assert figures["bits_per_byte"] is None
     assert figures["predictions"] == 5 + 4  # "good" thirty times without spaces is one word
 
 
@@ -53,7 +53,7 @@ def test_bits_per_byte_are_those_of_the_raw_text_with_its_end(byte_pairs):
     tokens = sum(len(byte_pairs.encode(text)) + 1 for text in TEXTS)
     raw = sum(len(text.encode()) for text in TEXTS)
     assert figures["predictions"] == tokens
-    assert figures["reviews_bits_per_byte"] == pytest.approx(tokens * math.log2(len(byte_pairs)) / raw)
+    assert figures["bits_per_byte"] == pytest.approx(tokens * math.log2(len(byte_pairs)) / raw)
     assert figures["book_word_perplexity"] is None
 
 
@@ -100,6 +100,6 @@ def test_the_command_ends_with_one_line_of_json(tmp_path):
     result = CliRunner().invoke(cli, ["eval", "lm", "--run", str(run.path), "--data", str(folder)])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout.splitlines()[-1])
-    assert 1 < figures["reviews_bits_per_byte"] < 10
+    assert 1 < figures["bits_per_byte"] < 10
     assert figures["validation_loss"] == run.result["validation_loss"]
     assert set(figures["samples"]) == {"0.2", "0.5", "0.7", "1.0", "1.5"}

@@ -20,7 +20,7 @@ from training.language_model.train import (
     train,
     validation_figures,
 )
-from training.loop import Schedule
+from training.loop import Schedule, TrainingStopped
 from training.runs import RunError
 
 TINY = LanguageModelConfig(vocabulary_size=40, positions=12, embed_dim=8, latent_dim=16, num_heads=2)
@@ -215,7 +215,7 @@ def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(source,
         return original(rows, step, *rest)
 
     monkeypatch.setattr(reviews, "batch_of", killed_at_fifth)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingStopped):
         run_to(source, tmp_path / "broken", tmp_path / "cache", preset)
     monkeypatch.setattr(reviews, "batch_of", original)
     resumed = run_to(source, tmp_path / "broken", tmp_path / "cache", preset)
@@ -224,7 +224,7 @@ def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(source,
     assert unbroken.result == resumed.result
     assert (unbroken.path / "validation.csv").read_text() == (resumed.path / "validation.csv").read_text()
     steps = [line.split(",")[0] for line in (resumed.path / "metrics.csv").read_text().splitlines()]
-    assert steps == ["step", "2", "4", "6"]
+    assert steps == ["step", "1", "2", "4", "6"]
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -301,7 +301,7 @@ def test_a_run_learns_and_leaves_what_it_did_behind(source, tmp_path, preset):
     # 40 words, which an untrained model is sure to confuse; byte pairs are whole words here.
     assert run.result["validation_perplexity"] < 8
     assert run.result["validation_bits_per_byte"] < 1
-    assert len((run.path / "metrics.csv").read_text().splitlines()) == 7
+    assert len((run.path / "metrics.csv").read_text().splitlines()) == 8
     assert len((run.path / "validation.csv").read_text().splitlines()) == 3
     assert list((run.path / "events").iterdir())
     assert "== temperature 1.5" in (run.samples / "step_000060.txt").read_text()

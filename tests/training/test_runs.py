@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -58,3 +60,33 @@ def test_an_unfinished_run_has_no_result(tmp_path):
 def test_a_schedule_of_no_steps_is_refused():
     with pytest.raises(ValueError, match="steps is 0; accepted: 1 or more"):
         Schedule(0)
+
+
+def test_a_run_of_other_settings_names_each_that_differs_with_both_values(tmp_path):
+    Run.create("x", {"steps": 5, "model": {"width": 8}, "data_sha256": "a" * 64}, tmp_path / "x")
+    with pytest.raises(RunError) as refused:
+        Run.create("x", {"steps": 6, "model": {"width": 9}, "data_sha256": "b" * 64, "seed": 1}, tmp_path / "x")
+    said = str(refused.value)
+    assert "steps is 5 there and 6 here" in said
+    assert "model.width is 8 there and 9 here" in said
+    assert "data_sha256 is aaaaaaaaaaaa... there and bbbbbbbbbbbb... here" in said
+    assert "seed is not given there and 1 here" in said
+
+
+def test_a_run_remembers_where_its_data_are_from_its_beginning_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Run.at("x", tmp_path / "x")
+    assert not run.exists
+    run.remember({"data": Path("texts"), "styles": [Path("a.jpg")], "from": None})
+    Run.create("x", {}, run.path)
+    run.remember({"data": Path("others")})
+    assert run.input_path("data") == tmp_path / "texts"
+    assert run.input_paths("styles") == [tmp_path / "a.jpg"]
+    assert run.input_path("from") is None
+
+
+def test_two_runs_of_one_second_have_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    names = [Run.create("x", {}).path.name for _ in range(3)]
+    assert names == ["20260101-000000", "20260101-000000-2", "20260101-000000-3"]

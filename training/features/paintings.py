@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from synthesis.gatys import GatysParameters
+from synthesis.gatys import BOOK
 from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
 from synthesis.optimisers import Adam
 
@@ -91,7 +91,7 @@ class Easel:
 
     def _gradient_of(self, pictures, wanted, grams):
         """Of the book's objective through the student, for each picture."""
-        book = GatysParameters()
+        book = BOOK
         pixels = float(pictures.shape[1] * pictures.shape[2])
         with tf.GradientTape() as tape:
             tape.watch(pictures)

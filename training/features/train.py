@@ -100,6 +100,9 @@ def train(
 
     Args:
         paintings: whose styles the student also meets; may be empty.
+
+    Raises:
+        RunError: `path` holds a run with other settings, photographs or paintings.
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
@@ -111,7 +114,8 @@ def train(
     model.compile(
         optimizer=keras.optimizers.Adam(rate, global_clipnorm=1.0), jit_compile=keras.backend.backend() == "jax"
     )
-    run = Run.create(KIND, asdict(config), path)
+    facts = {"photographs_sha256": photos.digest, "paintings_sha256": paintings.digest}
+    run = Run.create(KIND, asdict(config) | facts, path)
     if run.finished:
         return run
 

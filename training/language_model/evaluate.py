@@ -22,6 +22,8 @@ BOOK_WORDS = 100
 """The book looks at so many words of a review (listing 12-4)."""
 BOOK_REVIEWS = 5_000
 RAW_REVIEWS = 1_000
+REVIEWS_PROMPT = "This movie"
+"""What samples of models of reviews continue."""
 TEMPERATURES = (0.2, 0.5, 0.7, 1.0, 1.5)
 
 
@@ -56,22 +58,25 @@ class Row:
     first_counted: int = 0
 
 
-def evaluate(model: Scored, texts: Sequence[str], seed: int = 0, every_review: bool = False) -> dict[str, Any]:
-    """All figures of `model` on the test reviews `texts`.
+def evaluate(
+    model: Scored, texts: Sequence[str], seed: int = 0, every_review: bool = False, prompt: str = REVIEWS_PROMPT
+) -> dict[str, Any]:
+    """All figures of `model` on the test texts.
 
     Args:
+        prompt: what the samples continue.
         seed: of the choice of the reviews and of the samples.
         every_review: measure all of them, not 5,000 (words) or 1,000 (raw text).
 
     Returns:
-        `book_word_perplexity` and `reviews_bits_per_byte`, None for the one that does not apply; the number
-        of `reviews` and `predictions`; `token_perplexity`; `samples` by temperature.
+        `book_word_perplexity` and `bits_per_byte`, None for the one that does not apply; the number
+        of `texts` and `predictions`; `token_perplexity`; `samples` by temperature.
     """
     is_book = isinstance(model.tokenizer, Vocabulary)
     chosen = texts if every_review else choose(texts, BOOK_REVIEWS if is_book else RAW_REVIEWS, seed)
     measure = book_word_perplexity if is_book else bits_per_byte
-    figures = {"book_word_perplexity": None, "reviews_bits_per_byte": None, "reviews": len(chosen)}
-    return figures | measure(model, chosen) | {"samples": sample_figures(model, seed)}
+    figures = {"book_word_perplexity": None, "bits_per_byte": None, "texts": len(chosen)}
+    return figures | measure(model, chosen) | {"samples": sample_figures(model, prompt, seed)}
 
 
 def choose(texts: Sequence[str], count: int, seed: int) -> list[str]:
@@ -97,7 +102,7 @@ def bits_per_byte(model: Scored, texts: Sequence[str]) -> dict[str, float]:
     nats, count = _total_loss(model, rows)
     size = sum(len(text.encode()) for text in texts)
     return {
-        "reviews_bits_per_byte": nats / math.log(2) / size,
+        "bits_per_byte": nats / math.log(2) / size,
         "token_perplexity": math.exp(nats / count),
         "predictions": count,
         "bytes": size,
@@ -141,11 +146,13 @@ def _pad(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     return inputs, targets
 
 
-def sample_figures(model: Scored, seed: int, tokens: int = 90, count: int = 8) -> dict[str, dict[str, float]]:
-    """How varied `count` continuations of "This movie" are at every temperature; prints the first of each."""
+def sample_figures(
+    model: Scored, prompt: str, seed: int, tokens: int = 90, count: int = 8
+) -> dict[str, dict[str, float]]:
+    """How varied `count` continuations of `prompt` are at every temperature; prints the first of each."""
     temperatures = [t for t in TEMPERATURES for _ in range(count)]
     seeds = [seed + i for _ in TEMPERATURES for i in range(count)]
-    texts = model.continue_prompt("This movie", tokens, temperatures, seeds)
+    texts = model.continue_prompt(prompt, tokens, temperatures, seeds)
     figures = {}
     for i, temperature in enumerate(TEMPERATURES):
         some = texts[i * count : (i + 1) * count]

@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import lzma
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,13 +27,19 @@ from rich.console import Console
 from language.byte_pairs import BytePairs
 from language.tokenizer import Tokenizer, load_tokenizer
 from language.vocabulary import Vocabulary
+from training import files
 from training.downloads import fetch
+from training.language_model import texts
+from training.language_model.evaluate import REVIEWS_PROMPT
 
 ARCHIVE_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 ARCHIVE_MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
 VALIDATION_EVERY = 50
 """One training review in so many is held out for validation."""
 
+_FEW = 100
+"""Files; where there are fewer of somebody's own texts, they are cut into parts of about `_PART` characters."""
+_PART = 2_000
 _REVIEW = re.compile(r"(?:^|/)(train|test)/(?:pos|neg|unsup)/[^/]+\.txt$")
 
 
@@ -44,25 +52,30 @@ def download() -> Path:
     return fetch(ARCHIVE_URL, ARCHIVE_MD5, "fetch it by other means and give its path with --data (DATA=)")
 
 
-def read_reviews(source: Path, split: str) -> Iterator[str]:
-    """Yield the reviews of `split` in a fixed order, with `<br />` as a space.
+def read_reviews(source: Path, split: str, summary: texts.Summary | None = None) -> Iterator[str]:
+    """Yield the reviews of `split` in a fixed order, with `<br />` as a space; empty ones are left out.
 
     Args:
-        source: a tar archive or folder in the layout of aclImdb; or a folder of `.txt` files without
-            that layout, of which every tenth file is the test split.
+        source: a tar archive or folder in the layout of aclImdb; or a folder of `.txt` files without that layout, or
+            one such file, of which every tenth is the test split. Where those are few, long ones count as several.
         split: "train" (which includes the unlabelled reviews) or "test".
+        summary: counts what was read.
 
     Raises:
-        DataError: `source` does not exist or holds no reviews.
+        DataError: `source` does not exist, cannot be read, or holds no reviews.
     """
     check_exists(source)
-    texts = _from_archive(source, split) if source.is_file() else _from_folder(source, split)
-    found = False
-    for text in texts:
-        found = True
-        yield text.replace("<br />", " ")
-    if not found:
-        raise DataError(f"{source} holds no {split} reviews; expected aclImdb/{split}/*/*.txt or .txt files")
+    summary = summary or texts.Summary()
+    try:
+        found = _from_archive(source, split, summary) if _is_archive(source) else _from_files(source, split, summary)
+        for text in found:
+            yield text.replace("<br />", " ")
+    except OSError as error:
+        raise DataError(f"{error.filename or source} cannot be read: {error.strerror or error}") from error
+    if not summary.encodings:
+        raise DataError(
+            f"{source} holds no {split} texts ({summary.empty} empty files); expected aclImdb/{split}/*/*.txt or .txt files"
+        )
 
 
 def check_exists(source: Path) -> None:
@@ -73,26 +86,56 @@ def check_exists(source: Path) -> None:
         )
 
 
-def _from_archive(source: Path, split: str) -> Iterator[str]:
+def is_reviews(source: Path) -> bool:
+    """Whether `source` has the layout of aclImdb, and is not somebody's own texts."""
+    return _is_archive(source) or any(_REVIEW.search(path.as_posix()) for path in _files(source))
+
+
+def prompt_for(source: Path, words: int = 2) -> str:
+    """What samples of a model of these texts begin with: the beginning of the first one, or the book's for reviews."""
+    if is_reviews(source):
+        return REVIEWS_PROMPT
+    return " ".join(next(read_reviews(source, "train")).split()[:words])
+
+
+def _is_archive(source: Path) -> bool:
+    return source.is_file() and not texts.is_text(source)
+
+
+def _from_archive(source: Path, split: str, summary: texts.Summary) -> Iterator[str]:
     try:
         with tarfile.open(source) as archive:
             for member in archive:
                 match = _REVIEW.search(member.name)
-                if match and match[1] == split:
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    yield file.read().decode("utf-8", errors="replace")
-    except tarfile.TarError as error:
-        raise DataError(f"{source} is not a readable tar archive: {error}") from error
+                file = archive.extractfile(member) if match and match[1] == split else None
+                if file and (text := texts.read(file.read(), summary)):
+                    yield text
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(
+            f"{source} is not a readable tar archive ({error}); accepted: the aclImdb archive whole, a folder of .txt "
+            "files, or one .txt file"
+        ) from error
 
 
-def _from_folder(source: Path, split: str) -> Iterator[str]:
-    files = sorted(source.rglob("*.txt"))
-    reviews = [f for f in files if (m := _REVIEW.search(f.as_posix())) and m[1] == split]
-    if not any(_REVIEW.search(f.as_posix()) for f in files):
-        reviews = [f for i, f in enumerate(files) if (i % 10 == 9) == (split == "test")]
-    for file in reviews:
-        yield file.read_text(encoding="utf-8", errors="replace")
+def _from_files(source: Path, split: str, summary: texts.Summary) -> Iterator[str]:
+    found = _files(source)
+    of_split = [f for f in found if (m := _REVIEW.search(f.as_posix())) and m[1] == split]
+    if any(_REVIEW.search(f.as_posix()) for f in found):
+        yield from filter(None, (texts.read(file.read_bytes(), summary) for file in of_split))
+    else:
+        yield from (part for i, part in enumerate(_own(found, summary)) if (i % 10 == 9) == (split == "test"))
+
+
+def _own(found: Sequence[Path], summary: texts.Summary) -> Iterator[str]:
+    """Somebody's own texts; of few files parts, or nothing would be left to measure them with."""
+    for file in found:
+        text = texts.read(file.read_bytes(), summary)
+        if text is not None:
+            yield from texts.parts(text, _PART) if len(found) < _FEW else (text,)
+
+
+def _files(source: Path) -> list[Path]:
+    return [source] if source.is_file() else files.files_below(source, texts.ENDINGS)
 
 
 def rows_of(ids: list[int], length: int) -> Iterator[list[int]]:
@@ -139,7 +182,7 @@ class Reviews:
         tokenizer: of all rows.
         train, validation: uint16 (rows, length + 1), views of memory-mapped files.
         padded: rows end in id 0 that is no text (words); otherwise texts follow each other (byte pairs).
-        info: `digest` of the training ids; for each split `reviews`, their raw UTF-8 `bytes`, and `ids`.
+        info: `digest` of the training ids and the tokenizer; for each split `reviews`, their raw UTF-8 `bytes`, and `ids`.
     """
 
     tokenizer: Tokenizer
@@ -171,7 +214,7 @@ class Reviews:
         padded = tokenization == "words"
         folder = cache / _key(source, tokenization, vocabulary_size, length if padded else 0, tokenizer)
         if not (folder / "info.json").exists():
-            Console(stderr=True).print(f"tokenising {source} into {folder} (once)")
+            _say(f"tokenising {source} into {folder} (once)")
             _prepare_into(folder, source, vocabulary_size, length if padded else 0, tokenizer)
         train, validation = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "validation"))
         if not padded:
@@ -187,7 +230,11 @@ def _prepare_into(
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary) / "made"
         made.mkdir()
-        info = _tokenise(list(read_reviews(source, "train")), made, vocabulary_size, length, tokenizer)
+        summary = texts.Summary()
+        read = list(_reported(read_reviews(source, "train", summary)))
+        _say(f"read {summary}")
+        info = _tokenise(read, made, vocabulary_size, length, tokenizer) | {"read": str(summary)}
+        _say(f"{info['train']['ids']:,} tokens to train on, {info['validation']['ids']:,} held out")
         (made / "info.json").write_text(json.dumps(info, indent=2) + "\n")
         try:
             made.rename(folder)
@@ -196,24 +243,39 @@ def _prepare_into(
                 raise
 
 
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _reported(read: Iterable[str], every: int = 20_000) -> Iterator[str]:
+    """The same; says how far it is."""
+    for count, text in enumerate(read, 1):
+        if count % every == 0:
+            _say(f"{count:,} texts read")
+        yield text
+
+
 def _tokenise(
-    texts: list[str], folder: Path, vocabulary_size: int, length: int, tokenizer: Tokenizer | None = None
+    read: list[str], folder: Path, vocabulary_size: int, length: int, tokenizer: Tokenizer | None = None
 ) -> dict[str, Any]:
     """Write the tokenizer and both splits; `length` 0 makes streams of byte pairs, else padded rows of words."""
     splits = {
-        "train": [t for i, t in enumerate(texts) if i % VALIDATION_EVERY],
-        "validation": [t for i, t in enumerate(texts) if i % VALIDATION_EVERY == 0],
+        "train": [t for i, t in enumerate(read) if i % VALIDATION_EVERY],
+        "validation": [t for i, t in enumerate(read) if i % VALIDATION_EVERY == 0],
     }
+    if not splits["train"]:
+        raise DataError(f"there are {len(read)} texts to train on; at least 2 are needed, one of them to be held out")
     # The words are counted in the held-out reviews too, as the book's are; nothing is predicted from that.
     if tokenizer is None:
         tokenizer = (
-            Vocabulary.from_texts(texts, vocabulary_size)
+            Vocabulary.from_texts(read, vocabulary_size)
             if length
             else BytePairs.from_texts(splits["train"], vocabulary_size)
         )
     tokenizer.save(folder)
     info: dict[str, Any] = {}
     for name, split in splits.items():
+        _say(f"tokenising {len(split):,} texts ({name})")
         ids = (
             encode_rows(split, tokenizer, length)
             if isinstance(tokenizer, Vocabulary)
@@ -221,15 +283,20 @@ def _tokenise(
         )
         np.save(folder / f"{name}.npy", ids)
         info[name] = {"reviews": len(split), "bytes": sum(len(t.encode()) for t in split), "ids": int(ids.size)}
-    return {"digest": hashlib.sha256((folder / "train.npy").read_bytes()).hexdigest()} | info
+    rows = hashlib.sha256((folder / "train.npy").read_bytes()).hexdigest()
+    return {"digest": hashlib.sha256((rows + _pieces_digest(tokenizer)).encode()).hexdigest()} | info
+
+
+def _pieces_digest(tokenizer: Tokenizer) -> str:
+    """The same ids may be other texts."""
+    return hashlib.sha256(b"\0".join(tokenizer.token_bytes(token) for token in range(len(tokenizer)))).hexdigest()
 
 
 def _key(source: Path, tokenization: str, vocabulary_size: int, length: int, tokenizer: Tokenizer | None = None) -> str:
-    stat = source.stat()
-    what = f"{source.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{tokenization}|{vocabulary_size}|{length}"
+    content = files.digest([source]) if source.is_file() else files.digest(_files(source), source)
+    what = f"{content}|{tokenization}|{vocabulary_size}|{length}"
     if tokenizer is not None:
-        pieces = b"\0".join(tokenizer.token_bytes(token) for token in range(len(tokenizer)))
-        what += f"|{hashlib.sha256(pieces).hexdigest()}"
+        what += f"|{_pieces_digest(tokenizer)}"
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 

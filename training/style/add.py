@@ -19,13 +19,15 @@ from training.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.style.teachers import Batch
 from training.style.train import (
     KIND,
-    StyleTrainer,
     StyleTraining,
     batch_of,
+    facts_of,
     fit,
     load,
     loss_of,
     split,
+    trainer,
+    weights_digest,
 )
 
 
@@ -51,7 +53,8 @@ def add(
     network = with_style(old, config.network)
     kept, held_out = split(photos)
     loss = loss_of(config, [painting])
-    run = Run.create(KIND, asdict(config) | {"added_to": str(source.path)}, path)
+    facts = facts_of({name: painting}, photos) | {"added_to_sha256": weights_digest(old)}
+    run = Run.create(KIND, asdict(config) | facts, path)
     new = np.eye(len(config.network.styles), dtype=np.float32)[-1:]
 
     def batch_at(step: int) -> Batch:
@@ -59,7 +62,7 @@ def add(
         return crops, np.repeat(new, len(crops), axis=0), corner
 
     # The loss knows one painting only, the new one.
-    model = StyleTrainer(network, lambda seen, photo, weights: loss(seen, photo, weights[:, -1:]))
+    model = trainer(network, lambda painted, photo, weights: loss(painted, photo, weights[:, -1:]), config)
     fit(run, model, config, batch_at, held_out, schedule, [name])
     return run
 
@@ -76,7 +79,10 @@ def extended(source: Run, name: str, **changes) -> StyleTraining:
     if name in known.network.styles:
         raise RunError(f"{source.path} has a style {name!r} already; give another name (NAME=)")
     network = replace(known.network, styles=(*known.network.styles, name))
-    return replace(known, network=network, distilled_steps=0, **changes)
+    errors = known.content_errors
+    # The new style gives up as much of the photograph as the others do on average.
+    errors = (*errors, float(np.mean(errors)))
+    return replace(known, network=network, content_error=errors, distilled_steps=0, **changes)
 
 
 def with_style(old: StyleNetwork, config: StyleNetworkConfig) -> StyleNetwork:

@@ -1,71 +1,104 @@
-"""What a style network is trained for: the book's objective (section 12.3) on the scale by which networks are judged, its
-logarithm, and beside it the photograph's structure.
+"""What a style network is trained for: two errors that pull against each other, and a surface without faults.
 
-Measured at the four layers up to block4_conv1: the book's fifth style layer has under a thousandth of its objective,
-and with its content layer, which has hardly more, half of its arithmetic.
+The photograph must survive (`content`) and the painting must be met (`style`). Both are relative, so that 0 is perfect
+and a picture that has nothing of its target gets about 1: in every style, at every layer and at every stage the same
+error counts the same. How much the one is worth in terms of the other is the trainer's (`training.style.balance`).
+
+Departures from Johnson et al. 2016: the Gram matrices' error is relative to the painting's, layer by layer, where sums
+would listen to the layer with the largest activations only; roughness counts where it exceeds the painting's, where
+total variation would smooth brushwork too; and colors outside of the range are an error, not clipped in silence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from synthesis import features
-from synthesis.gatys import GatysParameters
-from synthesis.losses import gram_matrix, relative_error, style_loss, total_variation
+from synthesis.losses import gram_matrix, relative_error, total_variation
 
-LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1")
-"""Layers of the style loss; the last also compares structure."""
-PIXELS = 100_000
-"""Of the picture whose balance is trained for: total variation is a sum over pixels, the book's style loss is not."""
+STYLE_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
+CONTENT_LAYERS = {"vgg19": "block4_conv2", "compact": "block4_conv1"}
+"""Of each extractor: deep enough to let strokes vary, and not so deep that faces do."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the errors beside style, whose weight is 1; that of the content is found while training.
+
+    Attributes:
+        roughness, overshoot: see `Errors`.
+        instability: see `training.style.train.StyleTrainer`.
+    """
+
+    roughness: float = 0.05
+    overshoot: float = 1.0
+    instability: float = 0.02
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far each picture of a batch is from what is wanted; float32 (batch,) each.
+
+    Attributes:
+        content: relative squared error of the activations at the content layer, against the photograph's.
+        style: relative squared error of the Gram matrices over positions, mean over `STYLE_LAYERS`.
+        roughness: total variation a pixel over the painting's, less 1; 0 where it is no more.
+        overshoot: mean distance of the values from [0, 255], over half of that range.
+    """
+
+    content: Any
+    style: Any
+    roughness: Any
+    overshoot: Any
+
+    def total(self, content_weight, weights: Weights):
+        """The loss of each picture: float32 (batch,); `content_weight` is (batch,) or a scalar."""
+        return (
+            self.style
+            + content_weight * self.content
+            + weights.roughness * self.roughness
+            + weights.overshoot * self.overshoot
+        )
 
 
 class PerceptualLoss:
-    """How far restyled pictures are from the book's style and smoothness, and from the photographs' structure.
-
-    The first is the logarithm of the book's objective without its content loss. Halving it counts the same in
-    every style and at every stage, where plain sums would let the one with the largest activations outweigh
-    the others thirtyfold. The second is a relative error at the last layer against the photograph's activations,
-    brought to the mean and deviation that each channel has in the painting (Huang & Belongie 2017): the book's
-    content loss asks for the photograph's own statistics, which the style loss forbids.
+    """Measures `Errors` of restyled pictures.
 
     Args:
         paintings: uint8 (height, width, 3) each, one a style.
-        content_weight: of the structure.
         extractor, dtype: see `synthesis.features.load`.
     """
 
-    def __init__(
-        self, paintings: Sequence[np.ndarray], content_weight: float, extractor: str = "vgg19", dtype: str = "float32"
-    ):
-        self._content_weight = content_weight
-        self._extract = features.load(extractor, LAYERS, dtype)
-        self._targets = StyleTargets.of(self._extract, paintings)
-        self._book = GatysParameters()
-        self._book_layers = len(features.defaults(extractor).style_layers)
+    def __init__(self, paintings: Sequence[np.ndarray], extractor: str = "vgg19", dtype: str = "float32"):
+        content = CONTENT_LAYERS[extractor]
+        self._extract_content = features.load(extractor, (content,), dtype)
+        self._extract = features.load(extractor, (*STYLE_LAYERS, content), dtype)
+        self._targets = StyleTargets.of(features.load(extractor, STYLE_LAYERS, dtype), paintings)
 
-    def __call__(self, stylized, image, style_weights):
-        """Scalar loss; images are float (batch, height, width, 3) in [0, 255]."""
-        objective, structure = self.parts(stylized, image, style_weights)
-        return ops.mean(ops.log(objective) + self._content_weight * structure)
+    def __call__(self, stylized, image, style_weights) -> Errors:
+        """The errors of pictures; images are float (batch, height, width, 3) in [0, 255]."""
+        clipped = ops.clip(stylized, 0.0, 255.0)
+        *styles, content = self._extract(clipped)
+        (wanted,) = self._extract_content(image)
+        return Errors(
+            content=relative_error(content, ops.stop_gradient(wanted), axis=(1, 2, 3)),
+            style=self._style_error(styles, style_weights),
+            roughness=ops.relu(roughness(clipped) / self._targets.roughness_of(style_weights) - 1.0),
+            overshoot=ops.mean(ops.abs(stylized - clipped), axis=(1, 2, 3)) / 127.5,
+        )
 
-    def parts(self, stylized, image, style_weights):
-        """The objective and the relative error of the structure, each float32 (batch,)."""
-        activations = self._extract(stylized)
-        wanted = with_statistics(self._extract(image)[-1], *self._targets.statistics(style_weights))
-        structure = relative_error(activations[-1], ops.stop_gradient(wanted), axis=(1, 2, 3))
-        return self._objective(stylized, activations, style_weights), structure
-
-    def _objective(self, stylized, activations, style_weights):
-        """The book's style loss and total variation, with its weights, of a picture of `PIXELS` pixels."""
-        _, height, width, _ = stylized.shape
-        grams = self._targets.grams(style_weights)
-        style = sum(_style_loss(a, gram, float(height * width)) for a, gram in zip(activations, grams, strict=True))
-        variation = total_variation(stylized) * (PIXELS / (height * width))
-        return self._book.style_weight / self._book_layers * style + self._book.total_variation_weight * variation
+    def _style_error(self, activations, style_weights):
+        targets = self._targets.grams_of(style_weights)
+        errors = [
+            relative_error(mean_gram(activation), target, axis=(1, 2))
+            for activation, target in zip(activations, targets, strict=True)
+        ]
+        return sum(errors) / len(errors)
 
 
 @dataclass(frozen=True)
@@ -73,57 +106,41 @@ class StyleTargets:
     """What the paintings look like to the extractor.
 
     Attributes:
-        mean_grams: for each layer the Gram matrices over the number of positions, float32 (styles, channels, channels).
-        means, deviations: of each channel of the last layer, float32 (styles, channels).
+        grams: for each layer the Gram matrices over the number of positions, float32 (styles, channels, channels).
+        roughness: total variation a pixel, float32 (styles,).
     """
 
-    mean_grams: list[np.ndarray]
-    means: np.ndarray
-    deviations: np.ndarray
+    grams: list[np.ndarray]
+    roughness: np.ndarray
 
     @classmethod
     def of(cls, extract: Callable, paintings: Sequence[np.ndarray]) -> StyleTargets:
         """Args: `paintings`: uint8 (height, width, 3) each."""
-        seen = [[np.asarray(ops.cast(a, "float32")) for a in extract(p[None].astype(np.float32))] for p in paintings]
-        layers = list(zip(*seen, strict=True))
-        grams = [np.concatenate([_mean_gram(a) for a in layer]) for layer in layers]
-        axes = (0, 1, 2)
-        return cls(grams, np.stack([a.mean(axes) for a in layers[-1]]), np.stack([a.std(axes) for a in layers[-1]]))
+        batches = [painting[None].astype(np.float32) for painting in paintings]
+        grams = [[np.asarray(mean_gram(ops.cast(a, "float32"))) for a in extract(batch)] for batch in batches]
+        rough = [np.asarray(roughness(batch), np.float32) for batch in batches]
+        return cls([np.concatenate(layer) for layer in zip(*grams, strict=True)], np.concatenate(rough))
 
-    def grams(self, style_weights) -> list:
+    def grams_of(self, style_weights) -> list:
         """For each layer the blended matrices, float32 (batch, channels, channels)."""
         weights = ops.cast(style_weights, "float32")
-        return [ops.einsum("bs,scd->bcd", weights, grams) for grams in self.mean_grams]
+        return [ops.einsum("bs,scd->bcd", weights, grams) for grams in self.grams]
 
-    def statistics(self, style_weights) -> tuple:
-        """The blended means and deviations, float32 (batch, channels) each."""
-        weights = ops.cast(style_weights, "float32")
-        return ops.matmul(weights, self.means), ops.matmul(weights, self.deviations)
+    def roughness_of(self, style_weights):
+        """The blended roughness, float32 (batch,)."""
+        return ops.matmul(ops.cast(style_weights, "float32"), self.roughness)
 
 
-def with_statistics(activation, mean, deviation):
-    """Activations brought to another mean and standard deviation of each picture's channels.
+def mean_gram(activation):
+    """Gram matrices over the number of positions: float32 (batch, channels, channels).
 
-    Args:
-        activation: (batch, height, width, channels).
-        mean, deviation: float32 (batch, channels).
-
-    Returns:
-        float32, as `activation`.
+    In bfloat16 an entry is wrong by its rounding, 0.4 %, far less than what networks miss it by.
     """
-    x = ops.cast(activation, "float32")
-    centred = x - ops.mean(x, axis=(1, 2), keepdims=True)
-    # Plus one, little beside VGG19's activations: channels that are all zero stay so.
-    unit = centred * ops.rsqrt(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True) + 1.0)
-    return unit * deviation[:, None, None] + mean[:, None, None]
-
-
-def _mean_gram(activation: np.ndarray) -> np.ndarray:
-    return np.asarray(gram_matrix(activation), np.float32) / np.float32(activation[..., 0].size)
-
-
-def _style_loss(activation, mean_gram, pixels: float):
-    """The book's loss of a layer: (batch,)."""
     _, height, width, _ = activation.shape
-    # In bfloat16 an entry is wrong by its rounding, 0.4 %, far less than what networks miss it by.
-    return style_loss(gram_matrix(activation, activation.dtype), mean_gram * (height * width), pixels)
+    return gram_matrix(activation, activation.dtype) / float(height * width)
+
+
+def roughness(image):
+    """Total variation (listing 12-21) a pixel: float32 (batch,)."""
+    _, height, width, _ = image.shape
+    return total_variation(image) / float(height * width)

@@ -15,6 +15,7 @@ learns sooner than the whole painting. Knows nothing about losses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ from synthesis import images
 EPSILON = 1e-5
 """Added to the variance by the normalisation."""
 
+_NAME = re.compile(r"[\w.-]+( [\w.-]+)*")
+"""Of styles: clients write several as "name=weight,name=weight"."""
 _NARROWEST = 6
 """The narrowest layer has a sixth of the width."""
 
@@ -69,6 +72,11 @@ class StyleNetworkConfig:
     def __post_init__(self) -> None:
         if not self.styles or len(set(self.styles)) != len(self.styles):
             raise ValueError(f"styles are {list(self.styles)}; accepted: at least one name, each once")
+        for name in self.styles:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"a style is called {name!r}; accepted: letters, digits, '_', '-', '.' and single spaces between them"
+                )
         if self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; accepted: {', '.join(PRESETS)}")
         preset = PRESETS[self.preset]

@@ -5,10 +5,13 @@ The card in `model_repository/style` states what the shipped run reached.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,16 +20,21 @@ from PIL import Image
 
 from synthesis import images
 from synthesis.gatys import GatysParameters
-from training import loop
+from training import files, loop
 from training.photos import Photos
 from training.runs import Run, RunError
-from training.style.loss import PerceptualLoss
+from training.style.balance import ContentBalance
+from training.style.loss import Errors, PerceptualLoss, Weights
 from training.style.network import StyleNetwork, StyleNetworkConfig, build, grow
 from training.style.teachers import Batch, NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
 _SHIFTS = 8
-"""Corners that the loss looks from, each way: the network's grid."""
+"""How far apart two views of a crop can be, each way: the network's grid."""
+_MARGIN = 32
+"""By how much what the network sees is larger than what the loss sees, which begins `_UNSEEN` pixels or more inside: where
+it could see the network's borders, the network would learn to paint something there."""
+_UNSEEN = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ class StyleTraining:
         size: side of the training crops; `style_size`: longer side of the paintings, which sets the
             scale of the strokes. Both in pixels.
         distilled_steps: how many steps, at the start, only copy a teacher (see `training.style.teachers`).
-        content_weight: of the photograph's structure (see `training.style.loss`).
+        content_error: how much of the photograph is given up, one a style or one for all; the weight of the error moves
+            from `content_weight` until it is that (see `training.style.balance` and `training.style.loss`).
         features: extractor that measures the loss, "vgg19" or, with a fifth of the arithmetic, "compact".
     """
 
@@ -46,47 +55,107 @@ class StyleTraining:
     steps: int = 12_000
     batch_size: int = 1
     size: int = 320
-    style_size: int = 384
+    style_size: int = 512
     distilled_steps: int = 0
     learning_rate: float = 2e-3
-    content_weight: float = 0.7
+    content_error: tuple[float, ...] = (0.6,)
+    content_weight: float = 0.3
     features: str = "vgg19"
     precision: str = "float32"
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        styles = len(self.network.styles)
+        if len(self.content_error) not in (1, styles) or not all(0 < error <= 10 for error in self.content_error):
+            raise ValueError(
+                f"content_error is {list(self.content_error)}; accepted: numbers above 0 up to 10, one or one for each of "
+                f"the {styles} styles"
+            )
 
     @classmethod
     def from_dict(cls, data: dict) -> StyleTraining:
         """Inverse of `dataclasses.asdict`, for a run's config.json."""
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
         known["network"] = StyleNetworkConfig(**known["network"])
+        known["content_error"] = tuple(known.get("content_error", cls.content_error))
         return cls(**known)
+
+    @classmethod
+    def of(cls, paintings: Mapping[str, Path]) -> StyleTraining:
+        """The default settings for these styles."""
+        return cls(StyleNetworkConfig(tuple(paintings)))
+
+    def changed(self, paintings: Mapping[str, Path], **changes: Any) -> StyleTraining:
+        """With other settings; `preset`, `width` and `blocks` are the network's."""
+        shape: dict[str, Any] = {name: changes.pop(name) for name in ("preset", "width", "blocks") if name in changes}
+        if shape.get("preset", self.network.preset) != self.network.preset:
+            shape = {"width": 0, "blocks": 0} | shape  # The other preset's own.
+        return replace(self, network=replace(self.network, styles=tuple(paintings), **shape), **changes)
+
+    @property
+    def content_errors(self) -> tuple[float, ...]:
+        """Of each style."""
+        styles = len(self.network.styles)
+        return self.content_error * styles if len(self.content_error) == 1 else self.content_error
 
 
 class StyleTrainer(keras.Model):
     """The network with its loss.
 
-    Inputs are `(image, style_weights, shift)` for the perceptual loss, or `(image, style_weights, target)` with
-    a picture to copy; there are no other targets. The extractor sees the pictures from `shift`, an int32
-    (batch, 2) with one value for all: with the grids of network and extractor always alike, the network would
-    learn the extractor's blind spots as a pattern.
+    Inputs are `(image, style_weights, views)` for the perceptual loss, or `(image, style_weights, target)` with
+    a picture to copy; there are no other targets. `views` is int32 (batch, 4) with the same values for all: where the
+    loss's window begins in the first view, and where the second view begins in the crop. The two views
+    should be painted alike: with the grids of network and extractor always alike, the network would learn the
+    extractor's blind spots as a pattern, and flicker where a camera moves.
+
+    Args:
+        loss: restyled pictures, photographs and style weights to `Errors`.
+        size: side of the loss's window in pixels.
     """
 
-    def __init__(self, network: StyleNetwork, loss: Callable):
+    def __init__(
+        self, network: StyleNetwork, loss: Callable[..., Errors], balance: ContentBalance, size: int, weights: Weights
+    ):
         super().__init__()
-        self.network = network
+        self.network = network  # The first: its variables come first in checkpoints.
+        self.balance = balance
         # A closure: the extractor's variables are neither trained nor checkpointed.
-        self.measure = lambda *args: loss(*args)
+        self.errors = lambda *args: loss(*args)
+        self._size, self._loss_weights = size, weights
 
     def call(self, inputs):
-        return self.network(inputs[:2])
+        image, style_weights, third = inputs
+        return self.network((image if len(third.shape) == 4 else self._view(image, (0, 0)), style_weights))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         image, style_weights, third = x
         if len(third.shape) == 4:
             return ops.mean(ops.abs(y_pred - third)) / 127.5
-        size = ops.shape(image)[1] - _SHIFTS
-        seen, photo = (_window(picture, third[0], size) for picture in (y_pred, image))
-        return self.measure(seen, photo, style_weights)
+        corner, shift = third[0, :2], third[0, 2:]
+        painted = _window(y_pred, corner, self._size)
+        photo = _window(image, corner, self._size)
+        errors = self.errors(painted, photo, style_weights)
+        content_weight = self.balance(style_weights)
+        self.balance.update(errors.content, style_weights)
+        again = self.network((self._view(image, shift), style_weights))
+        moved = instability(painted, _window(again, corner - shift, self._size))
+        weights = self._loss_weights
+        return ops.mean(errors.total(content_weight, weights) + weights.instability * moved)
+
+    def _view(self, image, corner):
+        return _window(image, corner, self._size + _MARGIN)
+
+
+def instability(painted, again):
+    """How much two paintings of one scene differ, over the difference of neighbouring pixels: float32 (batch,).
+
+    Args:
+        painted, again: float (batch, height, width, 3).
+    """
+    steps = [painted[:, 1:] - painted[:, :-1], painted[:, :, 1:] - painted[:, :, :-1]]
+    gradient = sum(ops.mean(ops.abs(step), axis=(1, 2, 3)) for step in steps) / 2
+    # The difference alone should shrink: a rougher picture is no remedy.
+    return ops.mean(ops.abs(painted - again), axis=(1, 2, 3)) / (ops.stop_gradient(gradient) + 1.0)
 
 
 def _window(image, corner, size: int):
@@ -116,18 +185,54 @@ def train(
     keras.config.set_dtype_policy(config.precision)
     # Before the extractor, whose building draws random numbers only once in a process.
     network = build(config.network)
-    start = {"from": str(initial.path)} if initial else {}
+    start = {}
     if initial:
         go_on_from(initial, network)
+        start = {"initial_weights_sha256": weights_digest(network)}
     kept, held_out = split(photos)
     loss = loss_of(config, paintings.values())
-    run = Run.create(KIND, asdict(config) | start, path)
+    run = Run.create(KIND, asdict(config) | facts_of(paintings, photos) | start, path)
 
     def batch_at(step: int) -> Batch:
         return teacher.batch(step) if teacher and step < config.distilled_steps else batch_of(kept, config, step)
 
-    fit(run, StyleTrainer(network, loss), config, batch_at, held_out, schedule, config.network.styles)
+    fit(run, trainer(network, loss, config), config, batch_at, held_out, schedule, config.network.styles)
     return run
+
+
+def named_paintings(paths: Iterable[Path]) -> dict[str, Path]:
+    """Paintings by the names of their styles, their files' names.
+
+    Raises:
+        RunError: two have one name.
+    """
+    named: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in named:
+            raise RunError(
+                f"{named[path.stem]} and {path} would both be the style {path.stem!r}; accepted: file names that differ"
+            )
+        named[path.stem] = path
+    return named
+
+
+def facts_of(paintings: Mapping[str, Path], photos: Photos) -> dict[str, Any]:
+    """What tells a run's data from others, for its configuration."""
+    return {
+        "paintings_sha256": {name: files.digest([path]) for name, path in paintings.items()},
+        "photographs_sha256": photos.digest,
+    }
+
+
+def weights_digest(network: StyleNetwork) -> str:
+    """SHA-256 of all variables."""
+    return hashlib.sha256(b"".join(ops.convert_to_numpy(v).tobytes() for v in network.variables)).hexdigest()
+
+
+def trainer(network: StyleNetwork, loss: Callable[..., Errors], config: StyleTraining) -> StyleTrainer:
+    """The network with the loss and the balance that the settings ask for."""
+    balance = ContentBalance(config.content_errors, config.content_weight)
+    return StyleTrainer(network, loss, balance, config.size, Weights())
 
 
 def fit(
@@ -157,7 +262,7 @@ def fit(
         on_sample=lambda step: write_samples(run, model.network, held_out, step),
     )
     model.network.save_weights(run.weights)
-    run.finish({"loss": final, **held_out_losses(model, held_out, config, taught), "steps": schedule.steps})
+    run.finish({"loss": final, **held_out_errors(model, held_out, config, taught), "steps": schedule.steps})
 
 
 def teacher_of(
@@ -181,10 +286,17 @@ def teacher_of(
             raise RunError(f"{run} has the styles {network.config.styles}; accepted: {config.network.styles}")
         return NetworkTeacher(network, lambda step: batch_of(kept, config, step))
     if pairs:
-        made = Pairs(cache, config.network.styles, pairs, config.batch_size, config.seed)
-        made.make(kept, paintings, config.size, GatysParameters(size=config.size), on_pair)
+        folder = cache / _pairs_key(config, facts_of(paintings, photos))
+        made = Pairs(folder, config.network.styles, pairs, config.batch_size, config.seed)
+        made.make(kept, paintings, config.size, GatysParameters(recipe="book", size=config.size), on_pair)
         return made
     return None
+
+
+def _pairs_key(config: StyleTraining, facts: dict[str, Any]) -> str:
+    """Names the folder of pairs that were made of the same pictures, at the same size, in the same order."""
+    made_of = {"size": config.size, "seed": config.seed, "styles": config.network.styles, **facts}
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def split(photos: Photos) -> tuple[Photos, Photos]:
@@ -196,19 +308,21 @@ def loss_of(config: StyleTraining, paintings: Iterable[Path]) -> PerceptualLoss:
     """The run's loss, for these paintings at the scale of its strokes."""
     pictures = [images.fit_within(images.read(path), config.style_size) for path in paintings]
     dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
-    return PerceptualLoss(pictures, config.content_weight, config.features, dtype)
+    return PerceptualLoss(pictures, config.features, dtype)
 
 
 def batch_of(photos: Photos, config: StyleTraining, step: int) -> Batch:
-    """Crops, for each one style, all styles in turn, and where the loss begins to look.
+    """Crops, for each one style, all styles in turn, and the two views of the crops (see `StyleTrainer`).
 
     Returns:
-        float32 (batch, size, size, 3), float32 (batch, styles), int32 (batch, 2).
+        float32 (batch, side, side, 3), float32 (batch, styles), int32 (batch, 4).
     """
     count = config.batch_size
-    crops = photos.crops(step, count, config.size + _SHIFTS, config.seed)
-    corner = np.random.default_rng((config.seed, step, 2)).integers(_SHIFTS, size=2, dtype=np.int32)
-    return crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(corner, (count, 1))
+    crops = photos.crops(step, count, config.size + _MARGIN + _SHIFTS, config.seed)
+    rng = np.random.default_rng((config.seed, step, 2))
+    corner, shift = rng.integers(_UNSEEN, _MARGIN - _UNSEEN, 2, endpoint=True), rng.integers(_SHIFTS, size=2)
+    views = np.concatenate([corner, shift]).astype(np.int32)
+    return crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(views, (count, 1))
 
 
 def styles_in_turn(step: int, count: int, styles: int) -> np.ndarray:
@@ -216,16 +330,22 @@ def styles_in_turn(step: int, count: int, styles: int) -> np.ndarray:
     return np.eye(styles, dtype=np.float32)[(step * count + np.arange(count)) % styles]
 
 
-def held_out_losses(
+def held_out_errors(
     model: StyleTrainer, photos: Photos, config: StyleTraining, taught: Sequence[str]
 ) -> dict[str, float]:
-    """Mean loss over one fixed crop of each held-out photo in every style, and each style's own."""
-    losses = {}
+    """Mean content and style error over one fixed crop of each held-out photo, in every style and each style's own."""
+    errors = {}
     for name in taught:
         style = np.eye(len(config.network.styles), dtype=np.float32)[[config.network.styles.index(name)]]
         crops = photos.one_crop_each(config.size)
-        losses[f"held_out_loss_{name}"] = np.mean([model.measure(model.network((c, style)), c, style) for c in crops])
-    return {name: float(loss) for name, loss in ({"held_out_loss": np.mean(list(losses.values()))} | losses).items()}
+        each = [model.errors(model.network((crop, style)), crop, style) for crop in crops]
+        for kind in ("content", "style"):
+            errors[f"{kind}_error_{name}"] = float(np.mean([ops.convert_to_numpy(getattr(e, kind)) for e in each]))
+    means = {
+        f"{kind}_error": float(np.mean([v for k, v in errors.items() if k.startswith(f"{kind}_error_")]))
+        for kind in ("content", "style")
+    }
+    return {"held_out_loss": means["style_error"] + config.content_weight * means["content_error"], **means, **errors}
 
 
 def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) -> None:

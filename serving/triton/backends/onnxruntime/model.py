@@ -2,7 +2,8 @@
 
 Triton takes a folder `<backends>/<name>/model.py` as a Python-based backend. Configurations, metrics and model control
 are Triton's own; this file only runs `<version>/model.onnx`, one request after the other, from a queue of its own: while
-Triton 2.51's batcher waits for an instance it misses that one has become free (docs/decisions.md).
+Triton 2.51's batcher waits for an instance it misses that one has become free (docs/decisions.md). So a request that
+fails never takes another of its batch with it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from serving.models.requests import AnsweringModel, Outputs, Request
+from serving.triton.graph_inputs import Feeds, GraphInputs, Samples
 from synthesis.errors import InputError
 
 MAX_ELEMENTS = 16_000_000
@@ -33,22 +36,28 @@ class TritonPythonModel(AnsweringModel):
         args, file = self.args, self.config["default_model_filename"] or "model.onnx"
         path = Path(args["model_repository"]) / args["model_version"] / file
         self.session = ort.InferenceSession(str(path), self._options(), providers=_providers(args))
-        self.inputs = [i.name for i in self.session.get_inputs()]
+        self.inputs = GraphInputs(self.session.get_inputs(), Samples.read(path.parent, self.config))
         self.outputs = [o["name"] for o in self.config["output"]]
         self.max_elements = self._setting("max_input_elements", MAX_ELEMENTS)
 
     def answer(self, request: Request) -> Outputs:
-        feeds = {name: request.array(name) for name in self.inputs}
+        feeds = {known.name: request.array(known.name) for known in self.inputs.inputs}
+        self._check_elements(feeds)
+        self.inputs.check(feeds)
+        try:
+            return dict(zip(self.outputs, self._run(feeds), strict=True))
+        except Exception as error:
+            raise self.inputs.failure(error, feeds, self._run) from None
+
+    def _check_elements(self, feeds: Feeds) -> None:
         for name, array in feeds.items():
             if array.size > self.max_elements:
                 raise InputError(
                     f"{name}: shape {list(array.shape)} has {array.size} elements; accepted: at most {self.max_elements}"
                 )
-        try:
-            return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
-        except Exception as error:
-            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-            raise InputError(f"the model cannot take {shapes}: {error}") from None
+
+    def _run(self, feeds: Feeds) -> list[np.ndarray]:
+        return self.session.run(self.outputs, dict(feeds))
 
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()

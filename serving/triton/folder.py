@@ -1,0 +1,179 @@
+"""The folder that Triton reads while it runs: its backends, put together for this Python.
+
+Triton reads it whenever it loads a model, weeks after its start, so it lies where no cleaner of temporary files
+comes by, is locked, and can be made again at any time. The lock also tells the folders of living servers from
+those of dead ones, which `sweep` removes with the shared memory that they left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.triton import memory
+
+_NAME = "triton-"
+_STUB = "triton_python_backend_stub"
+_SHARED_MEMORY = Path("/dev/shm")
+_STAND_INS = Path(__file__).parent / "backends"
+
+
+@dataclass
+class ServerFolder:
+    """A locked folder of one server.
+
+    Attributes:
+        path: the folder.
+        wheel: the folder of the wheel that holds `backends` and `python_backend_stubs`.
+    """
+
+    path: Path
+    wheel: Path
+    _lock: int | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def create(cls, wheel: Path) -> ServerFolder:
+        """A folder in the first of `places` that can hold one; sweeps all of them first.
+
+        Raises:
+            OSError: none of them can.
+        """
+        sweep()
+        errors: list[OSError] = [
+            FileNotFoundError("neither the user's cache nor a temporary folder can hold the server's files")
+        ]
+        for place in places():
+            folder = cls(place / f"{_NAME}{secrets.token_hex(6)}", wheel)
+            try:
+                folder.restore()
+            except OSError as error:
+                folder.remove()
+                errors.append(error)
+            else:
+                return folder
+        raise errors[-1]
+
+    @property
+    def backends(self) -> Path:
+        """What Triton takes as `--backend-directory`."""
+        return self.path / "backends"
+
+    @property
+    def shared_memory_prefix(self) -> str:
+        """Of the names of this server's regions in /dev/shm."""
+        return _shared_memory_prefix(self.path)
+
+    def restore(self) -> None:
+        """Make the folder, and whatever is missing of it; what is there stays.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._hold()
+        for name, source in self._files():
+            if not (self.backends / name).exists():
+                _place(source, self.backends / name)
+        if not (stub := self.backends / "python" / _STUB).exists():
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            stub.parent.mkdir(parents=True, exist_ok=True)
+            memory.write_stub(stub, self.wheel / "python_backend_stubs" / version / _STUB)
+
+    def remove(self) -> None:
+        """Remove the folder and the server's shared memory; nothing may use them any more."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        remove_shared_memory(self.shared_memory_prefix)
+        self._let_go()
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """Every file of the backends but the stub, by its path below them."""
+        for source in (self.wheel / "backends" / "python").iterdir():
+            if source.is_file():
+                yield f"python/{source.name}", source
+        for source in _STAND_INS.glob("*/*.py"):
+            yield f"{source.parent.name}/{source.name}", source
+
+    def _hold(self) -> None:
+        """Lock the folder, also one that was made in place of the locked one."""
+        if self._lock is not None and os.path.samestat(os.fstat(self._lock), self.path.stat()):
+            return
+        self._let_go()
+        self._lock = os.open(self.path, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _place(source: Path, target: Path) -> None:
+    """Link a file, which takes no space, or copy it whole; Triton refuses symbolic links that lead out of the folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # On another file system, or another user's.
+        unfinished = target.with_name(f"{target.name}.part")
+        shutil.copy2(source, unfinished)
+        unfinished.rename(target)
+
+
+def places() -> list[Path]:
+    """Where a server's folder may lie, the best first: the user's cache, which nobody sweeps, or the temporary folder.
+
+    Not XDG_RUNTIME_DIR, which goes when the user logs out.
+    """
+    found: list[Path] = []
+    with contextlib.suppress(RuntimeError):  # A user without a home.
+        found.append(Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()))
+    with contextlib.suppress(FileNotFoundError):
+        found.append(Path(tempfile.gettempdir()))
+    usable = [folder / "reverie" for folder in found if folder.is_absolute()]
+    # Triton's Python backend does not take every path for an argument of its processes.
+    return [place for place in usable if _is_plain(place)] or usable
+
+
+def sweep() -> None:
+    """Remove what servers that were killed have left: their folders and shared memory."""
+    for place in places():
+        for folder in place.glob(f"{_NAME}*"):
+            with contextlib.suppress(OSError), _locked(folder):
+                # One that was made a moment ago may not be locked yet.
+                if time.time() - folder.stat().st_mtime > 1:
+                    remove_shared_memory(_shared_memory_prefix(folder))
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Remove the regions in /dev/shm whose names begin with `prefix`."""
+    for region in _SHARED_MEMORY.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            region.unlink()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises BlockingIOError where a living server has the lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _shared_memory_prefix(folder: Path) -> str:
+    return f"reverie_{folder.name.removeprefix(_NAME)}_"
+
+
+def _is_plain(path: Path) -> bool:
+    return str(path).isascii() and not any(c.isspace() for c in str(path))
