@@ -134,7 +134,7 @@ class BatchSampler:
         self._plans: dict[int, _Plan] = {}
         self._reporting: set[int] = set()
         self.logprobs: dict[int, Logprobs] = {}
-        """Of the last `choose`, by row, for the rows that asked."""
+        """By row, for the rows that asked: of the last `choose`, and of `choose_from` since."""
 
     def start(self, slot: int, sampling: Sampling, seed: tuple[int, ...], prompt: Sequence[int] = ()) -> None:
         """Give `slot` to a new request.
@@ -190,7 +190,7 @@ class BatchSampler:
             int64 (n,).
 
         Raises:
-            FloatingPointError: a row's largest logit is NaN or infinite. No row has drawn then; `choose_one` tells
+            FloatingPointError: a row's largest logit is NaN or infinite. No row has drawn then; `choose_from` tells
                 which can.
         """
         rows = len(logits)
@@ -210,27 +210,27 @@ class BatchSampler:
         self.logprobs = {s: log_probabilities(raw[s], tokens[s], self._sampling[s].logprobs or 0) for s in raw}
         return tokens
 
-    def choose_one(self, slot: int, logits: np.ndarray, maxima: np.ndarray | None = None) -> int:
-        """Draw the next token of `slot` alone: the one that `choose` would draw in a batch.
+    def choose_from(self, first: int, logits: np.ndarray, maxima: np.ndarray | None = None) -> np.ndarray:
+        """Draw the next token of the `n` slots from `first` on: those that `choose` would draw for them in a batch.
 
-        Args:
-            logits, maxima: as `choose` takes them, of this one row.
+        Args, Returns and Raises as of `choose`, of these rows alone.
         """
-        lone = self._only(slot)
-        token = int(lone.choose(logits, maxima)[0])
-        if 0 in lone.logprobs:
-            self.logprobs[slot] = lone.logprobs[0]
-        return token
+        if first == 0:
+            return self.choose(logits, maxima)
+        part = self._part(slice(first, first + len(logits)))
+        tokens = part.choose(logits, maxima)
+        self.logprobs.update({first + row: logprobs for row, logprobs in part.logprobs.items()})
+        return tokens
 
-    def _only(self, slot: int) -> BatchSampler:
-        """A sampler of `slot` as its only row; its arrays are views, so what it draws and counts stays here."""
-        lone, row = copy.copy(self), slice(slot, slot + 1)
+    def _part(self, rows: slice) -> BatchSampler:
+        """A sampler of neighbouring slots; its arrays are views, so what it draws and counts stays here."""
+        part = copy.copy(self)
         for name in ("_uniforms", "_drawn", "_temperature", "_top_k", "_top_p", "_log_min_p", "_sampling"):
-            setattr(lone, name, getattr(self, name)[row])
-        lone._edits = self._edits.only(slot)
-        lone._plans, lone._reporting = {}, {0} if slot in self._reporting else set()
-        lone.logprobs = {}
-        return lone
+            setattr(part, name, getattr(self, name)[rows])
+        part._edits = self._edits.part(rows)
+        part._plans = {}
+        part._reporting = {slot - rows.start for slot in self._reporting if rows.start <= slot < rows.stop}
+        return part
 
     def _plan(self, rows: int) -> _Plan:
         """What the parameters of the first `rows` slots mean for a step."""
@@ -416,16 +416,16 @@ class _Edits:
         self._counting[target] = self._counting[source]
         self._adding[target] = self._adding[source]
 
-    def only(self, slot: int) -> _Edits:
-        """The edits of `slot` as the only row; see `BatchSampler._only`."""
-        if self._used[slot] == self._tokens.shape[1]:
-            self._widen()  # Now, because afterwards the row would no longer be a view.
-        lone, row = copy.copy(self), slice(slot, slot + 1)
+    def part(self, rows: slice) -> _Edits:
+        """The edits of neighbouring slots; see `BatchSampler._part`."""
+        if self._used[rows].max() == self._tokens.shape[1]:
+            self._widen()  # Now, because afterwards the rows would no longer be views.
+        part = copy.copy(self)
         vectors = ("_used", "_entry", "_counting", "_adding", "_repetition", "_frequency", "_presence")
         for name in (*vectors, "_tokens", "_bias", "_seen", "_count"):
-            setattr(lone, name, getattr(self, name)[row])
-        lone._bans = {}
-        return lone
+            setattr(part, name, getattr(self, name)[rows])
+        part._bans = {}
+        return part
 
     def apply(self, logits: np.ndarray, maxima: np.ndarray) -> None:
         """Edit the first rows in place, and the largest logits of the groups that they belong to."""

@@ -2,13 +2,15 @@
 
 Each worker is a thread with a decoder of its own: it frees the slots of requests that ended or were cancelled,
 fills free slots from one bounded queue, takes in a bounded part of new prompts, and then steps all its running
-sequences at once. A lone sequence is stepped on all cores. `pool` runs one such engine a core, each in a process.
+sequences at once; those of a client that has had more than its share of time sit out until the others have caught
+up. A lone sequence is stepped on all cores. `pool` runs one such engine a core, each in a process.
 
 Two more threads hand out the text and ask whether callers are still there; neither ever delays a step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -16,8 +18,8 @@ import secrets
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -30,6 +32,7 @@ from serving.errors import Unavailable
 from serving.text.decoder import PREFILL_CHUNK, Decoder
 from serving.text.parameters import GenerateParameters
 from serving.text.pieces import TextPieces
+from serving.text.step_shares import StepShares
 from synthesis.errors import InputError
 
 log = logging.getLogger("reverie")
@@ -301,7 +304,7 @@ class TextEngine:
         with self.work:
             if worker.load > min(other.load for other in self._workers):
                 return None
-            request = next((r for r in self._waiting if worker.load_of(r.client) < self._of_one), None)
+            request = next((r for r in self._waiting if worker.takes(r.client, self._of_one)), None)
             if request is None:
                 return None
             self._waiting.remove(request)
@@ -435,6 +438,9 @@ class Worker:
         self._watched = np.zeros(slots, bool)
         self._tokens = np.zeros((slots, positions + 1), np.int64)
         self._rows = np.arange(slots)
+        self._texts: Counter[str] = Counter()
+        self._shares = StepShares()
+        self._clock = time.monotonic
         self._next_flush = 0.0
         self._spoiled: list[tuple[Sequence, Exception]] = []
 
@@ -442,9 +448,27 @@ class Worker:
     def free_slots(self) -> int:
         return len(self._sequences) - self.load
 
-    def load_of(self, client: str) -> int:
-        """Sequences of one client in slots."""
-        return sum(sequence is not None and sequence.request.client == client for sequence in self._sequences)
+    def takes(self, client: str, of_one: int) -> bool:
+        """Whether one more sequence of `client` may begin now.
+
+        Args:
+            of_one: sequences that one client may have here.
+        """
+        return client not in self._texts or (self._texts[client] < of_one and client in self._riders())
+
+    def _riders(self) -> set[str]:
+        """The clients whose sequences may go on now; see `StepShares`."""
+        return set(self._texts) if len(self._texts) == 1 else self._shares.riders(self._texts)
+
+    @contextlib.contextmanager
+    def _charged(self, texts: Mapping[str, int]) -> Iterator[None]:
+        """The time of this block is these clients', in proportion to their texts."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            if len(self._texts) > 1:
+                self._shares.charge(texts, self._clock() - began)
 
     def run(self) -> None:
         """Work until the engine is closed; an error ends the requests it met, not the worker."""
@@ -485,7 +509,7 @@ class Worker:
         """Fill free slots, and take in prompts as far as the budget of this step goes."""
         budget = PREFILL_BUDGET
         for sequence in list(filter(None, self._sequences)):
-            if budget > 0 and not self._active[sequence.slot]:
+            if budget > 0 and not self._active[sequence.slot] and sequence.request.client in self._riders():
                 budget -= self._attempt(self._take_in, sequence) or 1
         while budget > 0 and self.engine.has_waiting and self.free_slots:
             slot = self._sequences.index(None)
@@ -493,6 +517,7 @@ class Worker:
             if found is None:
                 return
             self._sequences[slot] = found
+            self._texts[found.request.client] += 1
             self.load += 1
             budget -= self._attempt(self._begin, found) or 1
 
@@ -509,7 +534,6 @@ class Worker:
                 self.decoder.copy(other.slot, slot, other.filled)
                 sequence.filled = other.filled
                 break
-        self._sampler.start(slot, request.sampling, (request.seed, sequence.index), request.prompt)
         self._count[slot], self._limit[slot] = 0, request.limit
         self._streams[slot] = request.parameters.stream
         self._watched[slot] = bool(request.parameters.stop) or request.sampling.logprobs is not None
@@ -521,55 +545,95 @@ class Worker:
         slot, first = sequence.slot, sequence.filled
         chunk = sequence.prefix[first : first + PREFILL_CHUNK]
         if chunk:
-            self.decoder.prefill(slot, chunk, first)
+            with self._charged({sequence.request.client: 1}):
+                self.decoder.prefill(slot, chunk, first)
             sequence.filled += len(chunk)
         self._position[slot] = sequence.filled
         if sequence.filled == len(sequence.prefix):
-            self._newest[slot] = sequence.request.prompt[-1]
-            self._active[slot] = True
+            self._start(sequence)
         return len(chunk) + 1
 
+    def _start(self, sequence: Sequence) -> None:
+        """Let a sequence whose prompt is in take part in steps."""
+        request, slot = sequence.request, sequence.slot
+        # Not before: a step of the others draws for the slots between them too, and would use up its numbers.
+        self._sampler.start(slot, request.sampling, (request.seed, sequence.index), request.prompt)
+        self._newest[slot] = request.prompt[-1]
+        self._active[slot] = True
+
     def _advance(self) -> None:
-        """One step of every running sequence."""
+        """One step of every sequence whose client may go on."""
+        if len(self._texts) == 1:
+            self._step(self._everyone())
+            return
+        # From the last slot down, because what is last moves into the gap where a text ends.
+        for rows in reversed(self._runs()):
+            with self._charged(Counter(self._at(slot).request.client for slot in self._active_in(rows))):
+                self._step(rows)
+
+    def _runs(self) -> list[slice]:
+        """Neighbouring slots to be stepped together: of those that may go on, or of all where that is not dearer."""
+        everyone = self._everyone()
+        if len(riders := self._riders()) == len(self._texts):
+            return [everyone]
+        runs: list[slice] = []
+        for slot in self._active_in(everyone):
+            if self._at(slot).request.client in riders:
+                if runs and runs[-1].stop == slot:
+                    runs[-1] = slice(runs[-1].start, slot + 1)
+                else:
+                    runs.append(slice(slot, slot + 1))
+        return runs if sum(map(_cost, runs)) < _cost(everyone) else [everyone]
+
+    def _everyone(self) -> slice:
+        """The slots up to the last sequence."""
         rows = len(self._sequences)
         while self._sequences[rows - 1] is None:
             rows -= 1
+        return slice(0, rows)
+
+    def _active_in(self, rows: slice) -> list[int]:
+        """The slots among these that have a running sequence."""
+        return (rows.start + np.flatnonzero(self._active[rows])).tolist()
+
+    def _step(self, rows: slice) -> None:
+        """One step of the running sequences in neighbouring slots."""
         tokens = self._next_tokens(rows)
-        active, count = self._active[:rows], self._count[:rows]
-        self._tokens[self._rows[:rows], count] = tokens
-        np.copyto(self._newest[:rows], tokens, where=active)
+        active, count = self._active[rows], self._count[rows]
+        self._tokens[self._rows[rows], count] = tokens
+        np.copyto(self._newest[rows], tokens, where=active)
         count += active
-        self._position[:rows] += active
-        ended = (tokens == self._end) | (count >= self._limit[:rows])
+        self._position[rows] += active
+        ended = (tokens == self._end) | (count >= self._limit[rows])
         ended &= active
-        if self._watched[:rows].any():
-            for slot in np.flatnonzero(self._watched[:rows] & active):
-                ended[slot] |= bool(self._attempt(self._watch_token, self._at(slot), int(tokens[slot])))
+        if self._watched[rows].any():
+            for row in np.flatnonzero(self._watched[rows] & active):
+                ended[row] |= bool(self._attempt(self._watch_token, self._at(rows.start + row), int(tokens[row])))
         self._show_new(rows, ended)
         ended &= active
         if ended.any():
             # From the last slot down, because what is last moves into the gap.
-            for slot in np.flatnonzero(ended)[::-1]:
-                self._attempt(self._finish, self._at(slot))
+            for row in np.flatnonzero(ended)[::-1]:
+                self._attempt(self._finish, self._at(rows.start + row))
 
-    def _next_tokens(self, rows: int) -> np.ndarray:
-        """The next token of each of the first `rows` slots; of those that have no running sequence, any."""
+    def _next_tokens(self, rows: slice) -> np.ndarray:
+        """The next token of each of these slots; of those that have no running sequence, any."""
         try:
-            alone = self.engine.is_alone(self.load)
-            logits, maxima = self.decoder.step(self._newest[:rows], self._position[:rows], alone)
-            return self._sampler.choose(logits, maxima)
+            return self._drawn(rows, self.engine.is_alone(self.load))
         except Exception:
-            log.exception("a step of %d slots failed; each is now stepped apart", rows)
-        tokens = np.zeros(rows, np.int64)
-        for slot in np.flatnonzero(self._active[:rows]):
-            tokens[slot] = self._attempt(self._next_token, self._at(slot)) or 0
+            log.exception("a step of %d slots failed; each is now stepped apart", rows.stop - rows.start)
+        tokens = np.zeros(rows.stop - rows.start, np.int64)
+        for slot in self._active_in(rows):
+            tokens[slot - rows.start] = self._attempt(self._next_token, self._at(slot)) or 0
         return tokens
 
     def _next_token(self, sequence: Sequence) -> int:
         """One sequence's next token, from a step of its own."""
-        row = slice(sequence.slot, sequence.slot + 1)
-        logits, maxima = self.decoder.step(self._newest[row], self._position[row], first=sequence.slot)
-        return self._sampler.choose_one(sequence.slot, logits, maxima)
+        return int(self._drawn(slice(sequence.slot, sequence.slot + 1))[0])
+
+    def _drawn(self, rows: slice, alone: bool = False) -> np.ndarray:
+        logits, maxima = self.decoder.step(self._newest[rows], self._position[rows], alone, rows.start)
+        return self._sampler.choose_from(rows.start, logits, maxima)
 
     def _at(self, slot: int) -> Sequence:
         sequence = self._sequences[slot]
@@ -583,18 +647,23 @@ class Worker:
         self._read_tokens(sequence)
         return sequence.pieces.stopped
 
-    def _show_new(self, rows: int, ended: np.ndarray) -> None:
-        """Send what is new of the streams: first tokens at once, the others when the interval has passed."""
-        streaming = self._streams[:rows] & self._active[:rows] & ~ended
+    def _show_new(self, rows: slice, ended: np.ndarray) -> None:
+        """Send what is new of the streams: first tokens at once, the others when the interval has passed.
+
+        Args:
+            rows: the slots that were stepped; ended: which of their texts have ended.
+        """
+        streaming = self._streams & self._active
+        streaming[rows] &= ~ended
         now = time.monotonic()
         if now >= self._next_flush:
             self._next_flush = now + self.engine.message_interval
         else:
-            streaming &= self._count[:rows] == 1
-        if not streaming.any():
-            return
-        for slot in np.flatnonzero(streaming):
-            self._attempt(self._show, self._at(slot))
+            streaming[: rows.start] = streaming[rows.stop :] = False
+            streaming &= self._count == 1
+        if streaming.any():
+            for slot in np.flatnonzero(streaming):
+                self._attempt(self._show, self._at(slot))
 
     def _show(self, sequence: Sequence) -> None:
         self._read_tokens(sequence)
@@ -622,6 +691,7 @@ class Worker:
     def _release(self, slot: int) -> None:
         """Free `slot`; the last sequence moves into it if nobody waits for it, so that steps stay short."""
         self.load -= 1
+        self._texts -= Counter({self._at(slot).request.client: 1})  # Drops zeros.
         self._clear(slot)
         last = next(filter(None, reversed(self._sequences)), None)
         if last is not None and last.slot > slot and not self.engine.has_waiting:
@@ -643,6 +713,11 @@ class Worker:
         self._active[slot] = False
         self._newest[slot] = self._position[slot] = 0
         self._sampler.stop(slot)
+
+
+def _cost(rows: slice) -> int:
+    """What a step of so many slots takes, in those of a slot; by hand, of the shipped model on 2 cores."""
+    return 3 + rows.stop - rows.start
 
 
 def task_of(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, positions: int, client: str = "") -> Task:

@@ -166,7 +166,7 @@ def test_detail_that_makes_a_picture_large_is_a_large_picture_s_work(tmp_path, m
     )
     tiled = []
     monkeypatch.setattr(
-        "serving.style.stylist.restyle_in_tiles", lambda model, photo, w: tiled.append(photo.shape) or photo
+        "serving.style.stylist.restyle_in_tiles", lambda model, photo, w, **_: tiled.append(photo.shape) or photo
     )
     assert restyled(stylist, data).size == restyled(stylist, data, detail=2).size == (100, 50)
     assert tiled == [(100, 200, 3)]

@@ -21,7 +21,7 @@ import pytest
 from export.language_model import round_to_float16
 from export.text import variants
 from language.vocabulary import Vocabulary
-from serving.text.engine import Piece, QueueFull, Task, TextEngine, engine_of, joined
+from serving.text.engine import Piece, QueueFull, Task, TextEngine, engine_of, joined, task_of
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import _AHEAD, EngineLost, EnginePool
 from synthesis.errors import InputError
@@ -281,6 +281,27 @@ def hold_steps(engine: TextEngine, after: int) -> threading.Event:
     return may_go_on
 
 
+def take_time_by_rows(engine: TextEngine) -> list[int]:
+    """Let a worker's clock advance by three and one for each row of a step; returns how many steps each slot took."""
+    worker, now = engine._workers[0], [0.0]
+    step, steps = worker.decoder.step, [0] * worker.decoder.slots
+
+    def timed(tokens, positions, alone=False, first=0):
+        now[0] += 3 + len(tokens)
+        for slot in range(first, first + len(tokens)):
+            steps[slot] += 1
+        return step(tokens, positions, alone, first)
+
+    worker.decoder.step, worker._clock = timed, lambda: now[0]
+    return steps
+
+
+def texts_of(listener: Listener) -> list[str]:
+    """The text of each continuation."""
+    indices = sorted({piece.index for piece in listener.pieces})
+    return [joined(piece for piece in listener.pieces if piece.index == index) for index in indices]
+
+
 def test_texts_that_reach_the_end_of_the_context_leave_the_others_alone(four_slots):
     endless = {"ignore_eos": True, "max_tokens": 1_000_000}
     alone = [ask(four_slots, seed=seed, **endless).text() for seed in (2, 3)]
@@ -437,6 +458,41 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_one_text_beside_sixteen_of_another_client_has_the_time_that_they_have(folder):
+    engine = engine_of(folder, slots=20, workers=1)
+    alone = ask(engine, seed=9, max_tokens=30, ignore_eos=True).text()
+    spent = take_time_by_rows(engine)
+    endless = GenerateParameters(n=16, seed=1, max_tokens=35, ignore_eos=True)
+    greedy, lone, others_had = Listener(), Listener(), []
+    lone.send = lambda pieces, last: (lone.pieces.extend(pieces), others_had.append(spent[0]), lone.ended.set())
+    may_go_on = hold_steps(engine, after=0)
+    engine.enqueue(task_of("w1 w2", endless, engine.tokenizer, engine.positions, "greedy"), greedy)
+    wait_until(lambda: engine._workers[0].load == 16)
+    one = GenerateParameters(seed=9, max_tokens=30, ignore_eos=True)
+    engine.enqueue(task_of("w1 w2", one, engine.tokenizer, engine.positions, "lone"), lone)
+    may_go_on.set()
+    assert lone.text() == alone
+    assert others_had[0] < 12  # steps of the sixteen, while the lone text took its thirty
+    assert len(set(greedy.text().split())) > 1
+    assert all(len(text.split()) == 35 for text in texts_of(greedy))
+    engine.close()
+
+
+@pytest.mark.parametrize("parameters", [{}, {"frequency_penalty": 1.5}])
+def test_a_prompt_taken_in_beside_others_steps_gives_the_same_text_as_alone(four_slots, monkeypatch, parameters):
+    monkeypatch.setattr("serving.text.engine.PREFILL_CHUNK", 2)
+    monkeypatch.setattr("serving.text.engine.PREFILL_BUDGET", 2)
+    prompt, asked = (
+        " ".join(f"w{i}" for i in range(20)),
+        {"seed": 7, "max_tokens": 15, "ignore_eos": True, **parameters},
+    )
+    alone = ask(four_slots, prompt, **asked).text()
+    endless = ask(four_slots, n=3, seed=1, ignore_eos=True, max_tokens=1_000_000)
+    wait_until(lambda: four_slots._workers[0].load == 3)
+    assert ask(four_slots, prompt, **asked).text() == alone
+    assert endless.text()
 
 
 def test_nobody_waits_behind_another_s_hundred_continuations(folder):
