@@ -89,7 +89,7 @@ def _restyler(name: str, styles: list[str] | tuple[str, ...], network: _Network)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "styles.json").write_text(json.dumps(styles))
         # No number: the pictures do not say how they were made, and are too small for the tiles that read a file.
-        stylist = Stylist(Path(folder), lambda photo, weights: (network(photo[None], weights[None])[0], 0))
+        stylist = Stylist(Path(folder), lambda photo, weights, client: (network(photo[None], weights[None])[0], 0))
 
     def paint(photo: np.ndarray, style: str, strength: float) -> np.ndarray:
         parameters = StylizeParameters(

@@ -34,12 +34,12 @@ class TritonPythonModel(AnsweringModel):
         tokens = [*self._tokenizer.begin, *self._encode(request.text("text_input"))]
         parts = list(windows(len(tokens), self._positions))
         if len(parts) == 1:
-            return self._outputs(tokens, self._window(tokens, *parts[0]))
+            return self._outputs(tokens, self._window(request.client, tokens, *parts[0]))
         with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
             logprobs = []
             for part in parts:
                 turn.pass_on()
-                logprobs.append(self._window(tokens, *part))
+                logprobs.append(self._window(request.client, tokens, *part))
         return self._outputs(tokens, np.concatenate(logprobs))
 
     def threads(self) -> int:
@@ -62,10 +62,10 @@ class TritonPythonModel(AnsweringModel):
             raise InputError(f"text_input: {len(tokens)} tokens; accepted: {least} to {MAX_TOKENS}")
         return tokens
 
-    def _window(self, tokens: list[int], start: int, end: int, first: int) -> np.ndarray:
+    def _window(self, client: str, tokens: list[int], start: int, end: int, first: int) -> np.ndarray:
         """Log-probabilities of `tokens[first:end]`, each seen after those from `start` on."""
         feed = {"token_ids": np.array([tokens[start:end]], np.int32)}
-        logprobs, _ = self._model(feed, "token_logprobs")
+        logprobs, _ = self._model(feed, "token_logprobs", client)
         return logprobs[0, first - start - 1 :]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from serving import headers
 from serving.labels import CANARY, Labels
 from serving.models.requests import Unavailable
 
@@ -34,8 +35,11 @@ class Sibling:
         canary = versions.get(labels.versions.get(CANARY, 0))
         self._labels = labels if canary and _companions(canary) == _companions(self.folder) else Labels()
 
-    def __call__(self, inputs: dict[str, np.ndarray], output: str) -> tuple[np.ndarray, int]:
+    def __call__(self, inputs: dict[str, np.ndarray], output: str, client: str) -> tuple[np.ndarray, int]:
         """Run the pinned version through Triton (business logic scripting), where its batcher applies.
+
+        Args:
+            client: on whose behalf; the clients take turns there too.
 
         Returns:
             The output, and the number of the version that gave it: the pinned one or its canary.
@@ -50,6 +54,7 @@ class Sibling:
             model_version=version,
             requested_output_names=[output],
             inputs=[pb_utils.Tensor(n, a) for n, a in inputs.items()],
+            parameters={headers.CLIENT: client} if client else {},
         )
         response = request.exec()
         if response.has_error():

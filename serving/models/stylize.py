@@ -16,8 +16,8 @@ class TritonPythonModel(AnsweringModel):
     def setup(self) -> None:
         style = Sibling(self.args, "style")
 
-        def network(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
-            stylized, version = style({"image": photo[None], "style_weights": weights[None]}, "stylized")
+        def network(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
+            stylized, version = style({"image": photo[None], "style_weights": weights[None]}, "stylized", client)
             return stylized[0], version
 
         self._stylist = Stylist(style.folder, network)

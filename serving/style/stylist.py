@@ -26,7 +26,7 @@ from synthesis import images
 from synthesis.errors import InputError
 from synthesis.provenance import Provenance, file_hash
 
-Network = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, int]]
+Network = Callable[[np.ndarray, np.ndarray, str], tuple[np.ndarray, int]]
 """From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3), and the number of the
 version that made it.
 """
@@ -105,16 +105,16 @@ class Stylist:
     def _restyle(self, photo: np.ndarray, weights: np.ndarray, caller: _Caller) -> tuple[np.ndarray, int]:
         height, width = photo.shape[:2]
         if not _is_large(height, width):
-            return self._in_one_piece(photo, weights)
+            return self._in_one_piece(photo, weights, caller.name)
         # One at a time: it uses all cores and takes memory, and large ones should not meet in a batch.
         with self._one_large.job(caller.name, caller.check) as turn:
             if max(height, width) <= UNTILED_SIDE:
-                return self._in_one_piece(photo, weights)
+                return self._in_one_piece(photo, weights, caller.name)
             graph = graph_for_tiles(self._folder)
             return restyle_in_tiles(graph, photo, weights, before_tile=turn.ask), int(self._folder.name)
 
-    def _in_one_piece(self, photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
-        stylized, version = self._network(Margins().put_on(photo), weights)
+    def _in_one_piece(self, photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
+        stylized, version = self._network(Margins().put_on(photo), weights, client)
         return Margins().take_off(stylized), version
 
     def _provenance(self, parameters: StylizeParameters, weights: np.ndarray, version: int) -> Provenance:

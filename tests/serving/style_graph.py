@@ -68,7 +68,9 @@ def with_mirrored_margin(network: Callable[..., np.ndarray], photo: np.ndarray, 
     return network(np.pad(photo, ((32, 32), (32, 32), (0, 0)), "reflect"), *weights)[32:-32, 32:-32]
 
 
-def tint_as_version(photo: np.ndarray, weights: np.ndarray, version: int = 1) -> tuple[np.ndarray, int]:
+def tint_as_version(
+    photo: np.ndarray, weights: np.ndarray, client: str = "", version: int = 1
+) -> tuple[np.ndarray, int]:
     """The network as `Stylist` calls it."""
     return tint(photo, weights), version
 

@@ -40,7 +40,7 @@ def test_a_margin_is_the_mirror_image_and_of_a_small_picture_several():
 def shipped() -> Stylist:
     session = ort.InferenceSession(str(graph_for_tiles(SHIPPED.parent)), providers=["CPUExecutionProvider"])
 
-    def network(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+    def network(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
         return session.run(["stylized"], {"image": photo[None], "style_weights": weights[None]})[0][0], 1
 
     return Stylist(SHIPPED.parent, network)

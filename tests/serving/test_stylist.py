@@ -116,7 +116,7 @@ def test_a_result_says_how_it_was_made_unless_asked_not_to(tmp_path, picture):
     folders = [write_version(tmp_path / number) for number in ("4", "5")]
     for folder in folders:
         (folder / "manifest.json").write_text(folder.name)
-    canary = Stylist(folders[0], lambda photo, weights: tint_as_version(photo, weights, 5))
+    canary = Stylist(folders[0], lambda photo, weights, client: tint_as_version(photo, weights, version=5))
     data = images.encode(picture)
     asked = {"styles": {"red": 2, "green": 0, "blue": 1}, "strength": 0.5, "format": "jpeg"}
     said = parse(restyled(canary, data, **asked).info["xmp"])
@@ -146,7 +146,7 @@ def test_where_a_photograph_was_taken_is_in_none_of_the_result_s_metadata(stylis
 def test_detail_restyles_a_larger_picture_and_brings_it_back(tmp_path, picture):
     sizes: list[tuple[int, int]] = []
 
-    def halving(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+    def halving(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
         sizes.append((photo.shape[0] - 2 * MARGIN, photo.shape[1] - 2 * MARGIN))
         return photo // 2, 1
 
@@ -279,7 +279,7 @@ def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_
         in_tiles.append((photo.shape[:2], stylist._one_large._inside is not None))
         return photo
 
-    def network(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+    def network(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
         in_one_piece.append((photo.shape[:2], stylist._one_large._inside is not None))
         return photo, 1
 
@@ -294,7 +294,7 @@ def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_
 def test_one_picture_is_decoded_and_encoded_while_another_is_in_the_network(tmp_path, picture):
     in_network, may_leave = threading.Event(), threading.Event()
 
-    def slow_for_red(photo: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+    def slow_for_red(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
         if weights[0] == 1:
             in_network.set()
             assert may_leave.wait(10)
