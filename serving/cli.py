@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serving.client import Client, PictureStep, Stream
 from serving.style.video import VIDEOS, stylize_folder, stylize_video
-from synthesis import images, xmp
+from synthesis import images, outputs, xmp
 from synthesis.images import ENDINGS
 from synthesis.provenance import Provenance
 from synthesis.provenance import read as read_provenance
@@ -158,11 +160,13 @@ def stylize(
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
-    with Client(address, timeout=3600) as client:  # A picture of 8192 pixels takes minutes on a small machine.
+    with _ended_by_signals(), Client(address, timeout=3600) as client:  # 8192 pixels take a small machine minutes.
         if source.is_dir() or source.suffix.lower() in VIDEOS:
             _stylize_frames(client, source, output, options, smooth)
         else:
-            output.write_bytes(client.stylize(_read(source), format=_format(output), **options))
+            data, format = _read(source), _format(output)
+            _check_outputs(output, [source])
+            outputs.write(output, client.stylize(data, format=format, **options))
     typer.echo(f"wrote {output}")
 
 
@@ -229,10 +233,11 @@ def dream(
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
         "provenance": provenance,
     }  # fmt: skip
+    image, guide_image = _read(picture), _read(guide) if guide else b""
     _check_film(video)
-    with Client(address, timeout=3600) as client:
-        guide_image = _read(guide) if guide else b""
-        _follow(client.dream(_read(picture), guide_image=guide_image, **_given(options)), output, video)
+    _check_outputs(output, [picture, *([guide] if guide else [])], video, previews=save_every > 0 or frames > 1)
+    with _ended_by_signals(), Client(address, timeout=3600) as client:
+        _follow(client.dream(image, guide_image=guide_image, **_given(options)), output, video)
 
 
 def transfer(
@@ -278,10 +283,15 @@ def transfer(
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
         "provenance": provenance,
     }  # fmt: skip
+    image, styles, masks = (
+        _read(picture),
+        [_read(path) for path in style_pictures],
+        [_read(path) for path in mask or []],
+    )
     _check_film(video)
-    with Client(address, timeout=3600) as client:
-        styles, masks = [_read(path) for path in style_pictures], [_read(path) for path in mask or []]
-        _follow(client.transfer(_read(picture), styles, style_mask=masks, **_given(options)), output, video)
+    _check_outputs(output, [picture, *style_pictures, *(mask or [])], video, previews=save_every > 0)
+    with _ended_by_signals(), Client(address, timeout=3600) as client:
+        _follow(client.transfer(image, styles, style_mask=masks, **_given(options)), output, video)
 
 
 def inspect(
@@ -332,7 +342,7 @@ def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> No
         for message in stream:
             progress.update(task, total=message.steps, completed=message.step, description=_describe(message))
             if message.image:
-                _path_of(message, output).write_bytes(message.image)
+                outputs.write(_path_of(message, output), message.image)
             if message.image and video:
                 film.append(images.decode(message.image))
     typer.echo(f"wrote {output}{' (the time was up: the best so far)' if message.stopped else ''}")
@@ -351,8 +361,56 @@ def _describe(message: PictureStep) -> str:
 def _path_of(message: PictureStep, output: Path) -> Path:
     if message.done:
         return output
-    ending = f"frame_{message.frame:04d}" if message.frame else f"{message.step:04d}"
+    return _preview_of(output, f"frame_{message.frame:04d}" if message.frame else f"{message.step:04d}")
+
+
+def _preview_of(output: Path, ending: str) -> Path:
     return output.with_name(f"{output.stem}_{ending}.jpg")
+
+
+def _check_outputs(output: Path, inputs: list[Path], video: Path | None = None, previews: bool = False) -> None:
+    """Find out before the work whether every file can be written, and that none is an input or another output.
+
+    Args:
+        previews: pictures will be written beside `output`, numbered.
+    """
+    targets = [output, *([video] if video else [])]
+    with _usage_errors("OUTPUT"):
+        outputs.check_apart(targets)
+        for target in [*targets, *(_sample_previews(output, inputs) if previews else [])]:
+            outputs.check(target, inputs)
+
+
+def _sample_previews(output: Path, inputs: list[Path]) -> list[Path]:
+    """The longest name that a preview may have, and those that would overwrite an input."""
+    numbered = re.compile(re.escape(output.stem) + r"_(frame_)?\d{4,}\.jpg")
+    names = [path.name for path in inputs if numbered.fullmatch(path.name)]
+    return [_preview_of(output, "frame_0000"), *(output.with_name(name) for name in names)]
+
+
+@contextlib.contextmanager
+def _usage_errors(parameter: str) -> Iterator[None]:
+    try:
+        yield
+    except outputs.OutputError as error:
+        raise typer.BadParameter(str(error), param_hint=parameter) from None
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does: what it was writing is removed."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    in_charge = threading.current_thread() is threading.main_thread()
+    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if in_charge and signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_film(path: Path | None) -> None:
@@ -368,7 +426,9 @@ def _stylize_frames(client: Client, source: Path, output: Path, options: dict[st
     stylize_all = stylize_folder if source.is_dir() else stylize_video
     if not source.is_dir() and output.suffix.lower() not in VIDEOS:
         raise typer.BadParameter(f"{output.name} ends in {output.suffix!r}; accepted: {', '.join(VIDEOS)}")
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    if not source.is_dir():
+        _check_outputs(output, [source])
+    with _usage_errors("OUTPUT"), Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=None)
         stylize_all(
             source,

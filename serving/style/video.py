@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from serving.style.flicker import Smoother
-from synthesis import images, xmp
+from synthesis import images, outputs, xmp
 from synthesis.errors import InputError
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".m4v")
+VIDEOS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".m4v": "ipod"}
+"""Endings of videos that are written, and what FFmpeg calls each format."""
 AHEAD = 3
 """Frames that are with the server at once, so that it decodes and encodes while its network works."""
 
@@ -40,13 +41,14 @@ def stylize_folder(source: Path, target: Path, restyle: Restyle, on_frame: OnFra
     paths = sorted((p for p in source.iterdir() if p.suffix.lower() in images.ENDINGS), key=_natural_order)
     if not paths:
         raise InputError(f"{source} holds no frames; accepted: files ending in {', '.join(images.ENDINGS)}")
-    target.mkdir(parents=True, exist_ok=True)
+    outputs.check_folder(target, [path.name for path in paths], [source])
     marked = Marked(restyle)
     painted = paint(map(images.read, paths), marked, smooth)
-    for done, (path, frame) in enumerate(zip(paths, painted, strict=True), 1):
-        encoded = images.encode(frame, images.ENDINGS[path.suffix.lower()], quality=95, packet=marked.packet)
-        (target / path.name).write_bytes(encoded)
-        on_frame(done, len(paths))
+    with outputs.replacing_folder(target) as folder:
+        for done, (path, frame) in enumerate(zip(paths, painted, strict=True), 1):
+            encoded = images.encode(frame, images.ENDINGS[path.suffix.lower()], quality=95, packet=marked.packet)
+            (folder / path.name).write_bytes(encoded)
+            on_frame(done, len(paths))
 
 
 def stylize_video(source: Path, target: Path, restyle: Restyle, on_frame: OnFrame, smooth: bool = True) -> None:
@@ -56,21 +58,24 @@ def stylize_video(source: Path, target: Path, restyle: Restyle, on_frame: OnFram
         InputError: PyAV is not installed, or it cannot read `source`.
     """
     av = _pyav()
+    outputs.check(target, [source])
+    ending = target.suffix.lower()
     try:
         # Bit-exact: Matroska files would else have a random number of their own.
         options = {"fflags": "+bitexact"}
-        with av.open(str(source)) as reader, av.open(str(target), "w", options=options) as writer:
+        with av.open(str(source)) as reader, outputs.replacing(target) as unfinished:
             if not reader.streams.video:
                 raise InputError(f"{source} has no video stream")
-            transcoder, marked = _Transcoder(reader, writer), Marked(restyle)
-            for done, frame in enumerate(paint(transcoder.frames(), marked, smooth), 1):
-                if done == 1 and marked.packet and target.suffix.lower() not in xmp.BOXED:
-                    writer.metadata[xmp.MATROSKA_TAG] = marked.packet.decode()  # Before the header is written.
-                transcoder.write(frame)
-                on_frame(done, transcoder.frame_count)
-            transcoder.close()
-        if marked.packet and target.suffix.lower() in xmp.BOXED:
-            xmp.append_box(target, marked.packet)
+            with av.open(str(unfinished), "w", format=VIDEOS[ending], options=options) as writer:
+                transcoder, marked = _Transcoder(reader, writer), Marked(restyle)
+                for done, frame in enumerate(paint(transcoder.frames(), marked, smooth), 1):
+                    if done == 1 and marked.packet and ending not in xmp.BOXED:
+                        writer.metadata[xmp.MATROSKA_TAG] = marked.packet.decode()  # Before the header is written.
+                    transcoder.write(frame)
+                    on_frame(done, transcoder.frame_count)
+                transcoder.close()
+            if marked.packet and ending in xmp.BOXED:
+                xmp.append_box(unfinished, marked.packet)
     except av.error.FFmpegError as error:
         raise InputError(f"{source}: the video cannot be read or written ({error})") from None
 
