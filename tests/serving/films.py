@@ -31,6 +31,7 @@ def write_film(
     codec: str = "libx264",
     sound: str = "",
     layout: str = "mono",
+    gaps_ms: Sequence[tuple[int, int]] = (),
     durations_ms: Sequence[int] = (),
     container: dict[str, str] | None = None,
     **context: Any,
@@ -38,6 +39,7 @@ def write_film(
     """Frames, uint8 (height, width, 3) or PyAV's own, and where a codec for it is named a tone of the same length.
 
     Args:
+        gaps_ms: times in which the file has no sound at all.
         durations_ms: of each frame, where they are not all 1 / `RATE` seconds.
         container: options of FFmpeg for the container.
         context: attributes of the video's codec context.
@@ -54,7 +56,7 @@ def write_film(
             frame.pts, frame.time_base = start, Fraction(1, 1000)
             ends[start] = durations_ms[i] if durations_ms else 1000 // RATE
             _mux(file, video.encode(frame), ends)
-            if audio:
+            if audio and not any(first <= start < last for first, last in gaps_ms):
                 file.mux(audio.encode(_tone(start, ends[start], layout)))
             start += ends[start]
         _mux(file, video.encode(None), ends)
