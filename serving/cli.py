@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mimetypes
 import os
 import re
 import signal
@@ -11,8 +12,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -20,7 +22,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from serving.client import Client, PictureStep, Stream
-from serving.style.video import VIDEOS, stylize_folder, stylize_video
+from serving.style.video import FRAMES_PER_SECOND, stylize_folder, stylize_video
+from serving.style.video_reader import can_be_read, is_animation, is_still
+from serving.style.video_writer import VIDEOS
 from synthesis import images, outputs, xmp
 from synthesis.images import ENDINGS
 from synthesis.provenance import Provenance
@@ -135,10 +139,14 @@ def demo(
 
 def stylize(
     source: Annotated[
-        Path, typer.Argument(help="A picture (PNG, JPEG, WebP), a video (MP4, MOV, MKV) or a folder of frames.")
+        Path,
+        typer.Argument(
+            help="A picture (PNG, JPEG, WebP), a video (MP4, MOV, MKV, WebM, GIF, ...) or a folder of frames."
+        ),
     ],
     output: Annotated[
-        Path, typer.Argument(help="File to write; its ending chooses the format. For a folder, a folder.")
+        Path,
+        typer.Argument(help="File to write; its ending chooses the format. For a folder, a folder or a video."),
     ],
     style: Annotated[str, typer.Option(help="Name of the style; empty takes the model's first.")] = "",
     styles: Annotated[str, typer.Option(help="A blend instead: name=weight, separated by commas.")] = "",
@@ -150,6 +158,9 @@ def stylize(
         float, typer.Option(help="Restyle at 1 to 2 times that size and bring back: finer strokes.")
     ] = 1.0,
     smooth: Annotated[bool, typer.Option(help="Of videos and frames: less flicker where nothing moves.")] = True,
+    fps: Annotated[float, typer.Option(help="Frames a second of a video that is made of a folder.")] = float(
+        FRAMES_PER_SECOND
+    ),
     provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
@@ -160,14 +171,17 @@ def stylize(
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
+    kind = _kind_of_result(source, output)
     with _ended_by_signals(), Client(address, timeout=3600) as client:  # 8192 pixels take a small machine minutes.
-        if source.is_dir() or source.suffix.lower() in VIDEOS:
-            _stylize_frames(client, source, output, options, smooth)
-        else:
+        if kind == "picture":
             data, format = _read(source), _format(output)
             _check_outputs(output, [source])
             outputs.write(output, client.stylize(data, format=format, **options))
+        else:
+            _stylize_frames(client, source, output, kind, options, smooth, _rate(fps))
     typer.echo(f"wrote {output}")
+    if kind == "picture" and is_animation(source):
+        _warn(f"{source} has several frames and {output} the first; give an output ending in .mp4 for all of them")
 
 
 def generate(
@@ -420,23 +434,78 @@ def _check_film(path: Path | None) -> None:
         )
 
 
-def _stylize_frames(client: Client, source: Path, output: Path, options: dict[str, Any], smooth: bool) -> None:
+def _kind_of_result(source: Path, output: Path) -> Literal["picture", "video", "folder"]:
+    """What `stylize` makes of `source`: what the names say, where that can be done.
+
+    Raises:
+        typer.BadParameter: it cannot; says what of this source can be made.
+    """
+    is_video = output.suffix.lower() in VIDEOS and not output.is_dir()
+    if source.is_dir():
+        if is_video:
+            return "video"
+        looks_like_a_file = (mimetypes.guess_type(output.name)[0] or "").startswith(("image/", "video/"))
+        if looks_like_a_file and not output.is_dir():
+            raise _no_result(output, f"{source} is a folder of frames, of which come a folder or a video: {_VIDEOS}")
+        return "folder"
+    if not source.exists():
+        raise typer.BadParameter(f"there is no file {source}", param_hint="SOURCE")
+    is_picture = source.suffix.lower() in ENDINGS or is_still(source)
+    if is_picture and not (is_video and is_animation(source)):
+        if is_video:
+            raise _no_result(output, f"{source} is a picture, of which comes a picture: {_PICTURES}")
+        return "picture"
+    if is_video:
+        return "video"
+    if can_be_read(source):
+        raise _no_result(output, f"{source} is read as a video, of which comes a video: {_VIDEOS}")
+    raise typer.BadParameter(
+        f"{source} is neither a picture that is read (PNG, JPEG, WebP) nor a video", param_hint="SOURCE"
+    )
+
+
+def _rate(fps: float) -> Fraction:
+    if not 0.1 <= fps <= 240:
+        raise typer.BadParameter(f"{fps:g}; accepted: 0.1 to 240", param_hint="--fps")
+    return Fraction(fps).limit_denominator(1001)
+
+
+_VIDEOS, _PICTURES = ", ".join(VIDEOS), ", ".join(ENDINGS)
+
+
+def _no_result(output: Path, what_comes: str) -> typer.BadParameter:
+    return typer.BadParameter(f"{what_comes}; {output.name} ends in {output.suffix!r}", param_hint="OUTPUT")
+
+
+def _stylize_frames(
+    client: Client,
+    source: Path,
+    output: Path,
+    kind: str,
+    options: dict[str, Any],
+    smooth: bool,
+    frames_per_second: Fraction,
+) -> None:
     """Restyle a folder or a video under a progress bar; frames travel without loss."""
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    stylize_all = stylize_folder if source.is_dir() else stylize_video
-    if not source.is_dir() and output.suffix.lower() not in VIDEOS:
-        raise typer.BadParameter(f"{output.name} ends in {output.suffix!r}; accepted: {', '.join(VIDEOS)}")
-    if not source.is_dir():
-        _check_outputs(output, [source])
+
+    def restyle(frame: bytes) -> bytes:
+        return client.stylize(frame, format="png", **options)
+
     with _usage_errors("OUTPUT"), Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=None)
-        stylize_all(
-            source,
-            output,
-            lambda frame: client.stylize(frame, format="png", **options),
-            lambda done, total: progress.update(task, completed=done, total=total),
-            smooth,
-        )
+
+        def on_frame(done: int, total: int | None) -> None:
+            progress.update(task, completed=done, total=total)
+
+        if kind == "folder":
+            stylize_folder(source, output, restyle, on_frame, smooth)
+        else:
+            stylize_video(source, output, restyle, on_frame, smooth, _warn, frames_per_second)
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"note: {line}", err=True)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

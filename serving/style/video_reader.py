@@ -28,6 +28,8 @@ _PATIENCE = Fraction(3, 2)
 """Of the longest time that a frame was shown: how much more may be missing at the end of a video that is whole."""
 _OTHER_STREAM = Fraction(1, 2)
 """Seconds that the longest of several streams may go on when only the length of them all is known."""
+_TEXT = "tty"
+"""FFmpeg's name of texts, of which it makes videos of terminals."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,15 @@ def is_still(source: Path) -> bool:
 def is_animation(source: Path) -> bool:
     """Whether a file is a GIF, or a PNG or WebP picture of several frames."""
     return _picture_frames(source, ["GIF"]) > 0 or _picture_frames(source, ["PNG", "WEBP"]) > 1
+
+
+def can_be_read(source: Path) -> bool:
+    """Whether a file can be read as a film, the first frame at least."""
+    try:
+        with open_film(source, Fraction(1)):
+            return True
+    except InputError:
+        return False
 
 
 def _picture_frames(source: Path, formats: list[str]) -> int:
@@ -384,12 +395,16 @@ def _swaps_axes(matrix: np.ndarray) -> bool:
 def _opened(source: Path) -> Any:
     av = pyav()
     try:
-        return av.open(str(source))
+        container = av.open(str(source))
     except av.error.FFmpegError as error:
         raise InputError(
             f"{source}: the video cannot be read ({error.strerror}); it may be cut short, or of a kind that FFmpeg does "
             "not know"
         ) from None
+    if container.format.name == _TEXT:
+        container.close()
+        raise InputError(f"{source} is a text; give a video, an animation or a folder of pictures")
+    return container
 
 
 def pyav() -> Any:

@@ -63,15 +63,18 @@ def _holds(codec: str, writer: Any, ending: str) -> bool:
 
 
 class Copied:
-    """The same packets."""
+    """The same packets, but those whose time goes back, which no file can hold."""
 
     change = ""
 
     def __init__(self, stream: Any, writer: Any):
         self._stream = writer.add_stream_from_template(stream)
+        self._last: int | None = None
 
     def convert(self, packet: Any) -> list[Any]:
-        packet.stream = self._stream
+        if self._last is not None and packet.dts <= self._last:
+            return []
+        self._last, packet.stream = packet.dts, self._stream
         return [packet]
 
     def rest(self) -> list[Any]:
