@@ -24,6 +24,7 @@ from export import answers, manifest, recording
 from export.switching import Model, SwitchError
 from serving.client import ReverieError
 from serving.labels import CANARY, STABLE
+from synthesis import outputs
 
 _FAILURES = ("BACKEND", "OTHER", "REJECTED")
 """Reasons that count; CANCELED is the caller's."""
@@ -279,6 +280,4 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
 def write_textfile(verdict: Verdict, path: Path) -> None:
     """Write `Verdict.textfile` whole: a collector that reads meanwhile sees the old or the new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(verdict.textfile())
-    temporary.replace(path)
+    outputs.write(path, verdict.textfile())

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from export.precision import CPU_DEFAULT, Precision
+from synthesis import outputs
 
 
 class Kind(str, Enum):
@@ -195,6 +196,8 @@ def canary(
     from export import canary as trial
 
     seconds = _seconds(duration)
+    if textfile:
+        outputs.check(textfile)
     verdict = _with_model(model.value, repository, address, lambda m: trial.run(m, version, percent, seconds, metrics))
     for label, seen in (("stable", verdict.stable), ("canary", verdict.canary)):
         p95 = "unknown" if seen.p95_ms is None else f"{seen.p95_ms:.1f} ms"

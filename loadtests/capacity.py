@@ -33,6 +33,7 @@ from loadtests.search import Overload, Search, highest_rate, overload, typical, 
 from loadtests.server_metrics import Interval, Poller, intervals
 from loadtests.slo import Objective, ObjectiveError
 from loadtests.target import Target, say, sender, target, warm_up
+from synthesis import outputs
 
 SURGE = 3.0
 AFTER = 0.5
@@ -158,6 +159,7 @@ def main(
         objectives = chosen(slo.load(slo_file, "capacity", ENDPOINTS), endpoints)
         bounds = slo.load_overload(slo_file)
         schedule([], {"any": 1}, arrivals)  # Refuses unknown arrivals before a server is started.
+        outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         with target(address, out, metrics, apart=apart) as server:
             idle = warm_up(server.address, [ENDPOINTS[name] for name in objectives])
@@ -165,10 +167,9 @@ def main(
     violations = [v for f in found for v in f.violations(bounds)]
     invalid = [f"{f.endpoint}: {reason}" for f in found for reason in f.invalid]
     summary = to_summary(found, violations, invalid) | {"server_cores": server.cores}
-    (out / "report.html").write_text(to_page(found, violations, invalid))
-    (out / "report.json").write_text(
-        json.dumps({**summary, "rounds": rounds_by_endpoint(found), "steps": steps_by_endpoint(found)}, indent=1)
-    )
+    outputs.write(out / "report.html", to_page(found, violations, invalid))
+    details = {"rounds": rounds_by_endpoint(found), "steps": steps_by_endpoint(found)}
+    outputs.write(out / "report.json", json.dumps(summary | details, indent=1))
     for sentence in violations:
         typer.echo(f"bound not met: {sentence}")
     for sentence in invalid:

@@ -31,6 +31,7 @@ from loadtests.open_loop import send_on_schedule
 from loadtests.plots import Axis, Line, line_chart
 from loadtests.run import Arrivals, MaxCpuShare, MaxInFlight, MaxLag, Seed
 from loadtests.target import say, sender, target, warm_up
+from synthesis import outputs
 
 RANKS = (50.0, 95.0)
 FAILURE_SIGNIFICANCE = 0.01
@@ -106,6 +107,7 @@ def main(
     with errors_told():
         weights = {name: ENDPOINTS[name].weight for name in _known(endpoints)}
         schedules = [schedule([Phase(rate, window)], weights, arrivals, seed + i) for i in range(rounds)]
+        outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         for address in (a, b):
             with target(address, out):
@@ -121,8 +123,8 @@ def main(
     health = GeneratorHealth.of(everything, meter.share())
     limits = Limits(max_cpu_share, max_lag_ms)
     result = Compared(collected, differences(collected, seed), health.bottlenecks(limits))
-    (out / "report.html").write_text(to_page(result))
-    (out / "report.json").write_text(json.dumps(result.summary(), indent=1))
+    outputs.write(out / "report.html", to_page(result))
+    outputs.write(out / "report.json", json.dumps(result.summary(), indent=1))
     for name, found in result.differences.items():
         for d in found:
             typer.echo(f"{name}: {_sentence(d)}")

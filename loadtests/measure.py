@@ -17,6 +17,7 @@ import numpy as np
 
 from loadtests.calls import Call, Outcome
 from loadtests.endpoints import ENDPOINTS, between_messages, first_message
+from synthesis import outputs
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def write_csv(folder: Path, calls: Sequence[Call], measured: Mapping[str, Measur
 
 
 def _write_rows(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
-    with path.open("w", newline="") as file:
+    with outputs.replacing(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

@@ -37,6 +37,8 @@ from loadtests.server_metrics import Interval, Poller, intervals
 from loadtests.slo import Objective
 from loadtests.target import Target, say, sender, target, warm_up
 from serving.triton.server import ServerError
+from synthesis import outputs
+from synthesis.outputs import OutputError
 
 PROGRESS_EVERY_S = 5.0
 POLL_EVERY_S = 1.0
@@ -132,6 +134,7 @@ def main(
         objectives = slo.load(slo_file, "open" if open_loop else "closed", recorded_names())
         weights = {e.name: e.weight for e in ENDPOINTS.values()}
         planned = schedule([Phase(rate, seconds)], weights, arrivals, seed)
+        outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         with target(address, out, metrics) as server:
             warm_up(server.address)
@@ -187,10 +190,10 @@ def write_report(out: Path, result: Result, more: Sequence[report.Section] = ())
         report.server_timeline(result.server),
         *more,
     ]
-    (out / "report.html").write_text(report.page("Load test", sections))
+    outputs.write(out / "report.html", report.page("Load test", sections))
     details = {"violations": list(result.violations), "invalid": list(result.invalid)}
     server = [asdict(i) for i in result.server]
-    (out / "report.json").write_text(json.dumps({**result.summary(), **details, "server": server}, indent=1))
+    outputs.write(out / "report.json", json.dumps({**result.summary(), **details, "server": server}, indent=1))
     write_csv(out, result.calls, result.measured)
 
 
@@ -221,7 +224,7 @@ def errors_told() -> Iterator[None]:
     """Tells in one line what a person can mend, and ends the command with status 2."""
     try:
         yield
-    except (slo.ObjectiveError, ScheduleError, ServerError, OSError) as error:
+    except (slo.ObjectiveError, ScheduleError, ServerError, OutputError, OSError) as error:
         say(f"error: {error}")
         raise typer.Exit(2) from None
 

@@ -36,6 +36,7 @@ from loadtests.run import (
     write_report,
 )
 from loadtests.target import target, warm_up
+from synthesis import outputs
 
 
 def main(
@@ -54,6 +55,7 @@ def main(
     with errors_told():
         objectives = slo.load(slo_file, "closed", recorded_names())
         bounds = slo.load_soak(slo_file)
+        outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         with target(address, out, metrics, pid) as server:
             warm_up(server.address)

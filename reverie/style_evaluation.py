@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from synthesis import outputs
 from training.cli import use_weights
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def eval_style(
     ] = None,
 ) -> None:
     """Measure style networks on held-out photographs: what is left of them, how near the painting is, the surface."""
+    outputs.check_folder(out, ["front.svg", "sheet.jpg"])
     use_weights(weights_dir, needs_vgg19=True)
     from reverie.restylers import DEFAULT_STRENGTH, newest, restyler_of
     from training.style.evaluation.evaluate import check_styles, look_at
@@ -172,7 +174,7 @@ def _front(
         for style, points in styles.items():
             result["styles"][style]["curve"] = points
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(front(curves, PEERS))
+    outputs.write(path, front(curves, PEERS))
     return {"plot": str(path), "peers": [asdict(peer) for peer in PEERS]}
 
 

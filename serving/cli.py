@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mimetypes
 import os
+import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -18,8 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from serving.client import Client, PictureStep, Stream
-from serving.style.video import VIDEOS, stylize_folder, stylize_video
-from synthesis import images, xmp
+from serving.style.video import FRAMES_PER_SECOND, stylize_folder, stylize_video
+from serving.style.video_reader import can_be_read, is_animation, is_still
+from serving.style.video_writer import VIDEOS
+from synthesis import images, outputs, xmp
 from synthesis.images import ENDINGS
 from synthesis.provenance import Provenance
 from synthesis.provenance import read as read_provenance
@@ -133,10 +139,14 @@ def demo(
 
 def stylize(
     source: Annotated[
-        Path, typer.Argument(help="A picture (PNG, JPEG, WebP), a video (MP4, MOV, MKV) or a folder of frames.")
+        Path,
+        typer.Argument(
+            help="A picture (PNG, JPEG, WebP), a video (MP4, MOV, MKV, WebM, GIF, ...) or a folder of frames."
+        ),
     ],
     output: Annotated[
-        Path, typer.Argument(help="File to write; its ending chooses the format. For a folder, a folder.")
+        Path,
+        typer.Argument(help="File to write; its ending chooses the format. For a folder, a folder or a video."),
     ],
     style: Annotated[str, typer.Option(help="Name of the style; empty takes the model's first.")] = "",
     styles: Annotated[str, typer.Option(help="A blend instead: name=weight, separated by commas.")] = "",
@@ -148,6 +158,9 @@ def stylize(
         float, typer.Option(help="Restyle at 1 to 2 times that size and bring back: finer strokes.")
     ] = 1.0,
     smooth: Annotated[bool, typer.Option(help="Of videos and frames: less flicker where nothing moves.")] = True,
+    fps: Annotated[float, typer.Option(help="Frames a second of a video that is made of a folder.")] = float(
+        FRAMES_PER_SECOND
+    ),
     provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
@@ -158,12 +171,17 @@ def stylize(
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
-    with Client(address, timeout=3600) as client:  # A picture of 8192 pixels takes minutes on a small machine.
-        if source.is_dir() or source.suffix.lower() in VIDEOS:
-            _stylize_frames(client, source, output, options, smooth)
+    kind = _kind_of_result(source, output)
+    with _ended_by_signals(), Client(address, timeout=3600) as client:  # 8192 pixels take a small machine minutes.
+        if kind == "picture":
+            data, format = _read(source), _format(output)
+            _check_outputs(output, [source])
+            outputs.write(output, client.stylize(data, format=format, **options))
         else:
-            output.write_bytes(client.stylize(_read(source), format=_format(output), **options))
+            _stylize_frames(client, source, output, kind, options, smooth, _rate(fps))
     typer.echo(f"wrote {output}")
+    if kind == "picture" and is_animation(source):
+        _warn(f"{source} has several frames and {output} the first; give an output ending in .mp4 for all of them")
 
 
 def generate(
@@ -229,10 +247,11 @@ def dream(
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
         "provenance": provenance,
     }  # fmt: skip
+    image, guide_image = _read(picture), _read(guide) if guide else b""
     _check_film(video)
-    with Client(address, timeout=3600) as client:
-        guide_image = _read(guide) if guide else b""
-        _follow(client.dream(_read(picture), guide_image=guide_image, **_given(options)), output, video)
+    _check_outputs(output, [picture, *([guide] if guide else [])], video, previews=save_every > 0 or frames > 1)
+    with _ended_by_signals(), Client(address, timeout=3600) as client:
+        _follow(client.dream(image, guide_image=guide_image, **_given(options)), output, video)
 
 
 def transfer(
@@ -278,10 +297,15 @@ def transfer(
         "max_seconds": max_seconds, "features": features, "preview_every": save_every, "format": _format(output),
         "provenance": provenance,
     }  # fmt: skip
+    image, styles, masks = (
+        _read(picture),
+        [_read(path) for path in style_pictures],
+        [_read(path) for path in mask or []],
+    )
     _check_film(video)
-    with Client(address, timeout=3600) as client:
-        styles, masks = [_read(path) for path in style_pictures], [_read(path) for path in mask or []]
-        _follow(client.transfer(_read(picture), styles, style_mask=masks, **_given(options)), output, video)
+    _check_outputs(output, [picture, *style_pictures, *(mask or [])], video, previews=save_every > 0)
+    with _ended_by_signals(), Client(address, timeout=3600) as client:
+        _follow(client.transfer(image, styles, style_mask=masks, **_given(options)), output, video)
 
 
 def inspect(
@@ -332,7 +356,7 @@ def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> No
         for message in stream:
             progress.update(task, total=message.steps, completed=message.step, description=_describe(message))
             if message.image:
-                _path_of(message, output).write_bytes(message.image)
+                outputs.write(_path_of(message, output), message.image)
             if message.image and video:
                 film.append(images.decode(message.image))
     typer.echo(f"wrote {output}{' (the time was up: the best so far)' if message.stopped else ''}")
@@ -351,8 +375,56 @@ def _describe(message: PictureStep) -> str:
 def _path_of(message: PictureStep, output: Path) -> Path:
     if message.done:
         return output
-    ending = f"frame_{message.frame:04d}" if message.frame else f"{message.step:04d}"
+    return _preview_of(output, f"frame_{message.frame:04d}" if message.frame else f"{message.step:04d}")
+
+
+def _preview_of(output: Path, ending: str) -> Path:
     return output.with_name(f"{output.stem}_{ending}.jpg")
+
+
+def _check_outputs(output: Path, inputs: list[Path], video: Path | None = None, previews: bool = False) -> None:
+    """Find out before the work whether every file can be written, and that none is an input or another output.
+
+    Args:
+        previews: pictures will be written beside `output`, numbered.
+    """
+    targets = [output, *([video] if video else [])]
+    with _usage_errors("OUTPUT"):
+        outputs.check_apart(targets)
+        for target in [*targets, *(_sample_previews(output, inputs) if previews else [])]:
+            outputs.check(target, inputs)
+
+
+def _sample_previews(output: Path, inputs: list[Path]) -> list[Path]:
+    """The longest name that a preview may have, and those that would overwrite an input."""
+    numbered = re.compile(re.escape(output.stem) + r"_(frame_)?\d{4,}\.jpg")
+    names = [path.name for path in inputs if numbered.fullmatch(path.name)]
+    return [_preview_of(output, "frame_0000"), *(output.with_name(name) for name in names)]
+
+
+@contextlib.contextmanager
+def _usage_errors(parameter: str) -> Iterator[None]:
+    try:
+        yield
+    except outputs.OutputError as error:
+        raise typer.BadParameter(str(error), param_hint=parameter) from None
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does: what it was writing is removed."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    in_charge = threading.current_thread() is threading.main_thread()
+    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if in_charge and signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_film(path: Path | None) -> None:
@@ -362,21 +434,78 @@ def _check_film(path: Path | None) -> None:
         )
 
 
-def _stylize_frames(client: Client, source: Path, output: Path, options: dict[str, Any], smooth: bool) -> None:
+def _kind_of_result(source: Path, output: Path) -> Literal["picture", "video", "folder"]:
+    """What `stylize` makes of `source`: what the names say, where that can be done.
+
+    Raises:
+        typer.BadParameter: it cannot; says what of this source can be made.
+    """
+    is_video = output.suffix.lower() in VIDEOS and not output.is_dir()
+    if source.is_dir():
+        if is_video:
+            return "video"
+        looks_like_a_file = (mimetypes.guess_type(output.name)[0] or "").startswith(("image/", "video/"))
+        if looks_like_a_file and not output.is_dir():
+            raise _no_result(output, f"{source} is a folder of frames, of which come a folder or a video: {_VIDEOS}")
+        return "folder"
+    if not source.exists():
+        raise typer.BadParameter(f"there is no file {source}", param_hint="SOURCE")
+    is_picture = source.suffix.lower() in ENDINGS or is_still(source)
+    if is_picture and not (is_video and is_animation(source)):
+        if is_video:
+            raise _no_result(output, f"{source} is a picture, of which comes a picture: {_PICTURES}")
+        return "picture"
+    if is_video:
+        return "video"
+    if can_be_read(source):
+        raise _no_result(output, f"{source} is read as a video, of which comes a video: {_VIDEOS}")
+    raise typer.BadParameter(
+        f"{source} is neither a picture that is read (PNG, JPEG, WebP) nor a video", param_hint="SOURCE"
+    )
+
+
+def _rate(fps: float) -> Fraction:
+    if not 0.1 <= fps <= 240:
+        raise typer.BadParameter(f"{fps:g}; accepted: 0.1 to 240", param_hint="--fps")
+    return Fraction(fps).limit_denominator(1001)
+
+
+_VIDEOS, _PICTURES = ", ".join(VIDEOS), ", ".join(ENDINGS)
+
+
+def _no_result(output: Path, what_comes: str) -> typer.BadParameter:
+    return typer.BadParameter(f"{what_comes}; {output.name} ends in {output.suffix!r}", param_hint="OUTPUT")
+
+
+def _stylize_frames(
+    client: Client,
+    source: Path,
+    output: Path,
+    kind: str,
+    options: dict[str, Any],
+    smooth: bool,
+    frames_per_second: Fraction,
+) -> None:
     """Restyle a folder or a video under a progress bar; frames travel without loss."""
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    stylize_all = stylize_folder if source.is_dir() else stylize_video
-    if not source.is_dir() and output.suffix.lower() not in VIDEOS:
-        raise typer.BadParameter(f"{output.name} ends in {output.suffix!r}; accepted: {', '.join(VIDEOS)}")
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+    def restyle(frame: bytes) -> bytes:
+        return client.stylize(frame, format="png", **options)
+
+    with _usage_errors("OUTPUT"), Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=None)
-        stylize_all(
-            source,
-            output,
-            lambda frame: client.stylize(frame, format="png", **options),
-            lambda done, total: progress.update(task, completed=done, total=total),
-            smooth,
-        )
+
+        def on_frame(done: int, total: int | None) -> None:
+            progress.update(task, completed=done, total=total)
+
+        if kind == "folder":
+            stylize_folder(source, output, restyle, on_frame, smooth)
+        else:
+            stylize_video(source, output, restyle, on_frame, smooth, _warn, frames_per_second)
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"note: {line}", err=True)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from synthesis import xmp
+from synthesis import outputs, xmp
 from synthesis.errors import InputError
 
 MIN_SIDE = 16
@@ -199,6 +199,7 @@ def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: floa
 
     Raises:
         ImageError: no frames, or an ending that is not one of `FILMS`.
+        OutputError: the file cannot be written.
     """
     if not frames or path.suffix.lower() not in FILMS:
         raise ImageError(f"{path.name}: a film of {len(frames)} frames; accepted: 1 or more, as {', '.join(FILMS)}")
@@ -208,7 +209,7 @@ def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: floa
     options = {"append_images": others, "duration": milliseconds, "loop": 0, "quality": 85}
     first.save(buffer, format, save_all=True, **options, **_with_packet(format, packet))
     data = buffer.getvalue()
-    path.write_bytes(xmp.in_gif(data, packet) if packet and format == "gif" else data)
+    outputs.write(path, xmp.in_gif(data, packet) if packet and format == "gif" else data)
 
 
 def resize_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from serving.demo import gallery
 from serving.demo.gallery import Picture
 from serving.demo.mosaic import stained_glass
 from serving.triton.server import TritonServer
-from synthesis import images
+from synthesis import images, outputs
 
 PICTURES = Path(__file__).parent / "pictures"
 PROMPT = "This movie"
@@ -50,6 +50,7 @@ class Result:
 
 def run_demo(repository: Path, out: Path) -> bool:
     """Do every job and write images, texts, `index.html` and `summary.json` into `out`; True if all went well."""
+    outputs.check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     console.print("starting Triton on", str(repository))
@@ -64,8 +65,8 @@ def run_demo(repository: Path, out: Path) -> bool:
         "startup_seconds": round(startup, 3),
         "total_seconds": round(total, 3),
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (out / "index.html").write_text(gallery.render(results, startup, total))
+    outputs.write(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    outputs.write(out / "index.html", gallery.render(results, startup, total))
     console.print(f"{total:.1f} s in all; open {out / 'index.html'}")
     return all(r.ok for r in results)
 
@@ -89,7 +90,7 @@ def write(client: Client, out: Path, result: Result) -> None:
         result.texts[str(temperature)] = PROMPT + "".join(pieces)
         console.print(f"  [dim]{temperature}:[/dim] {result.texts[str(temperature)][:100]}")
     text = "\n\n".join(f"temperature {t}\n{words}" for t, words in result.texts.items())
-    (out / "texts.txt").write_text(text + "\n")
+    outputs.write(out / "texts.txt", text + "\n")
 
 
 def dream(client: Client, out: Path, result: Result) -> None:
@@ -140,5 +141,5 @@ def _collect(stream: Stream[PictureStep], out: Path, result: Result, stem: str) 
 
 
 def _save(out: Path, result: Result, picture: Picture, data: bytes) -> None:
-    (out / picture.file).write_bytes(data)
+    outputs.write(out / picture.file, data)
     result.pictures.append(picture)

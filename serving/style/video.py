@@ -1,28 +1,29 @@
 """A restyled video, or folder of frames, frame by frame through a running server, with less flicker and its audio.
 
-Video files are read and written with PyAV; folders of frames do without. What a restyled frame says in its XMP of how
-it was made, the whole video says.
+What a restyled frame says in its XMP of how it was made, the whole video says.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from serving.style.flicker import Smoother
-from synthesis import images, xmp
+from serving.style.video_reader import Film, open_film, pictures_of
+from serving.style.video_writer import VIDEOS, open_video
+from synthesis import images, outputs, xmp
 from synthesis.errors import InputError
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".m4v")
 AHEAD = 3
 """Frames that are with the server at once, so that it decodes and encodes while its network works."""
+FRAMES_PER_SECOND = Fraction(25)
+"""Of a video that is made of a folder's pictures."""
 
 Restyle = Callable[[bytes], bytes]
 """Encoded picture to encoded picture, both of the same size or the second smaller."""
@@ -36,43 +37,78 @@ def stylize_folder(source: Path, target: Path, restyle: Restyle, on_frame: OnFra
 
     Raises:
         InputError: `source` holds no pictures.
+        OutputError: `target` cannot be written, or is `source`.
     """
-    paths = sorted((p for p in source.iterdir() if p.suffix.lower() in images.ENDINGS), key=_natural_order)
-    if not paths:
-        raise InputError(f"{source} holds no frames; accepted: files ending in {', '.join(images.ENDINGS)}")
-    target.mkdir(parents=True, exist_ok=True)
+    paths = pictures_of(source)
+    outputs.check_folder(target, [path.name for path in paths], [source])
     marked = Marked(restyle)
     painted = paint(map(images.read, paths), marked, smooth)
-    for done, (path, frame) in enumerate(zip(paths, painted, strict=True), 1):
-        encoded = images.encode(frame, images.ENDINGS[path.suffix.lower()], quality=95, packet=marked.packet)
-        (target / path.name).write_bytes(encoded)
-        on_frame(done, len(paths))
+    with outputs.replacing_folder(target) as folder:
+        for done, (path, frame) in enumerate(zip(paths, painted, strict=True), 1):
+            encoded = images.encode(frame, images.ENDINGS[path.suffix.lower()], quality=95, packet=marked.packet)
+            (folder / path.name).write_bytes(encoded)
+            on_frame(done, len(paths))
 
 
-def stylize_video(source: Path, target: Path, restyle: Restyle, on_frame: OnFrame, smooth: bool = True) -> None:
-    """Restyle a video file as H.264; its first audio stream is copied as it is.
+def stylize_video(
+    source: Path,
+    target: Path,
+    restyle: Restyle,
+    on_frame: OnFrame,
+    smooth: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+    frames_per_second: Fraction = FRAMES_PER_SECOND,
+) -> None:
+    """Restyle a video as H.264, with the times, the shape of pixels, the colours and the first audio stream of `source`.
+
+    Args:
+        source: a video, an animated picture, or a folder of pictures of one size.
+        target: a file with an ending of `VIDEOS`.
+        tell: told in a sentence what a person should know: sound that is encoded anew, a source that is cut short.
+        frames_per_second: of a folder's pictures.
 
     Raises:
-        InputError: PyAV is not installed, or it cannot read `source`.
+        InputError: PyAV is not installed, `source` cannot be read, or `target` has another ending.
+        OutputError: `target` cannot be written, or is `source`.
     """
-    av = _pyav()
-    try:
-        # Bit-exact: Matroska files would else have a random number of their own.
-        options = {"fflags": "+bitexact"}
-        with av.open(str(source)) as reader, av.open(str(target), "w", options=options) as writer:
-            if not reader.streams.video:
-                raise InputError(f"{source} has no video stream")
-            transcoder, marked = _Transcoder(reader, writer), Marked(restyle)
-            for done, frame in enumerate(paint(transcoder.frames(), marked, smooth), 1):
-                if done == 1 and marked.packet and target.suffix.lower() not in xmp.BOXED:
-                    writer.metadata[xmp.MATROSKA_TAG] = marked.packet.decode()  # Before the header is written.
-                transcoder.write(frame)
-                on_frame(done, transcoder.frame_count)
-            transcoder.close()
-        if marked.packet and target.suffix.lower() in xmp.BOXED:
-            xmp.append_box(target, marked.packet)
-    except av.error.FFmpegError as error:
-        raise InputError(f"{source}: the video cannot be read or written ({error})") from None
+    ending = target.suffix.lower()
+    if ending not in VIDEOS:
+        raise InputError(f"{target.name} ends in {target.suffix!r}; accepted: {', '.join(VIDEOS)}")
+    outputs.check(target, [source])
+    marked = Marked(restyle)
+    with open_film(source, frames_per_second) as film, outputs.replacing(target) as unfinished:
+        _write(film, unfinished, ending, marked, on_frame, smooth, tell)
+        if marked.packet and ending in xmp.BOXED:
+            xmp.append_box(unfinished, marked.packet)
+
+
+def _write(
+    film: Film,
+    path: Path,
+    ending: str,
+    restyle: Marked,
+    on_frame: OnFrame,
+    smooth: bool,
+    tell: Callable[[str], None],
+) -> None:
+    times: deque[tuple[int, int]] = deque()
+
+    def pixels() -> Iterator[np.ndarray]:
+        for frame in film.frames():
+            times.append((frame.start, frame.duration))
+            yield frame.pixels
+
+    with open_video(path, ending, film.look, film.sound) as writer:
+        if writer.change_of_sound:
+            tell(writer.change_of_sound)
+        for done, painted in enumerate(paint(pixels(), restyle, smooth), 1):
+            if done == 1 and restyle.packet and ending not in xmp.BOXED:
+                writer.say(restyle.packet)
+            writer.write(painted, *times.popleft(), film.sound_packets)
+            on_frame(done, film.frame_count)
+        writer.close(film.sound_packets)
+    if film.damage:
+        tell(film.damage)
 
 
 class Marked:
@@ -96,53 +132,6 @@ def paint(frames: Iterable[np.ndarray], restyle: Restyle, smooth: bool = True) -
         yield smoother(own_size, painted) if smooth else painted
 
 
-class _Transcoder:
-    """From one open PyAV container to another: frames out of it, restyled frames in, sound straight through."""
-
-    def __init__(self, reader: Any, writer: Any):
-        self.frame_count: int | None = reader.streams.video[0].frames or None
-        self._video, self._audio = reader.streams.video[0], next(iter(reader.streams.audio), None)
-        self._reader, self._writer = reader, writer
-        self._output = writer.add_stream("libx264", rate=self._video.average_rate or 25, options={"crf": "18"})
-        self._output.pix_fmt = "yuv420p"
-        self._copied = writer.add_stream_from_template(self._audio) if self._audio else None
-        self._times: deque[tuple[int | None, Fraction]] = deque()
-        self._sound: deque[Any] = deque()
-
-    def frames(self) -> Iterator[np.ndarray]:
-        """Decoded frames, upright; notes when each is shown, and keeps the sound that lies between."""
-        for packet in self._reader.demux([stream for stream in (self._video, self._audio) if stream]):
-            if packet.stream is self._audio:
-                self._sound += [packet] if packet.dts is not None else []  # A packet without data ends the stream.
-                continue
-            for frame in packet.decode():
-                self._times.append((frame.pts, frame.time_base))
-                turns = round(getattr(frame, "rotation", 0) / 90)
-                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-
-    def write(self, frame: np.ndarray) -> None:
-        """The next restyled frame; the first one decides the size."""
-        height, width = (side // 2 * 2 for side in frame.shape[:2])  # H.264 halves the colours' resolution.
-        picture = _pyav().VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
-        picture.pts, picture.time_base = self._times.popleft()
-        if not self._output.codec_context.is_open:
-            self._output.height, self._output.width = height, width
-            self._output.codec_context.time_base = picture.time_base
-        self._mux(self._output.encode(picture))
-
-    def close(self) -> None:
-        """What the encoder still holds, and the rest of the sound."""
-        self._mux(self._output.encode(None))
-
-    def _mux(self, packets: list[Any]) -> None:
-        """Pictures, then sound: the first packet writes the file's header, which needs the pictures' size."""
-        self._writer.mux(packets)
-        while self._sound:
-            packet = self._sound.popleft()
-            packet.stream = self._copied
-            self._writer.mux(packet)
-
-
 def _in_parallel(items: Iterable[np.ndarray], function: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
     """Each item and its result, in order, with `AHEAD` calls running."""
     waiting: deque[tuple[np.ndarray, Future[T]]] = deque()
@@ -154,18 +143,3 @@ def _in_parallel(items: Iterable[np.ndarray], function: Callable[[np.ndarray], T
                 yield done, result.result()
         for done, result in waiting:
             yield done, result.result()
-
-
-def _natural_order(path: Path) -> list[Any]:
-    """frame2 before frame10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
-def _pyav() -> Any:
-    try:
-        import av
-    except ModuleNotFoundError:
-        raise InputError(
-            "video files need PyAV 14 or newer; install it with 'make setup', or give a folder of frames"
-        ) from None
-    return av

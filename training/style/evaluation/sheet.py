@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from synthesis import images
+from synthesis import images, outputs
 from training.style.evaluation.evaluate import Restyler
 
 _PHOTOS, _SIDE = 8, 256
@@ -20,7 +19,7 @@ def contact_sheet(
     """Write a JPEG: a row for each of the first photographs, a column for each network and style."""
     rows = [np.concatenate(list(_row(networks, styles, photo, strength)), axis=1) for photo in photos[:_PHOTOS]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(path, quality=90)
+    outputs.write(path, images.encode(np.concatenate(rows), "jpeg", quality=90))
 
 
 def _row(networks: Sequence[Restyler], styles: Sequence[str], path: Path, strength: float) -> Iterator[np.ndarray]:
