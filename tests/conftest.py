@@ -21,6 +21,15 @@ PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "serving" / "demo" / "pictures"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the shared server, and keep together in one worker what shares a server or a module's fixtures."""
+    for item in items:
+        uses_server = "server" in getattr(item, "fixturenames", ())
+        if uses_server:
+            item.add_marker(pytest.mark.service)
+        item.add_marker(pytest.mark.xdist_group("server" if uses_server else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real reviews, photographs and ImageNet weights named by $REVERIE_TEST_DATA."""
@@ -28,6 +37,16 @@ def data() -> Path:
     if not folder:
         pytest.skip("REVERIE_TEST_DATA names no folder with reviews, photographs and ImageNet weights")
     return Path(folder)
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """For a few steps on small pictures or texts, which take less time than tracing them. Others show the traced ones."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session", autouse=True)
