@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# tf2onnx copies a graph before each of its optimisers, in case that fails, which takes longer than all else that it
+# does. Here a failure is to be seen.
+os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
 
 import numpy as np
 import pytest
@@ -21,13 +25,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "serving" / "demo" / "pictures"
 
 
+SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "broken"}
+"""Fixtures that start a Triton."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the shared server, and keep together in one worker what shares a server or a module's fixtures."""
+    """Mark what uses a server, and keep together in one worker what shares the server or a module's fixtures."""
     for item in items:
-        uses_server = "server" in getattr(item, "fixturenames", ())
-        if uses_server:
+        used = SERVERS.intersection(getattr(item, "fixturenames", ()))
+        if used:
             item.add_marker(pytest.mark.service)
-        item.add_marker(pytest.mark.xdist_group("server" if uses_server else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("server" if "server" in used else item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -39,14 +48,23 @@ def data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture
-def eagerly() -> Iterator[None]:
-    """For a few steps on small pictures or texts, which take less time than tracing them. Others show the traced ones."""
+@contextlib.contextmanager
+def running_eagerly() -> Iterator[None]:
+    """For runs of a few steps, which take less time than tracing them. Others show that traced steps learn."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """The whole test is `running_eagerly`."""
+    with running_eagerly():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -257,6 +257,7 @@ def test_the_commands_say_what_was_done(store, here, there):
     assert "nothing to do: both sides are the same" in run(*pull)
 
 
+@pytest.mark.service
 def test_a_running_server_gets_into_service_what_was_pulled_and_keeps_what_does_not_serve_out(
     store, here, there, photo
 ):
@@ -290,6 +291,7 @@ class Url(str):
         return True
 
 
+@pytest.mark.service
 def test_triton_reads_the_bucket_by_itself_where_a_model_needs_no_other_s_files(store, here, photo, storage):
     shutil.rmtree(here.path / "stylize")
     list(bucket.push(here, store))

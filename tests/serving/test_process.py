@@ -65,6 +65,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.service
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repository, number):
     process = serve(small_repository, Address.free())
@@ -75,6 +76,7 @@ def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repo
     assert not [pid for pid in children if is_running(pid)]
 
 
+@pytest.mark.service
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path, number):
     folder = tmp_path / "models" / "slow"
@@ -121,31 +123,6 @@ def paint_until_it_works(client: Client, photo: bytes) -> int:
             return failures
 
 
-def test_what_is_killed_is_started_again_without_a_person(small_repository, photo):
-    address = Address.free()
-    process = serve(small_repository, address)
-    try:
-        triton = triton_below(process.pid)
-        with Client(address.grpc) as client:
-            assert paint_until_it_works(client, photo) == 0
-            for model in ("style", "stylize"):
-                victims = {p for p in below(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
-                os.kill(min(victims), signal.SIGKILL)
-                wait_until(lambda model=model, victims=victims: len(victims & below(triton)) == 0)
-                paint_until_it_works(client, photo)
-                assert triton_below(process.pid) == triton
-            assert client.models()
-            os.kill(triton, signal.SIGKILL)
-        with Client(address.grpc) as client:
-            paint_until_it_works(client, photo)
-            wait_until(lambda: control_keys.find(address.grpc) is not None)
-            assert client.models()  # The new Triton has its owner's key again.
-        assert triton_below(process.pid) != triton
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-
-
 @pytest.fixture(scope="module")
 def supervised(tmp_path_factory) -> Iterator[Supervised]:
     """`reverie serve` on the two models that start fastest."""
@@ -190,6 +167,25 @@ class Supervised:
                 return True
         except urllib.error.HTTPError:
             return False
+
+
+def test_what_is_killed_is_started_again_without_a_person(supervised, photo):
+    triton, address = supervised.triton, supervised.address.grpc
+    with Client(address) as client:
+        assert paint_until_it_works(client, photo) == 0
+        for model in ("style", "stylize"):
+            victims = {p for p in below(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+            os.kill(min(victims), signal.SIGKILL)
+            wait_until(lambda victims=victims: len(victims & below(triton)) == 0)
+            paint_until_it_works(client, photo)
+            assert supervised.triton == triton
+        assert client.models()
+        os.kill(triton, signal.SIGKILL)
+    with Client(address) as client:
+        paint_until_it_works(client, photo)
+        wait_until(lambda: control_keys.find(address) is not None)
+        assert client.models()  # The new Triton has its owner's key again.
+    assert supervised.triton != triton
 
 
 def reason_of(client: Client, model: str) -> str:
@@ -248,6 +244,7 @@ def most_memory(pid: int) -> int:
     return 0
 
 
+@pytest.mark.service
 def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service_comes_back(small_repository, photo):
     limit, size = 2**27, 2**28
     address = Address.free()
@@ -272,6 +269,7 @@ def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service
         assert process.wait(60) == 0
 
 
+@pytest.mark.service
 def test_triton_does_not_outlive_a_killed_parent(small_repository):
     process = serve(small_repository, Address.free())
     triton = triton_below(process.pid)
@@ -282,11 +280,16 @@ def test_triton_does_not_outlive_a_killed_parent(small_repository):
     os.close(descriptor)
 
 
-def test_no_shared_memory_is_left_behind(small_repository):
-    with TritonServer(small_repository, log=small_repository.parent / "log") as server:
+@pytest.mark.service
+def test_health_tells_ready_from_absent_and_no_shared_memory_is_left_behind(small_repository):
+    log = small_repository.parent / "log"
+    with TritonServer(small_repository, log=log) as server, Client(server.address.grpc) as client:
         prefix = server._shm_prefix
         assert list(Path("/dev/shm").glob(f"{prefix}*"))
+        assert client.ready()
     assert not list(Path("/dev/shm").glob(f"{prefix}*"))
+    with Client(server.address.grpc) as client:
+        assert not client.ready(timeout=0.5)
 
 
 def test_a_missing_repository_is_one_clear_line(tmp_path):
@@ -306,6 +309,7 @@ def test_without_a_safe_place_for_the_control_key_nothing_is_served(small_reposi
     assert server.pid is None
 
 
+@pytest.mark.service
 def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_repository):
     (graph,) = (small_repository / "style").glob("*/model.onnx")
     graph.write_bytes(b"broken")
@@ -350,13 +354,3 @@ def test_a_model_that_fails_is_an_internal_error_and_takes_no_other_request_with
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(ask, [0, 200] * 4))
     assert codes == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL] * 4
-
-
-def test_health_tells_ready_from_absent(small_repository):
-    with (
-        TritonServer(small_repository, log=small_repository.parent / "log") as server,
-        Client(server.address.grpc) as client,
-    ):
-        assert client.ready()
-    with Client(server.address.grpc) as client:
-        assert not client.ready(timeout=0.5)

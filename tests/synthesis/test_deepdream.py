@@ -42,6 +42,7 @@ def test_the_picture_is_the_book_s_within_rounding(image):
     assert np.quantile(np.abs(ours - theirs), 0.999) <= 1
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_step_an_octave_through_inception_v3_gives_the_book_s_picture(data, monkeypatch):
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
     features._full_model.cache_clear()
@@ -71,18 +72,17 @@ def test_bfloat16_dreams_nearly_the_same_picture(image):
     assert 0 < difference < 0.5 * change
 
 
-@pytest.mark.parametrize("tile", [80, 100])
-def test_tiles_give_the_gradient_of_the_whole_picture(image, tile):
-    wide = images.resize(image, 350, 430)
+def test_tiles_give_the_gradient_of_the_whole_picture(image):
+    wide = images.resize(image, 330, 300)
     pixels = tf.constant(wide[None], tf.float32)
     climb = ascent("compact", ("block3_conv1",))
     weights = tf.constant([1.0])
-    _, _, whole = climb.gradient(pixels, weights, ())
-    _, _, tiled = climb.tiled_gradient(pixels, weights, (), tile, (33, 61))
-    whole, tiled = whole.numpy()[0], tiled.numpy()[0]
-    # Edges too: not one pixel is left out, and no seam runs between the tiles.
-    assert np.abs(whole - tiled).max() < 0.2 * np.abs(whole).max()
-    assert np.linalg.norm(whole - tiled) < 0.05 * np.linalg.norm(whole)
+    whole = climb.gradient(pixels, weights, ())[2].numpy()[0]
+    for tile in (80, 100):
+        tiled = climb.tiled_gradient(pixels, weights, (), tile, (33, 61))[2].numpy()[0]
+        # Edges too: not one pixel is left out, and no seam runs between the tiles.
+        assert np.abs(whole - tiled).max() < 0.2 * np.abs(whole).max()
+        assert np.linalg.norm(whole - tiled) < 0.05 * np.linalg.norm(whole)
 
 
 @given(st.integers(1, 900), st.integers(16, 300), st.integers(0, 299))
