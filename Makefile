@@ -18,10 +18,10 @@ demo: $(VENV)/.runtime ## the main job on the shipped models; writes out/demo/in
 	$(REVERIE) demo
 
 test: $(VENV)/.dev ## unit tests, and service tests against the embedded Triton; ARGS="-n 0 -k gatys"
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 test-fast: $(VENV)/.dev ## what needs no server and takes no long time: within a minute
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not service and not slow" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not service and not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff format --check .

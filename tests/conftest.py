@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
 
 import numpy as np
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from serving.client import Client
 from serving.security import SECRET_VARIABLES, Security
@@ -29,14 +33,30 @@ SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "
 """Fixtures that start a Triton."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a server, and keep together in one worker what shares the server or a module's fixtures."""
+    """Mark what uses a server."""
     for item in items:
-        used = SERVERS.intersection(getattr(item, "fixturenames", ()))
-        if used:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.service)
-        item.add_marker(pytest.mark.xdist_group("server" if "server" in used else item.path.stem))
+
+
+class ByFixtures(LoadScopeScheduling):
+    """Of two workers one has all tests of a file, so that its fixtures are made once, and one all of the shared server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "server" if calls_the_shared_server(file) else file
+
+
+@functools.cache
+def calls_the_shared_server(file: str) -> bool:
+    """As its text says; what distributes the tests has collected none. If it is wrong, there are two servers."""
+    used = r"def test_\w+\([^)]*\b(server|client)\b|fixture\S*\s+def \w+\([^)]*\bserver\b"
+    return re.search(used, (PROJECT / file).read_text()) is not None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFixtures:
+    return ByFixtures(config, log)
 
 
 @pytest.fixture(scope="session")
