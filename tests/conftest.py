@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,11 +34,15 @@ SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "
 """Fixtures that start a Triton."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a server."""
+    """Mark what uses a server; files that take long come first, so that no worker begins with one at the end."""
+    long: Counter[Path] = Counter()
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.service)
+        long[item.path] += any(item.get_closest_marker(name) for name in ("service", "slow"))
+    items.sort(key=lambda item: -long[item.path])
 
 
 class ByFixtures(LoadScopeScheduling):
@@ -56,6 +61,7 @@ def calls_the_shared_server(file: str) -> bool:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFixtures:
+    config.option.loadscopereorder = False  # By numbers of tests, whatever they take.
     return ByFixtures(config, log)
 
 

@@ -66,6 +66,7 @@ def publish(run: Run, export, repository: Repository):
 GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant in variants.VARIANTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "extra"),
     [(language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}), (style, {"styles.json", "model_float16.onnx"})],
@@ -85,6 +86,7 @@ def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository
     assert f'name: "{module.NAME}"' in (repository.path / module.NAME / "config.pbtxt").read_text()
 
 
+@pytest.mark.slow
 def test_the_graph_is_named_after_its_weights(runs, repository):
     names = []
     for seed in (1, 2):
@@ -97,6 +99,7 @@ def test_the_graph_is_named_after_its_weights(runs, repository):
     assert names[0] != names[1]
 
 
+@pytest.mark.slow
 def test_a_graph_that_departs_from_keras_is_not_published(runs, repository, monkeypatch):
     monkeypatch.setattr(parity, "run_graph", lambda model, inputs: np.full((8, 11), -7.0))
     # Which layer departs is looked for below, in a smaller model.
@@ -107,6 +110,7 @@ def test_a_graph_that_departs_from_keras_is_not_published(runs, repository, monk
     assert not any("staging" in p.name for p in repository.path.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_a_precision_that_costs_perplexity_is_not_published(runs, repository, monkeypatch):
     monkeypatch.setattr(variants, "perplexity", lambda path, *_: 10.2 if "int8" in path.name else 10.0)
     with pytest.raises(parity.PrecisionError, match=r"int8 has perplexity 10\.20, float32 10\.00"):
@@ -122,6 +126,7 @@ TRAININGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("preset", TRAININGS)
 def test_what_training_leaves_behind_is_all_that_export_needs(preset, repository, tmp_path):
@@ -207,6 +212,7 @@ SHALLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", SHALLOW)
 def test_a_scoring_graph_that_departs_names_the_first_layer_that_does(preset, monkeypatch):
     model, tokens = SHALLOW[preset](), np.random.default_rng(0).integers(0, 301, (4, 20)).astype(np.int32)

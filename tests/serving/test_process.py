@@ -65,6 +65,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.service
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repository, number):
@@ -169,6 +170,7 @@ class Supervised:
             return False
 
 
+@pytest.mark.slow
 def test_what_is_killed_is_started_again_without_a_person(supervised, photo):
     triton, address = supervised.triton, supervised.address.grpc
     with Client(address) as client:
@@ -193,6 +195,7 @@ def reason_of(client: Client, model: str) -> str:
     return "".join(m.reason for m in client.models() if m.name == model)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_again_makes_the_server_unready_and_comes_back_by_itself(supervised, photo):
     file = supervised.repository / "stylize" / "1" / "model.py"
     good = file.read_text()
@@ -209,6 +212,7 @@ def test_a_model_that_does_not_load_again_makes_the_server_unready_and_comes_bac
         assert client.stylize(photo)
 
 
+@pytest.mark.slow
 def test_what_a_cleaner_of_temporary_files_removes_is_put_back_where_it_is_needed(supervised, photo):
     shutil.rmtree(supervised.folder)
     supervised.kill_model("stylize")
@@ -244,6 +248,7 @@ def most_memory(pid: int) -> int:
     return 0
 
 
+@pytest.mark.slow
 @pytest.mark.service
 def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service_comes_back(small_repository, photo):
     limit, size = 2**27, 2**28
@@ -269,6 +274,7 @@ def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.service
 def test_triton_does_not_outlive_a_killed_parent(small_repository):
     process = serve(small_repository, Address.free())
@@ -309,6 +315,7 @@ def test_without_a_safe_place_for_the_control_key_nothing_is_served(small_reposi
     assert server.pid is None
 
 
+@pytest.mark.slow
 @pytest.mark.service
 def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_repository):
     (graph,) = (small_repository / "style").glob("*/model.onnx")

@@ -352,6 +352,7 @@ def _wait_until(is_so):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.service
 def test_with_tls_plain_callers_and_strangers_are_not_let_in(two_models, certificates, photo, tmp_path):
     authority = certificates["authority"][0]
@@ -369,6 +370,7 @@ def test_with_tls_plain_callers_and_strangers_are_not_let_in(two_models, certifi
             assert not distrustful.ready()
 
 
+@pytest.mark.slow
 @pytest.mark.service
 def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code(two_models, certificates, tmp_path):
     authority = Tls(certificates["authority"][0])
@@ -387,6 +389,7 @@ def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code
             assert publisher.models()
 
 
+@pytest.mark.slow
 def test_http_that_was_opened_infers_and_controls_nothing(server, tmp_path):
     assert server.security.http
     image = np.zeros((1, 16, 16, 3), np.uint8)

@@ -356,6 +356,7 @@ def fail_streams(address: str, times: int) -> list[grpc.StatusCode]:
     return statuses
 
 
+@pytest.mark.slow
 def test_two_thousand_failed_streams_disturb_neither_the_server_nor_a_good_stream(server, client):
     # With the header triton_grpc_error, one in about 500 of them ended the server.
     def text():

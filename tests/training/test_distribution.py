@@ -55,6 +55,7 @@ def runs(tmp_path_factory):
     return {name: Run(folder / name) for name in ("none", *processes)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["mirrored", "multiworker"])
 def test_two_replicas_end_with_the_weights_of_one(runs, strategy):
     for one, two in zip(load(runs["none"])[0].get_weights(), load(runs[strategy])[0].get_weights(), strict=True):
@@ -62,6 +63,7 @@ def test_two_replicas_end_with_the_weights_of_one(runs, strategy):
     assert runs[strategy].result["validation_loss"] == pytest.approx(runs["none"].result["validation_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes_the_run(runs):
     files = {name: sorted(p.name for p in run.path.iterdir()) for name, run in runs.items()}
     assert files["multiworker"] == files["none"]

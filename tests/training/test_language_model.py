@@ -213,6 +213,7 @@ def finished(source, tmp_path_factory):
         return {preset: run_to(source, folder / preset, folder / "cache", preset) for preset in ("book", "reviews")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @PRESETS
 def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(
@@ -240,6 +241,7 @@ def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(
     assert steps == ["step", "1", "2", "4", "6"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @PRESETS
 def test_the_weights_of_a_run_are_those_of_its_lowest_validation_loss(source, tmp_path, monkeypatch, preset):
@@ -254,6 +256,7 @@ def test_the_weights_of_a_run_are_those_of_its_lowest_validation_loss(source, tm
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_run_that_still_trains_can_be_loaded_at_its_best_so_far(finished, tmp_path):
     run = Run(shutil.copytree(finished["reviews"].path, tmp_path / "run"))
     run.weights.unlink()
@@ -264,6 +267,7 @@ def test_a_run_that_still_trains_can_be_loaded_at_its_best_so_far(finished, tmp_
         load(run)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @PRESETS
 def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(finished, tmp_path, preset):
@@ -284,6 +288,7 @@ def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(fini
         train(configuration(other_preset), other, tmp_path / "cache", None, schedule, initial=first)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, finished, tmp_path):
     preset = "reviews"
@@ -309,6 +314,7 @@ def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, 
         average([first], source, tmp_path / "cache", None)
 
 
+@pytest.mark.slow
 @PRESETS
 def test_a_run_learns_and_leaves_what_it_did_behind(source, tmp_path, preset):
     config = configuration(preset, steps=60)
@@ -327,6 +333,7 @@ def test_a_run_learns_and_leaves_what_it_did_behind(source, tmp_path, preset):
     assert resumable.learning_rate == config.learning_rate
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_the_book_s_callback_prints_after_each_epoch(source, tmp_path):
     data = reviews.Reviews.prepare(source, "words", TINY.vocabulary_size, TINY.positions, tmp_path / "cache")
@@ -338,12 +345,14 @@ def test_the_book_s_callback_prints_after_each_epoch(source, tmp_path):
     assert [p.name for p in sorted(run.samples.iterdir())] == [f"step_{s:06d}.txt" for s in (epoch, 2 * epoch, last)]
 
 
+@pytest.mark.slow
 def test_a_text_is_the_same_whatever_other_temperatures_are_asked_for(finished):
     model, tokenizer = load(finished["reviews"])
     alone = continue_prompt(model, tokenizer, "This", 8, [1.0], [3])
     assert continue_prompt(model, tokenizer, "This", 8, [0.0, 1.0, 1.5], [1, 3, 3])[1] == alone[0]
 
 
+@pytest.mark.slow
 def test_a_step_compiled_by_xla_learns_the_same(source, tmp_path):
     def trained(name, **options):
         config = configuration("reviews", model=replace(TINY_BYTES, layers=1))
@@ -355,6 +364,7 @@ def test_a_step_compiled_by_xla_learns_the_same(source, tmp_path):
     assert compiled.result["validation_loss"] == pytest.approx(plain.result["validation_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_folder_with_other_settings_is_not_resumed(source, finished, tmp_path):
     run = shutil.copytree(finished["book"].path, tmp_path / "run")
@@ -389,6 +399,7 @@ def test_perplexity_of_uniform_predictions_is_the_vocabulary_size_and_bytes_are_
     assert figures["bits_per_byte"] == pytest.approx(np.log2(40) / 4, rel=1e-4)  # " w03" has four bytes
 
 
+@pytest.mark.slow
 def test_the_real_archive_has_75000_reviews_to_train_on(data):
     texts = reviews.read_reviews(data / "aclImdb.tar.xz", "train")
     assert sum("<br />" not in t for t in texts) == 75_000

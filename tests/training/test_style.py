@@ -162,6 +162,7 @@ def test_values_outside_the_range_and_grain_beyond_the_painting_s_are_errors(los
     assert float(loss(flat + 255, flat, one_hot(0)).overshoot[0]) == pytest.approx(128 / 127.5, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_content_weight_of_a_style_moves_until_its_error_is_there():
     """A picture that gives up 1 / weight of the photograph: each style's weight has to become 1 / target."""
     balance = ContentBalance((0.5, 0.8), initial=0.3)
@@ -221,6 +222,7 @@ def killed_at_step(number, monkeypatch):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
     unbroken, paintings, random_photos, tmp_path, monkeypatch
@@ -233,6 +235,7 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_unbroken_one(
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_run_goes_on_from_another_s_weights_finished_or_not(unbroken, paintings, random_photos, tmp_path):
     first = Run(shutil.copytree(unbroken.path, tmp_path / "first"))
@@ -257,6 +260,7 @@ def test_a_run_goes_on_from_another_s_weights_finished_or_not(unbroken, painting
         train(config, paintings, photos, None, schedule, initial=first)
 
 
+@pytest.mark.slow
 def test_a_grown_network_paints_as_the_small_one_and_all_of_it_learns(random_photos):
     photos, small, rng = Photos.of(random_photos), build(TINY), np.random.default_rng(1)
     for variable in small.variables:
@@ -277,6 +281,7 @@ def test_a_grown_network_paints_as_the_small_one_and_all_of_it_learns(random_pho
         assert np.any(a != b), f"{name.path} does not learn"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_new_style_is_learnt_and_all_others_stay_bit_for_bit(unbroken, paintings, random_photos, tmp_path):
     photos, source = Photos.of(random_photos), unbroken
@@ -294,6 +299,7 @@ def test_a_new_style_is_learnt_and_all_others_stay_bit_for_bit(unbroken, paintin
         add(source, "dots", painting, photos, None, Schedule(1))
 
 
+@pytest.mark.slow
 def test_gatys_pairs_are_made_once_and_then_copied(paintings, random_photos, tmp_path):
     made = []
     pairs = Pairs(tmp_path / "pairs", TINY.styles, count=4, batch_size=2)
@@ -317,6 +323,7 @@ def test_gatys_pairs_are_made_once_and_then_copied(paintings, random_photos, tmp
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_small_network_copies_a_large_one(paintings, random_photos, tmp_path):
     photos, config = Photos.of(random_photos), configuration(steps=40, distilled_steps=40)
     large = build(replace(TINY, preset="johnson"))
@@ -329,6 +336,7 @@ def test_a_small_network_copies_a_large_one(paintings, random_photos, tmp_path):
     assert near < 0.7 * far
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(paintings, random_photos, tmp_path):
     run = train(configuration(steps=80), paintings, Photos.of(random_photos), tmp_path / "run", Schedule(80, 5, 80, 80))
     losses = [float(line.split(",")[1]) for line in (run.path / "metrics.csv").read_text().splitlines()[1:]]
@@ -336,6 +344,7 @@ def test_training_lowers_the_loss(paintings, random_photos, tmp_path):
     assert StyleTraining.from_dict(run.config) == configuration(steps=80)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_vgg19_measures_the_loss_where_its_weights_are(paintings, random_photos, tmp_path, data, monkeypatch):
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
@@ -344,6 +353,7 @@ def test_vgg19_measures_the_loss_where_its_weights_are(paintings, random_photos,
     assert np.isfinite(run.result["held_out_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_stopped_run_goes_on_from_its_own_settings_and_data(paintings, random_photos, tmp_path, monkeypatch):
     """The command says nothing but the run; what is said otherwise is refused with both values."""
@@ -363,6 +373,7 @@ def test_a_stopped_run_goes_on_from_its_own_settings_and_data(paintings, random_
     assert (run.config["seed"], run.config["content_error"], run.result["steps"]) == (7, [0.4], 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_run_does_not_go_on_with_other_photographs_or_another_painting_of_the_same_name(
     unbroken, paintings, random_photos, tmp_path
@@ -388,6 +399,7 @@ def test_content_errors_that_fit_no_styles_are_refused(errors):
         configuration(content_error=errors)
 
 
+@pytest.mark.slow
 def test_a_style_that_is_added_gives_up_as_much_of_the_photograph_as_the_others(unbroken, tmp_path):
     run = Run(shutil.copytree(unbroken.path, tmp_path / "run"))
     settings = run.config | {"content_error": [0.4, 0.8]}
