@@ -17,8 +17,11 @@ setup: $(VENV)/.runtime ## install the locked packages into .venv (GPU=1 for the
 demo: $(VENV)/.runtime ## the main job on the shipped models; writes out/demo/index.html
 	$(REVERIE) demo
 
-test: $(VENV)/.dev ## unit tests, and service tests against the embedded Triton
-	$(BIN)/pytest
+test: $(VENV)/.dev ## unit tests, and service tests against the embedded Triton; ARGS="-n 0 -k gatys"
+	$(BIN)/pytest -n 2 $(ARGS)
+
+test-fast: $(VENV)/.dev ## what needs no server and takes no long time: within a minute
+	$(BIN)/pytest -n 2 -m "not service and not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ The files name packages, versions and hashes only; where packages come from is e
 
 import shutil
 import subprocess
+import sys
 
 FILES = {
     "runtime": [],
@@ -23,6 +24,8 @@ if __name__ == "__main__":
         if name != "runtime":
             shutil.copy("requirements/runtime.txt", f"requirements/{name}.txt")
         command = [
+            sys.executable,
+            "-m",
             "uv",
             "pip",
             "compile",

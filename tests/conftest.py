@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# tf2onnx copies a graph before each of its optimisers, in case that fails, which takes longer than all else that it
+# does. Here a failure is to be seen.
+os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
 
 import numpy as np
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from serving.client import Client
 from serving.security import SECRET_VARIABLES, Security
@@ -21,6 +30,41 @@ PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "serving" / "demo" / "pictures"
 
 
+SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "broken"}
+"""Fixtures that start a Triton."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses a server; files that take long come first, so that no worker begins with one at the end."""
+    long: Counter[Path] = Counter()
+    for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.service)
+        long[item.path] += any(item.get_closest_marker(name) for name in ("service", "slow"))
+    items.sort(key=lambda item: -long[item.path])
+
+
+class ByFixtures(LoadScopeScheduling):
+    """Of two workers one has all tests of a file, so that its fixtures are made once, and one all of the shared server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "server" if calls_the_shared_server(file) else file
+
+
+@functools.cache
+def calls_the_shared_server(file: str) -> bool:
+    """As its text says; what distributes the tests has collected none. If it is wrong, there are two servers."""
+    used = r"def test_\w+\([^)]*\b(server|client)\b|fixture\S*\s+def \w+\([^)]*\bserver\b"
+    return re.search(used, (PROJECT / file).read_text()) is not None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFixtures:
+    config.option.loadscopereorder = False  # By numbers of tests, whatever they take.
+    return ByFixtures(config, log)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real reviews, photographs and ImageNet weights named by $REVERIE_TEST_DATA."""
@@ -28,6 +72,25 @@ def data() -> Path:
     if not folder:
         pytest.skip("REVERIE_TEST_DATA names no folder with reviews, photographs and ImageNet weights")
     return Path(folder)
+
+
+@contextlib.contextmanager
+def running_eagerly() -> Iterator[None]:
+    """For runs of a few steps, which take less time than tracing them. Others show that traced steps learn."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """The whole test is `running_eagerly`."""
+    with running_eagerly():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

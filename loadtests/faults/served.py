@@ -23,6 +23,8 @@ from serving.triton.server import PROJECT, Address, ServerError
 
 SHM_MIB, LOG_MIB = 256, 1
 _STOP_S = 60
+_REGIONS = "shm-region-prefix-name="
+"""In Triton's command line, before what the names of its regions begin with."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,15 @@ class Served:
             len(session_of(self.triton)),
             len(list((triton / "fd").iterdir())),
             len(list((triton / "task").iterdir())),
-            len(list(self.inside("/dev/shm").iterdir())),
+            len(self._regions()),
         )
+
+    def _regions(self) -> list[Path]:
+        """In shared memory, but for those of other servers, which are seen where this one is not isolated."""
+        ours = processes.below(self.process.pid)
+        arguments = [a for p in processes.living() if p.pid not in ours for a in p.arguments]
+        others = tuple(filter(None, (a.partition(_REGIONS)[2] for a in arguments)))
+        return [path for path in self.inside("/dev/shm").iterdir() if not path.name.startswith(others)]
 
 
 @contextlib.contextmanager

@@ -104,6 +104,7 @@ def test_a_new_version_and_a_moved_label_follow_and_so_does_the_way_back(store, 
     assert labels(there) == {"stable": 1, "museum": 1}
 
 
+@pytest.mark.slow
 def test_old_versions_go_from_the_bucket_as_they_do_from_the_disk(store, here):
     list(bucket.push(here, store))
     for shift in range(2, 9):
@@ -140,6 +141,7 @@ class Frail:
         return call
 
 
+@pytest.mark.slow
 def test_a_push_that_dies_at_any_request_leaves_whole_versions_and_the_next_one_works(store, here, tmp_path):
     list(bucket.push(here, store))
     version = 1
@@ -257,6 +259,8 @@ def test_the_commands_say_what_was_done(store, here, there):
     assert "nothing to do: both sides are the same" in run(*pull)
 
 
+@pytest.mark.slow
+@pytest.mark.service
 def test_a_running_server_gets_into_service_what_was_pulled_and_keeps_what_does_not_serve_out(
     store, here, there, photo
 ):
@@ -290,6 +294,8 @@ class Url(str):
         return True
 
 
+@pytest.mark.slow
+@pytest.mark.service
 def test_triton_reads_the_bucket_by_itself_where_a_model_needs_no_other_s_files(store, here, photo, storage):
     shutil.rmtree(here.path / "stylize")
     list(bucket.push(here, store))

@@ -92,6 +92,7 @@ def shipped(tmp_path) -> Model:
     return Model("style", repository, Runner(repository))
 
 
+@pytest.mark.slow
 def test_a_version_is_compared_with_the_stable_one_on_the_recorded_inputs_and_in_every_style(shipped):
     stable = shipped.repository.versions("style")[-1]
     assert compare_answers(shipped, stable, stable) == []

@@ -1,4 +1,3 @@
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,6 +66,7 @@ def publish(run: Run, export, repository: Repository):
 GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant in variants.VARIANTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "extra"),
     [(language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}), (style, {"styles.json", "model_float16.onnx"})],
@@ -86,6 +86,7 @@ def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository
     assert f'name: "{module.NAME}"' in (repository.path / module.NAME / "config.pbtxt").read_text()
 
 
+@pytest.mark.slow
 def test_the_graph_is_named_after_its_weights(runs, repository):
     names = []
     for seed in (1, 2):
@@ -98,14 +99,18 @@ def test_the_graph_is_named_after_its_weights(runs, repository):
     assert names[0] != names[1]
 
 
+@pytest.mark.slow
 def test_a_graph_that_departs_from_keras_is_not_published(runs, repository, monkeypatch):
     monkeypatch.setattr(parity, "run_graph", lambda model, inputs: np.full((8, 11), -7.0))
+    # Which layer departs is looked for below, in a smaller model.
+    monkeypatch.setattr(language_model, "_converted_stages", lambda *_: iter(()))
     with pytest.raises(parity.ParityError, match=r"departs from Keras by .* nats at most .* nothing was published"):
         publish(Run.newest_finished("language_model", runs), language_model.export, repository)
     assert repository.versions("language_model") == []
     assert not any("staging" in p.name for p in repository.path.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_a_precision_that_costs_perplexity_is_not_published(runs, repository, monkeypatch):
     monkeypatch.setattr(variants, "perplexity", lambda path, *_: 10.2 if "int8" in path.name else 10.0)
     with pytest.raises(parity.PrecisionError, match=r"int8 has perplexity 10\.20, float32 10\.00"):
@@ -121,6 +126,8 @@ TRAININGS = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("preset", TRAININGS)
 def test_what_training_leaves_behind_is_all_that_export_needs(preset, repository, tmp_path):
     texts = tmp_path / "texts"
@@ -199,8 +206,18 @@ def _doubling(altered):
     return doubled
 
 
-def test_a_scoring_graph_that_departs_names_the_first_layer_that_does(decodable, monkeypatch):
-    model, _, tokens = decodable
+SHALLOW = {
+    "book": MODELS["book"],
+    "reviews": lambda: PreNormLanguageModel(PreNormConfig(301, 20, 64, 96, 1, 2)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", SHALLOW)
+def test_a_scoring_graph_that_departs_names_the_first_layer_that_does(preset, monkeypatch):
+    model, tokens = SHALLOW[preset](), np.random.default_rng(0).integers(0, 301, (4, 20)).astype(np.int32)
+    model(tokens)
+    language_model.round_to_float16(model)
     graph = language_model.scoring_graph(model)
     run_graph = parity.run_graph
     monkeypatch.setattr(parity, "run_graph", lambda *arguments: -run_graph(*arguments))
@@ -242,15 +259,14 @@ def test_without_runs_the_message_says_how_to_train(tmp_path):
         list(publishing.export_runs(None, None, tmp_path, tmp_path))
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 31), (64, 50)])
-def test_the_style_graph_takes_any_size_and_gives_it_back(runs, height, width):
-    with tempfile.TemporaryDirectory() as folder:
-        style.export(Run.newest_finished("style", runs), Path(folder))
-        session = ort.InferenceSession(str(Path(folder) / "model.onnx"))
-    picture = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
-    (out,) = session.run(None, {"image": picture, "style_weights": np.eye(2, dtype=np.float32)})
-    assert out.shape == picture.shape
-    assert out.dtype == np.uint8
+def test_the_style_graph_takes_any_size_and_gives_it_back(runs, tmp_path):
+    style.export(Run.newest_finished("style", runs), tmp_path)
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"))
+    for height, width in ((16, 16), (17, 31), (64, 50)):
+        picture = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+        (out,) = session.run(None, {"image": picture, "style_weights": np.eye(2, dtype=np.float32)})
+        assert out.shape == picture.shape
+        assert out.dtype == np.uint8
 
 
 def test_large_weights_are_stored_in_half_and_small_ones_whole():

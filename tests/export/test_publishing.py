@@ -207,6 +207,7 @@ def test_a_lock_that_is_held_is_waited_for_and_then_named(repository):
         pass
 
 
+@pytest.mark.slow
 def test_two_hundred_kills_leave_whole_versions_only_and_the_next_export_works(tmp_path):
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else tmp_path) as folder:

@@ -70,6 +70,7 @@ def test_kernels_split_into_phases_are_put_together_again():
     np.testing.assert_allclose(whole_kernels(phase_kernels(kernel)), kernel, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_published_network_is_restored_to_a_run(network, tmp_path):
     run = Run.create("style", asdict(StyleTraining(network.config)), tmp_path / "run")
     network.save_weights(run.weights)

@@ -54,6 +54,7 @@ def buffer(sampler: BatchSampler, logits: np.ndarray) -> np.ndarray:
     return filled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [300, 8192, 15000])
 def test_random_parameters_choose_what_the_definitions_say(size):
     rng = np.random.default_rng(size)

@@ -21,6 +21,7 @@ def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_an_open_loop_calls_every_endpoint_on_schedule_and_is_held_against_its_objectives(
     server: TritonServer, tmp_path: Path
 ):
@@ -41,6 +42,7 @@ def test_an_open_loop_calls_every_endpoint_on_schedule_and_is_held_against_its_o
     assert any(i["compute_ms"] for i in json.loads((tmp_path / "report.json").read_text())["server"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -55,6 +57,7 @@ def test_what_cannot_be_run_is_refused_before_a_server_is_started(arguments: tup
     assert message in refused.stderr and "starting a server" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_capacity_of_a_server_is_found_and_what_three_times_that_does_to_it(tmp_path: Path):
     promises = "[capacity.score]\np95_ms = 400\nmax_failure_ratio = 0.05\n[overload]\nrecovery_seconds = 60\n"
     (tmp_path / "slo.toml").write_text(promises)
@@ -72,6 +75,7 @@ def test_the_capacity_of_a_server_is_found_and_what_three_times_that_does_to_it(
     assert found["valid"] and "<svg" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_two_servers_are_told_apart(tmp_path: Path):
     with paced_server(seconds=0.02) as fast, paced_server(seconds=0.2) as slow:
         done = run(

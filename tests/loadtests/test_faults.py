@@ -14,6 +14,7 @@ from loadtests.faults.run import _wrongs, run
 from loadtests.faults.wire import Wire
 
 
+@pytest.mark.service
 def test_vanishing_callers_and_a_killed_process_are_survived_without_a_trace(tmp_path):
     found = run(vanishing=12, only=["clients_killed", "process_of_score_killed"], out=tmp_path)
     assert (found["faults_tried"], found["faults_survived"], found["leaks"]) == (2, 2, [])

@@ -65,6 +65,7 @@ def test_generate_prints_the_prompt_and_its_continuation(run):
     assert result.stdout.startswith("this movie ")
 
 
+@pytest.mark.slow
 def test_dream_writes_its_steps_and_the_result(run, tmp_path):
     out = tmp_path / "dream.png"
     film = tmp_path / "film.webp"
@@ -77,6 +78,7 @@ def test_dream_writes_its_steps_and_the_result(run, tmp_path):
     assert [provenance.read(tmp_path / name).model for name in written] == ["deepdream"] * 4
 
 
+@pytest.mark.slow
 def test_transfer_writes_the_result(run, tmp_path):
     out = tmp_path / "t.jpg"
     assert (

@@ -56,6 +56,7 @@ def test_previews_and_results_say_how_they_were_made_unless_asked_not_to(client,
     assert xmp.in_picture(last.image) == b""
 
 
+@pytest.mark.slow
 def test_several_styles_with_masks_and_a_guide_travel_as_inputs(client, photo, glass):
     height, width, _ = images.decode(photo).shape
     mask = np.zeros((height, width, 3), np.uint8)
@@ -83,6 +84,7 @@ def test_a_short_job_does_not_wait_for_a_long_one_to_end(client, server, photo):
         assert not next(long_job).done
 
 
+@pytest.mark.slow
 def test_many_cancelled_jobs_leave_the_instance_free(client, server, photo):
     def started():
         """A job that computes; those cancelled before keep their places to the end of a step."""
@@ -123,6 +125,7 @@ def test_bad_input_is_an_invalid_argument_with_what_is_accepted(client, photo, c
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.slow
 def test_two_jobs_alternate(server, photo):
     """Both computed at the same time: each got records between the other's."""
     order: list[str] = []

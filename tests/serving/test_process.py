@@ -65,6 +65,8 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
+@pytest.mark.service
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repository, number):
     process = serve(small_repository, Address.free())
@@ -75,6 +77,7 @@ def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repo
     assert not [pid for pid in children if is_running(pid)]
 
 
+@pytest.mark.service
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path, number):
     folder = tmp_path / "models" / "slow"
@@ -119,31 +122,6 @@ def paint_until_it_works(client: Client, photo: bytes) -> int:
             time.sleep(0.2)
         else:
             return failures
-
-
-def test_what_is_killed_is_started_again_without_a_person(small_repository, photo):
-    address = Address.free()
-    process = serve(small_repository, address)
-    try:
-        triton = triton_below(process.pid)
-        with Client(address.grpc) as client:
-            assert paint_until_it_works(client, photo) == 0
-            for model in ("style", "stylize"):
-                victims = {p for p in below(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
-                os.kill(min(victims), signal.SIGKILL)
-                wait_until(lambda model=model, victims=victims: len(victims & below(triton)) == 0)
-                paint_until_it_works(client, photo)
-                assert triton_below(process.pid) == triton
-            assert client.models()
-            os.kill(triton, signal.SIGKILL)
-        with Client(address.grpc) as client:
-            paint_until_it_works(client, photo)
-            wait_until(lambda: control_keys.find(address.grpc) is not None)
-            assert client.models()  # The new Triton has its owner's key again.
-        assert triton_below(process.pid) != triton
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")
@@ -192,11 +170,32 @@ class Supervised:
             return False
 
 
+@pytest.mark.slow
+def test_what_is_killed_is_started_again_without_a_person(supervised, photo):
+    triton, address = supervised.triton, supervised.address.grpc
+    with Client(address) as client:
+        assert paint_until_it_works(client, photo) == 0
+        for model in ("style", "stylize"):
+            victims = {p for p in below(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+            os.kill(min(victims), signal.SIGKILL)
+            wait_until(lambda victims=victims: len(victims & below(triton)) == 0)
+            paint_until_it_works(client, photo)
+            assert supervised.triton == triton
+        assert client.models()
+        os.kill(triton, signal.SIGKILL)
+    with Client(address) as client:
+        paint_until_it_works(client, photo)
+        wait_until(lambda: control_keys.find(address) is not None)
+        assert client.models()  # The new Triton has its owner's key again.
+    assert supervised.triton != triton
+
+
 def reason_of(client: Client, model: str) -> str:
     """Why a model is not served; empty while it is."""
     return "".join(m.reason for m in client.models() if m.name == model)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_again_makes_the_server_unready_and_comes_back_by_itself(supervised, photo):
     file = supervised.repository / "stylize" / "1" / "model.py"
     good = file.read_text()
@@ -213,6 +212,7 @@ def test_a_model_that_does_not_load_again_makes_the_server_unready_and_comes_bac
         assert client.stylize(photo)
 
 
+@pytest.mark.slow
 def test_what_a_cleaner_of_temporary_files_removes_is_put_back_where_it_is_needed(supervised, photo):
     shutil.rmtree(supervised.folder)
     supervised.kill_model("stylize")
@@ -248,6 +248,8 @@ def most_memory(pid: int) -> int:
     return 0
 
 
+@pytest.mark.slow
+@pytest.mark.service
 def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service_comes_back(small_repository, photo):
     limit, size = 2**27, 2**28
     address = Address.free()
@@ -272,6 +274,8 @@ def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.service
 def test_triton_does_not_outlive_a_killed_parent(small_repository):
     process = serve(small_repository, Address.free())
     triton = triton_below(process.pid)
@@ -282,11 +286,16 @@ def test_triton_does_not_outlive_a_killed_parent(small_repository):
     os.close(descriptor)
 
 
-def test_no_shared_memory_is_left_behind(small_repository):
-    with TritonServer(small_repository, log=small_repository.parent / "log") as server:
+@pytest.mark.service
+def test_health_tells_ready_from_absent_and_no_shared_memory_is_left_behind(small_repository):
+    log = small_repository.parent / "log"
+    with TritonServer(small_repository, log=log) as server, Client(server.address.grpc) as client:
         prefix = server._shm_prefix
         assert list(Path("/dev/shm").glob(f"{prefix}*"))
+        assert client.ready()
     assert not list(Path("/dev/shm").glob(f"{prefix}*"))
+    with Client(server.address.grpc) as client:
+        assert not client.ready(timeout=0.5)
 
 
 def test_a_missing_repository_is_one_clear_line(tmp_path):
@@ -306,6 +315,8 @@ def test_without_a_safe_place_for_the_control_key_nothing_is_served(small_reposi
     assert server.pid is None
 
 
+@pytest.mark.slow
+@pytest.mark.service
 def test_a_model_that_cannot_load_ends_the_start_with_where_to_look(small_repository):
     (graph,) = (small_repository / "style").glob("*/model.onnx")
     graph.write_bytes(b"broken")
@@ -350,13 +361,3 @@ def test_a_model_that_fails_is_an_internal_error_and_takes_no_other_request_with
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(ask, [0, 200] * 4))
     assert codes == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL] * 4
-
-
-def test_health_tells_ready_from_absent(small_repository):
-    with (
-        TritonServer(small_repository, log=small_repository.parent / "log") as server,
-        Client(server.address.grpc) as client,
-    ):
-        assert client.ready()
-    with Client(server.address.grpc) as client:
-        assert not client.ready(timeout=0.5)

@@ -38,7 +38,7 @@ API_KEY, CONTROL_KEY = "for callers: a=b,c==", "Zm9yIHB1Ymxpc2hlcnM="
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def two_models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("secured") / "model_repository"
     for model in ("style", "stylize"):
         shutil.copytree(PROJECT / "model_repository" / model, folder / model)
@@ -85,13 +85,13 @@ def refusal(call):
 
 
 @pytest.fixture(scope="module")
-def plain(repository, tmp_path_factory) -> Iterator[TritonServer]:
+def plain(two_models, tmp_path_factory) -> Iterator[TritonServer]:
     """As `make serve` starts it: on this machine, without keys or TLS, by somebody who has keys in the environment."""
     log = tmp_path_factory.mktemp("plain") / "log"
     with pytest.MonkeyPatch.context() as patch:
         for variable in secured.SECRET_VARIABLES:
             patch.setenv(variable, f"of {variable}")
-        server = TritonServer(repository, security=Security(control_key=None), log=log)
+        server = TritonServer(two_models, security=Security(control_key=None), log=log)
         server.start()
     yield server
     server.stop()
@@ -245,11 +245,11 @@ def test_keys_are_neither_on_a_command_line_nor_in_the_environment_of_a_model(pl
 
 
 @pytest.fixture(scope="module")
-def keyed(repository, tmp_path_factory) -> Iterator[TritonServer]:
+def keyed(two_models, tmp_path_factory) -> Iterator[TritonServer]:
     """A server that other machines reach, with both keys."""
     security = Security(api_key=API_KEY, control_key=CONTROL_KEY)
     log = tmp_path_factory.mktemp("keyed") / "log"
-    with TritonServer(repository, Address.free("0.0.0.0"), security=security, log=log) as server:
+    with TritonServer(two_models, Address.free("0.0.0.0"), security=security, log=log) as server:
         yield server
 
 
@@ -352,10 +352,12 @@ def _wait_until(is_so):
         time.sleep(0.05)
 
 
-def test_with_tls_plain_callers_and_strangers_are_not_let_in(repository, certificates, photo, tmp_path):
+@pytest.mark.slow
+@pytest.mark.service
+def test_with_tls_plain_callers_and_strangers_are_not_let_in(two_models, certificates, photo, tmp_path):
     authority = certificates["authority"][0]
     tls = Tls(authority, *certificates["server"])
-    with TritonServer(repository, security=Security(tls, control_key=None), log=tmp_path / "log") as server:
+    with TritonServer(two_models, security=Security(tls, control_key=None), log=tmp_path / "log") as server:
         address = server.address.grpc
         with Client(address, tls=Tls(authority, *certificates["client"])) as friend:
             assert friend.stylize(photo)
@@ -368,10 +370,12 @@ def test_with_tls_plain_callers_and_strangers_are_not_let_in(repository, certifi
             assert not distrustful.ready()
 
 
-def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code(repository, certificates, tmp_path):
+@pytest.mark.slow
+@pytest.mark.service
+def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code(two_models, certificates, tmp_path):
     authority = Tls(certificates["authority"][0])
     security = Security(Tls(None, *certificates["server"]), API_KEY, None, http=True)
-    with TritonServer(repository, security=security, log=tmp_path / "log") as server:
+    with TritonServer(two_models, security=security, log=tmp_path / "log") as server:
         address = server.address.grpc
         with bare(address, authority) as stub:
             assert_model_control_is_closed(stub, tmp_path / "ran")
@@ -385,21 +389,22 @@ def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code
             assert publisher.models()
 
 
-def test_http_that_was_opened_infers_and_controls_nothing(repository, tmp_path):
-    with TritonServer(repository, security=Security(http=True), log=tmp_path / "log") as server:
-        image = np.zeros((1, 16, 16, 3), np.uint8)
-        weights = np.eye(1, 5, dtype=np.float32)
-        inputs = [
-            {"name": "image", "shape": image.shape, "datatype": "UINT8", "data": image.ravel().tolist()},
-            {"name": "style_weights", "shape": weights.shape, "datatype": "FP32", "data": weights.ravel().tolist()},
-        ]
-        assert browse(server, "models/style/infer", json.dumps({"inputs": inputs}).encode()) == 200
-        assert browse(server, "models/style", None) == 200
-        body = json.dumps({"parameters": loading_code(tmp_path / "ran")}).encode()
-        for path in ("repository/models/x/load", "repository/models/style/unload", "repository/index", "logging"):
-            assert browse(server, path, body) == 403
-        assert browse(server, "models/style/config", None) == 403
-        assert not (tmp_path / "ran").exists()
+@pytest.mark.slow
+def test_http_that_was_opened_infers_and_controls_nothing(server, tmp_path):
+    assert server.security.http
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    weights = np.eye(1, 5, dtype=np.float32)
+    inputs = [
+        {"name": "image", "shape": image.shape, "datatype": "UINT8", "data": image.ravel().tolist()},
+        {"name": "style_weights", "shape": weights.shape, "datatype": "FP32", "data": weights.ravel().tolist()},
+    ]
+    assert browse(server, "models/style/infer", json.dumps({"inputs": inputs}).encode()) == 200
+    assert browse(server, "models/style", None) == 200
+    body = json.dumps({"parameters": loading_code(tmp_path / "ran")}).encode()
+    for path in ("repository/models/x/load", "repository/models/style/unload", "repository/index", "logging"):
+        assert browse(server, path, body) == 403
+    assert browse(server, "models/style/config", None) == 403
+    assert not (tmp_path / "ran").exists()
 
 
 OTHERS = ["0.0.0.0", "0", "::", "[::]", "192.168.1.5", "example.org", socket.gethostname(), "", "::ffff:10.0.0.1"]
@@ -415,9 +420,9 @@ OTHERS = ["0.0.0.0", "0", "::", "[::]", "192.168.1.5", "example.org", socket.get
         ({"control_key": "c"}, "no API key"),
     ],
 )
-def test_other_machines_are_not_let_in_without_both_keys(certificates, repository, host, tls, keys, missing):
+def test_other_machines_are_not_let_in_without_both_keys(certificates, two_models, host, tls, keys, missing):
     tls = Tls(None, *certificates["server"]) if tls else None
-    server = TritonServer(repository, Address(host), security=Security(tls, **{"control_key": None} | keys))
+    server = TritonServer(two_models, Address(host), security=Security(tls, **{"control_key": None} | keys))
     with pytest.raises(SecurityError, match=missing):
         server.start()
     assert server.pid is None

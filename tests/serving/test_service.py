@@ -21,6 +21,7 @@ from serving.client import Client, ReverieError
 from serving.text.decoder import positions_of
 from serving.triton.server import TritonServer
 from synthesis import images
+from tests.bombs import png_claiming
 from tests.serving.shipped import STYLES, WEIGHTS, newest
 
 LANGUAGE_MODEL = newest("language_model")
@@ -231,7 +232,7 @@ BAD_PICTURES = {
     "not an image": (b"nonsense", "not an image; accepted: png, jpeg, webp"),
     "empty": (b"", "0 bytes that are not an image"),
     "1x1": (encoded(Image.new("RGB", (1, 1))), "1x1 pixels; accepted: sides of 16"),
-    "20000x20000": (encoded(Image.new("1", (20000, 20000))), "20000x20000 pixels; accepted"),
+    "20000x20000": (png_claiming(20000, 20000), "20000x20000 pixels; accepted"),
     "truncated": (encoded(Image.effect_noise((64, 64), 50))[:900], "cannot be decoded"),
 }
 
@@ -355,6 +356,7 @@ def fail_streams(address: str, times: int) -> list[grpc.StatusCode]:
     return statuses
 
 
+@pytest.mark.slow
 def test_two_thousand_failed_streams_disturb_neither_the_server_nor_a_good_stream(server, client):
     # With the header triton_grpc_error, one in about 500 of them ended the server.
     def text():

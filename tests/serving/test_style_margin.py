@@ -66,6 +66,7 @@ def bands(shipped: Stylist, photo: np.ndarray) -> list[float]:
     return [abs(np.mean([change[edge].mean() for change in changes])) for edge in (slice(-rows, None), slice(rows))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pagoda.jpg", "cat.jpg"])
 @pytest.mark.parametrize("untiled", [stylist.UNTILED_SIDE, 100], ids=["in one piece", "in tiles"])
 def test_no_edge_of_a_painting_is_painted_into_a_photograph(shipped, monkeypatch, name, untiled):

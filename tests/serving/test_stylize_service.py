@@ -77,6 +77,7 @@ def test_a_large_picture_takes_the_whole_picture_s_statistics(three_styles):
     )  # A thumbnail's are a little off.
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_picture(three_styles):
     photos = [noise(900, 900, seed) for seed in range(24)]
     files = [images.encode(photo) for photo in photos]
@@ -98,6 +99,7 @@ def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_p
     assert outcome(0) is None
 
 
+@pytest.mark.slow
 def test_the_network_s_full_queue_refuses_at_once_and_answers_the_others(client):
     pictures = [np.full((1, 512, 512, 3), i, np.uint8) for i in range(120)]
     weights = np.eye(1, 5, dtype=np.float32)

@@ -121,6 +121,7 @@ def random_parameters(rng: np.random.Generator) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_two_hundred_parameter_sets_give_the_same_text_alone_and_in_a_full_batch(engine):
     rng = np.random.default_rng(0)
     asked = [

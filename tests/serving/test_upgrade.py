@@ -20,6 +20,7 @@ from export.repository import Repository
 from export.switching import Model
 from serving.client import Client, ReverieError
 from serving.triton.server import TritonServer
+from tests.conftest import running_eagerly
 from tests.export import tiny
 from training.loop import Schedule
 from training.photos import Photos
@@ -48,7 +49,8 @@ def retrained(tmp_path_factory, random_photos) -> Path:
     painting = next(iter(Photos.of(random_photos).paths))
     network = StyleNetworkConfig(("starry_night",), width=8, blocks=1)
     config = StyleTraining(network, steps=4, batch_size=2, size=32, style_size=48, features="compact")
-    train(config, {"starry_night": painting}, Photos.of(random_photos), runs / "style" / "new", Schedule(4))
+    with running_eagerly():
+        train(config, {"starry_night": painting}, Photos.of(random_photos), runs / "style" / "new", Schedule(4))
     return runs
 
 

@@ -25,6 +25,7 @@ def losses_of(pictures, **changes):
     return [r.loss for r in records], out
 
 
+@pytest.mark.slow
 def test_the_objective_is_the_book_s(pictures):
     """Listings 12-19 to 12-22 written out: three pictures, sums of squares, the book's divisors and weights."""
     content, style, picture = (p.astype(np.float32) for p in (*pictures, pictures[0][::-1]))
@@ -55,6 +56,7 @@ def test_the_gradient_points_uphill(pictures):
     assert risen.loss - here.loss == pytest.approx(0.5 * length, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "rate"), [("lbfgs", 0), ("adam", 5), ("sgd", 0.5)])
 def test_every_optimiser_lowers_the_loss(pictures, optimizer, rate):
     losses, out = losses_of(pictures, optimizer=optimizer, learning_rate=rate)
@@ -80,6 +82,7 @@ def test_cancelling_stops_within_one_step(pictures):
     assert steps == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_same_seed_same_picture_and_other_seed_other_noise(pictures):
     same = [losses_of(pictures, initial="noise", seed=3)[1] for _ in range(2)]
     np.testing.assert_array_equal(same[0], same[1])
@@ -101,6 +104,7 @@ def test_one_trace_serves_all_sizes(pictures):
     assert goal.loss_and_gradient.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow
 def test_through_vgg19_loss_and_gradient_are_those_of_the_book_s_loop(pictures, data, monkeypatch):
     """Listings 12-16 to 12-23, three pictures in every step; the fast objective computes its targets once."""
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
@@ -130,6 +134,7 @@ def test_sgd_is_the_book_s_at_one_size_in_float32():
     assert (stage.steps, stage.exact, stage.dtype) == (7, 7, "float32")
 
 
+@pytest.mark.slow
 def test_lbfgs_runs_once_a_stage_so_that_it_keeps_its_memory(pictures, monkeypatch):
     runs = []
     minimise = optimisers.scipy.optimize.minimize
@@ -143,6 +148,7 @@ def test_lbfgs_runs_once_a_stage_so_that_it_keeps_its_memory(pictures, monkeypat
     assert [r.stage for r in records] == [0] * 5 + [1] * 7
 
 
+@pytest.mark.slow
 def test_the_last_loss_is_the_float32_objective_of_the_result(pictures):
     records = []
     settings = SMALL.model_copy(update={"precision": "bfloat16", "steps": 12})
@@ -165,6 +171,7 @@ def test_two_styles_are_blended_by_their_weights(pictures):
     assert np.abs(blend((0.0, 1.0)).astype(int) - alone).mean() > 5
 
 
+@pytest.mark.slow
 def test_masks_give_each_region_its_own_style():
     content = np.full((64, 72, 3), 128, np.uint8)
     styles = [np.full((64, 64, 3), colour, np.uint8) for colour in ((230, 30, 30), (30, 30, 230))]
@@ -218,6 +225,7 @@ def test_bounded_pixels_stay_in_range_in_every_step_and_the_reported_loss_is_the
     assert not leaves_the_range(True)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_bounded_picture_is_nearly_that_of_the_file_that_is_returned(pictures):
     def excess(bounded: bool) -> float:
         records = []
@@ -229,6 +237,7 @@ def test_the_loss_of_a_bounded_picture_is_nearly_that_of_the_file_that_is_return
     assert excess(True) < 1.1 < excess(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -331,6 +340,7 @@ def test_only_the_deepest_layers_that_hold_next_to_nothing_are_left_out():
     assert kept.style == ("block1_conv1",)
 
 
+@pytest.mark.slow
 def test_records_say_which_losses_are_estimates(pictures):
     """Fast steps may leave layers out; the records say so, and the last ones have the whole objective."""
     wide = [images.resize(p, 130, 140) for p in pictures]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from synthesis import images
+from tests.bombs import png_claiming
 
 HEADER_0x64 = b"\x89PNG\r\n\x1a\n" + bytes.fromhex(
     "0000000d49484452" + "00000000" + "00000040" + "0802000000" + "bb6fd0c1"
@@ -94,7 +95,7 @@ def test_a_rotated_photograph_comes_out_upright():
         (b"", "0 bytes that are not an image"),
         (b"GIF89a nonsense", "not an image; accepted: png, jpeg, webp"),
         (encoded(Image.new("RGB", (1, 1))), "1x1 pixels; accepted: sides of 16 to 8192"),
-        (encoded(Image.new("1", (20000, 20000))), "20000x20000 pixels; accepted"),
+        (png_claiming(20000, 20000), "20000x20000 pixels; accepted"),
         (HEADER_0x64, "33 bytes that are not an image"),
         (encoded(Image.new("RGB", (64, 64)))[:60], "cannot be decoded"),
         (encoded(Image.effect_noise((64, 64), 50), "jpeg")[:600], "cannot be decoded"),
@@ -121,7 +122,7 @@ def test_a_file_that_is_too_long_is_refused_unread(monkeypatch):
 
 
 def test_a_bomb_is_refused_from_its_header_and_takes_no_memory():
-    bomb = encoded(Image.new("1", (30000, 30000)))
+    bomb = png_claiming(30000, 30000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(images.ImageError, match="30000x30000 pixels"):
         images.decode(bomb)

@@ -70,6 +70,7 @@ def test_the_same_is_said_in_the_same_bytes():
     assert images.encode(PICTURE, packet=SAID.packet()) == images.encode(PICTURE, packet=SAID.packet())
 
 
+@pytest.mark.slow
 @given(st.text(), st.text(), st.dictionaries(st.text(), st.floats(allow_nan=False) | st.text() | st.booleans()))
 def test_any_text_is_escaped_and_comes_back_but_for_what_xml_cannot_say(style, model, parameters):
     said = Provenance(model=model, style=style, parameters=parameters)

@@ -22,9 +22,8 @@ def distribution_of(name: str) -> Distribution:
     return Distribution(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 
 
-if __name__ == "__main__":
-    strategy, source, run = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    distribution = distribution_of(strategy)
+def train_on(distribution: Distribution, source: Path, run: Path) -> Distribution:
+    """Train for six steps, beside a cache of the run's own."""
     config = LanguageModelTraining(
         PreNormConfig(vocabulary_size=300, positions=16, embed_dim=16, latent_dim=32, layers=1, num_heads=2),
         architecture="pre_norm",
@@ -35,4 +34,9 @@ if __name__ == "__main__":
         sample_words=2,
     )
     train(config, source, run.parent / "cache", run, Schedule(6, 2, 6, 3, 3), distribution)
-    print("replicas:", distribution.replicas)
+    return distribution
+
+
+if __name__ == "__main__":
+    strategy, source, run = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    print("replicas:", train_on(distribution_of(strategy), source, run).replicas)

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.training.replica import train_on
 from training.distribution import Distribution
 from training.language_model.train import load
 from training.runs import Run
@@ -41,19 +43,19 @@ def runs(tmp_path_factory):
     (folder / "texts").mkdir()
     for i in range(100):
         (folder / "texts" / f"{i:02d}.txt").write_text(f"This movie was {['good', 'bad', 'long'][i % 3]}, number {i}!")
-    processes = {"none": [start("none", folder / "texts", folder / "none")]}
-    processes["mirrored"] = [start("mirrored", folder / "texts", folder / "mirrored")]
+    processes = {"mirrored": [start("mirrored", folder / "texts", folder / "mirrored")]}
     processes["multiworker"] = [
         start("multiworker", folder / "texts", folder / "multiworker", TF_CONFIG=worker) for worker in two_workers()
     ]
-    for name, started in processes.items():
-        for process in started:
-            out, err = process.communicate(timeout=200)
-            assert process.returncode == 0, err[-3000:]
-            assert out == f"replicas: {1 if name == 'none' else 2}\n"
-    return {name: Run(folder / name) for name in processes}
+    assert train_on(Distribution.of("none"), folder / "texts", folder / "none").replicas == 1
+    for process in itertools.chain(*processes.values()):
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err[-3000:]
+        assert out == "replicas: 2\n"
+    return {name: Run(folder / name) for name in ("none", *processes)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["mirrored", "multiworker"])
 def test_two_replicas_end_with_the_weights_of_one(runs, strategy):
     for one, two in zip(load(runs["none"])[0].get_weights(), load(runs[strategy])[0].get_weights(), strict=True):
@@ -61,6 +63,7 @@ def test_two_replicas_end_with_the_weights_of_one(runs, strategy):
     assert runs[strategy].result["validation_loss"] == pytest.approx(runs["none"].result["validation_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes_the_run(runs):
     files = {name: sorted(p.name for p in run.path.iterdir()) for name, run in runs.items()}
     assert files["multiworker"] == files["none"]

@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 
 from synthesis import compact
 from synthesis.losses import total_variation
@@ -23,16 +24,18 @@ def test_the_student_has_the_teacher_s_layers_and_channels(data):
         assert output.shape[-1] == vgg.get_layer(name).output.shape[-1]
 
 
+@pytest.mark.slow
 def test_a_run_brings_the_student_closer_to_vgg19(data, tmp_path, monkeypatch):
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
     keras.config.set_dtype_policy("float32")
     config = FeaturesTraining(steps=16, batch_size=2, size=48)
-    paintings = Photos.of(data / "styles")
-    run = train(config, Photos.of(data / "photos"), paintings, tmp_path / "run", Schedule(16))
+    photos, paintings = Photos(Photos.of(data / "photos").paths[:64]), Photos.of(data / "styles")
+    run = train(config, photos, paintings, tmp_path / "run", Schedule(16))
     assert run.result["relative_error"]["block2_conv1"] < 0.97
     assert (run.path / "compact.npz").stat().st_size < 6e6
 
 
+@pytest.mark.slow
 def test_an_easel_paints_what_the_student_likes_better_and_begins_anew():
     keras.config.set_dtype_policy("float32")
     student = compact.build()

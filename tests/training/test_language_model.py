@@ -1,3 +1,4 @@
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 
 from language.byte_pairs import BytePairs
 from language.vocabulary import Vocabulary
+from tests.conftest import running_eagerly
 from training.language_model import presets, reviews
 from training.language_model import train as train_module
 from training.language_model.average import average
@@ -21,7 +23,7 @@ from training.language_model.train import (
     validation_figures,
 )
 from training.loop import Schedule, TrainingStopped
-from training.runs import RunError
+from training.runs import Run, RunError
 
 TINY = LanguageModelConfig(vocabulary_size=40, positions=12, embed_dim=8, latent_dim=16, num_heads=2)
 TINY_BYTES = PreNormConfig(vocabulary_size=300, positions=16, embed_dim=16, latent_dim=32, layers=2, num_heads=2)
@@ -29,7 +31,7 @@ TEXTS = [f"this movie was {w} and the plot was {v}" for w in ("good", "bad", "lo
 
 
 def configuration(preset="book", **changes):
-    settings = {"batch_size": 4, "learning_rate": 1e-2, "steps": 6}
+    settings = {"batch_size": 4, "learning_rate": 1e-2, "steps": 6, "sample_words": 2}
     if preset == "reviews":
         settings |= {"model": TINY_BYTES, "architecture": "pre_norm", "optimizer": "muon", "prompt": "This"}
     return LanguageModelTraining(**{"model": TINY} | settings | changes)
@@ -45,10 +47,9 @@ def model(request):
     return build(configuration(request.param))
 
 
-@pytest.fixture
-def source(tmp_path):
-    folder = tmp_path / "texts"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
     for i, text in enumerate(TEXTS):
         (folder / f"{i:03d}.txt").write_text(text)
     return folder
@@ -197,15 +198,28 @@ def test_a_file_that_is_no_archive_is_named(tmp_path):
         list(reviews.read_reviews(tmp_path / "x.tar", "train"))
 
 
-def run_to(source, path, cache, preset="book", **changes):
-    schedule = Schedule(6, log_every=2, sample_every=100, checkpoint_every=3, validate_every=2)
+SIX_STEPS = Schedule(6, log_every=2, sample_every=100, checkpoint_every=3, validate_every=2)
+
+
+def run_to(source, path, cache, preset="book", schedule=SIX_STEPS, **changes):
     return train(configuration(preset, **changes), source, cache, path, schedule)
 
 
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory):
+    """By preset a short run that nothing stopped, not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    with running_eagerly():
+        return {preset: run_to(source, folder / preset, folder / "cache", preset) for preset in ("book", "reviews")}
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @PRESETS
-def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(source, tmp_path, monkeypatch, preset):
-    unbroken = run_to(source, tmp_path / "unbroken", tmp_path / "cache", preset)
+def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(
+    source, finished, tmp_path, monkeypatch, preset
+):
+    unbroken = finished[preset]
     original, calls = reviews.batch_of, []
 
     def killed_at_fifth(rows, step, *rest):
@@ -227,21 +241,24 @@ def test_a_killed_run_resumes_and_ends_with_the_files_of_an_unbroken_one(source,
     assert steps == ["step", "1", "2", "4", "6"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @PRESETS
 def test_the_weights_of_a_run_are_those_of_its_lowest_validation_loss(source, tmp_path, monkeypatch, preset):
     losses = iter([3.0, 1.0, 2.0, 0.0])
     monkeypatch.setattr(train_module, "validation_figures", lambda *args: {"loss": next(losses)})
-    run = run_to(source, tmp_path / "run", tmp_path / "cache", preset)
+    schedule = Schedule(3, validate_every=1)
+    run = run_to(source, tmp_path / "run", tmp_path / "cache", preset, schedule)
     step, loss, best = run.load_best()
-    assert (step, loss) == (4, 1.0)
-    assert run.result["best_step"] == 4
+    assert (step, loss) == (2, 1.0)
+    assert run.result["best_step"] == 2
     for a, b in zip(load(run)[0].get_weights(), best, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_run_that_still_trains_can_be_loaded_at_its_best_so_far(source, tmp_path):
-    run = run_to(source, tmp_path / "run", tmp_path / "cache", "reviews")
+@pytest.mark.slow
+def test_a_run_that_still_trains_can_be_loaded_at_its_best_so_far(finished, tmp_path):
+    run = Run(shutil.copytree(finished["reviews"].path, tmp_path / "run"))
     run.weights.unlink()
     for a, b in zip(load(run)[0].get_weights(), run.load_best()[2], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -250,9 +267,11 @@ def test_a_run_that_still_trains_can_be_loaded_at_its_best_so_far(source, tmp_pa
         load(run)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 @PRESETS
-def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(source, tmp_path, preset):
-    first = run_to(source, tmp_path / "first", tmp_path / "cache", preset)
+def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(finished, tmp_path, preset):
+    first = finished[preset]
     other = tmp_path / "other"
     other.mkdir()
     for i in range(200):
@@ -269,11 +288,12 @@ def test_a_run_goes_on_from_another_s_weights_and_tokenizer_on_another_text(sour
         train(configuration(other_preset), other, tmp_path / "cache", None, schedule, initial=first)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
-def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, tmp_path):
+def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, finished, tmp_path):
     preset = "reviews"
-    first = run_to(source, tmp_path / "first", tmp_path / "cache", preset)
-    second = run_to(source, tmp_path / "second", tmp_path / "cache", preset, seed=2)
+    first = finished[preset]
+    second = run_to(source, tmp_path / "second", tmp_path / "cache", preset, Schedule(1), seed=2)
     mean = average([first, second], source, tmp_path / "cache", tmp_path / "mean")
     weights = [load(run)[0].get_weights() for run in (first, second, mean)]
     for a, b, between in zip(*weights, strict=True):
@@ -285,6 +305,7 @@ def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, 
         tmp_path / "wider",
         tmp_path / "cache",
         preset,
+        Schedule(1),
         model=replace(LanguageModelTraining.from_dict(first.config).model, latent_dim=48),
     )
     with pytest.raises(RunError, match="has other sizes"):
@@ -293,6 +314,7 @@ def test_the_mean_of_two_runs_is_a_run_and_runs_that_differ_are_refused(source, 
         average([first], source, tmp_path / "cache", None)
 
 
+@pytest.mark.slow
 @PRESETS
 def test_a_run_learns_and_leaves_what_it_did_behind(source, tmp_path, preset):
     config = configuration(preset, steps=60)
@@ -311,33 +333,43 @@ def test_a_run_learns_and_leaves_what_it_did_behind(source, tmp_path, preset):
     assert resumable.learning_rate == config.learning_rate
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 def test_the_book_s_callback_prints_after_each_epoch(source, tmp_path):
-    run = train(configuration(steps=70), source, tmp_path / "cache", tmp_path / "run", Schedule(70, sample_every=None))
     data = reviews.Reviews.prepare(source, "words", TINY.vocabulary_size, TINY.positions, tmp_path / "cache")
-    epoch = reviews.steps_per_epoch(data.train, 4)
-    assert [p.name for p in sorted(run.samples.iterdir())] == [f"step_{s:06d}.txt" for s in (epoch, 2 * epoch, 70)]
+    epoch = reviews.steps_per_epoch(data.train, 32)
+    last = 2 * epoch + 1
+    config, schedule = configuration(batch_size=32, steps=last), Schedule(last, sample_every=None)
+    run = train(config, source, tmp_path / "cache", tmp_path / "run", schedule)
+    assert epoch > 1
+    assert [p.name for p in sorted(run.samples.iterdir())] == [f"step_{s:06d}.txt" for s in (epoch, 2 * epoch, last)]
 
 
-def test_a_text_is_the_same_whatever_other_temperatures_are_asked_for(source, tmp_path):
-    model, tokenizer = load(run_to(source, tmp_path / "run", tmp_path / "cache", "reviews"))
+@pytest.mark.slow
+def test_a_text_is_the_same_whatever_other_temperatures_are_asked_for(finished):
+    model, tokenizer = load(finished["reviews"])
     alone = continue_prompt(model, tokenizer, "This", 8, [1.0], [3])
     assert continue_prompt(model, tokenizer, "This", 8, [0.0, 1.0, 1.5], [1, 3, 3])[1] == alone[0]
 
 
+@pytest.mark.slow
 def test_a_step_compiled_by_xla_learns_the_same(source, tmp_path):
-    schedule = Schedule(4, 4, 4, 4, 4)
-    plain, compiled = (
-        train(configuration("reviews"), source, tmp_path / "cache", tmp_path / str(jit), schedule, jit_compile=jit)
-        for jit in (False, True)
-    )
+    def trained(name, **options):
+        config = configuration("reviews", model=replace(TINY_BYTES, layers=1))
+        return train(config, source, tmp_path / "cache", tmp_path / name, Schedule(4, 4, 4, 4, 4), **options)
+
+    with running_eagerly():
+        plain = trained("plain")
+    compiled = trained("compiled", jit_compile=True)
     assert compiled.result["validation_loss"] == pytest.approx(plain.result["validation_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
-def test_a_folder_with_other_settings_is_not_resumed(source, tmp_path):
-    run_to(source, tmp_path / "run", tmp_path / "cache")
+def test_a_folder_with_other_settings_is_not_resumed(source, finished, tmp_path):
+    run = shutil.copytree(finished["book"].path, tmp_path / "run")
     with pytest.raises(RunError, match="other settings"):
-        run_to(source, tmp_path / "run", tmp_path / "cache", seed=2)
+        run_to(source, run, tmp_path / "cache", seed=2)
 
 
 def test_presets_are_the_listing_s_model_and_ours():
@@ -367,6 +399,7 @@ def test_perplexity_of_uniform_predictions_is_the_vocabulary_size_and_bytes_are_
     assert figures["bits_per_byte"] == pytest.approx(np.log2(40) / 4, rel=1e-4)  # " w03" has four bytes
 
 
+@pytest.mark.slow
 def test_the_real_archive_has_75000_reviews_to_train_on(data):
     texts = reviews.read_reviews(data / "aclImdb.tar.xz", "train")
     assert sum("<br />" not in t for t in texts) == 75_000
