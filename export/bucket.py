@@ -28,6 +28,7 @@ from export.manifest import ManifestError
 from export.publishing import KEEP, connected, prune
 from export.repository import Repository
 from export.switching import Model
+from serving import proxies
 from serving.client import Client
 from serving.labels import Labels
 
@@ -70,6 +71,8 @@ class Bucket:
         settings = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 4})
         prefix = parsed.path.strip("/")
         client = _called(boto3.client, "s3", endpoint_url=endpoint, config=settings)
+        if proxies.is_direct(client.meta.endpoint_url):
+            client = _called(boto3.client, "s3", endpoint_url=endpoint, config=settings.merge(Config(proxies={})))
         return cls(client, parsed.netloc, f"{prefix}/" if prefix else "")
 
     def listing(self, folder: str = "") -> dict[str, Mapping[str, Any]]:
