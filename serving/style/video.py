@@ -59,7 +59,7 @@ def stylize_video(source: Path, target: Path, restyle: Restyle, on_frame: OnFram
     try:
         # Bit-exact: Matroska files would else have a random number of their own.
         options = {"fflags": "+bitexact"}
-        with av.open(str(source)) as reader, av.open(str(target), "w", options=options) as writer:
+        with av.open(xmp.as_url(source)) as reader, av.open(xmp.as_url(target), "w", options=options) as writer:
             if not reader.streams.video:
                 raise InputError(f"{source} has no video stream")
             transcoder, marked = _Transcoder(reader, writer), Marked(restyle)
