@@ -73,7 +73,7 @@ def export_runs(
         pass
     for name, found in chosen.items():
         try:
-            with staged(found, _exporter(name, precision), Repository(repository)) as version:
+            with staged(found, _exporter(name, precision), Repository(repository), name) as version:
                 published = publish(version, Repository(repository), address, label, is_required=is_required)
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error

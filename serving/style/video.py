@@ -37,7 +37,9 @@ def stylize_folder(source: Path, target: Path, restyle: Restyle, on_frame: OnFra
     Raises:
         InputError: `source` holds no pictures.
     """
-    paths = sorted((p for p in source.iterdir() if p.suffix.lower() in images.ENDINGS), key=_natural_order)
+    paths = sorted(
+        (p for p in source.iterdir() if p.is_file() and p.suffix.lower() in images.ENDINGS), key=_natural_order
+    )
     if not paths:
         raise InputError(f"{source} holds no frames; accepted: files ending in {', '.join(images.ENDINGS)}")
     target.mkdir(parents=True, exist_ok=True)
