@@ -28,6 +28,7 @@ from export.manifest import ManifestError
 from export.publishing import KEEP, connected, prune
 from export.repository import Repository
 from export.switching import Model
+from serving import proxies
 from serving.client import Client
 from serving.labels import Labels
 
@@ -70,6 +71,8 @@ class Bucket:
         settings = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 4})
         prefix = parsed.path.strip("/")
         client = _called(boto3.client, "s3", endpoint_url=endpoint, config=settings)
+        if proxies.is_direct(client.meta.endpoint_url):
+            client = _called(boto3.client, "s3", endpoint_url=endpoint, config=settings.merge(Config(proxies={})))
         return cls(client, parsed.netloc, f"{prefix}/" if prefix else "")
 
     def listing(self, folder: str = "") -> dict[str, Mapping[str, Any]]:
@@ -280,7 +283,7 @@ def _pull_version(model: Model, version: int, bucket: Bucket) -> bool:
                 f"{model.name} version {version} here is another than in the bucket; move it away and pull again"
             )
         return False
-    with model.repository.staged() as staging:
+    with model.repository.staged(model.name) as staging:
         files = staging / "version"
         files.mkdir()
         (files / manifest.FILE).write_bytes(theirs[0])
@@ -331,7 +334,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _companions(folder: Path) -> list[Path]:
     """The files of a model outside its versions."""
-    return sorted(p for p in _files(folder) if not p.relative_to(folder).parts[0].isdigit())
+    return sorted(p for p in _files(folder) if _is_companion(p.relative_to(folder).parts[0]))
+
+
+def _is_companion(name: str) -> bool:
+    return not name.isdigit() and not name.startswith(".")  # What is being staged begins with a dot.
 
 
 def _called(function, *args, **kwargs):

@@ -12,7 +12,6 @@ import math
 import re
 import statistics
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 
 from export import answers, manifest, recording
 from export.switching import Model, SwitchError
+from serving import proxies
 from serving.client import ReverieError
 from serving.labels import CANARY, STABLE
 from synthesis import outputs
@@ -241,7 +241,7 @@ def _since(now: Observed, before: Observed) -> Observed:
 
 def _fetch(metrics: str, model: str, version: int) -> Observed:
     try:
-        with urllib.request.urlopen(metrics, timeout=10) as answer:
+        with proxies.open_url(metrics, timeout=10) as answer:
             return observe(answer.read().decode(), model, version)
     except OSError as error:
         raise SwitchError(f"{metrics} does not answer ({error}); give the server's --metrics") from None

@@ -38,6 +38,7 @@ Endpoint = Annotated[
 
 LOCAL = "127.0.0.1:8001"
 MODELS = Path("model_repository")
+_NOBODY = "no server listens at {}: only the files were changed"
 
 models_app = typer.Typer(help="The exported models' versions: list, verify, label.")
 
@@ -51,6 +52,7 @@ def add_commands(cli: typer.Typer) -> None:
 
 
 def export_command(
+    context: typer.Context,
     model: Annotated[
         Kind | None, typer.Option(help="Only this model. Default: every model that has a finished run.")
     ] = None,
@@ -72,17 +74,17 @@ def export_command(
     from export import publishing
 
     kind = model.value if model else None
-    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision):
+    is_required = _is_named(context)
+    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision, is_required):
         parity = published.exported.parity
         typer.echo(
             f"{published.exported.model} version {published.version}: published as {label}; largest difference to Keras "
             f"{parity.largest:.3g} {parity.unit}, mean {parity.mean:.3g}"
         )
-        typer.echo(
-            f"  {address} now serves it"
-            if published.served
-            else f"  no server at {address}; it is served from the next start"
-        )
+        if published.served:
+            typer.echo(f"  {address} now serves it")
+        else:
+            typer.echo(f"warning: {_NOBODY.format(address)}; it is served from the next start", err=True)
         for version in published.pruned:
             typer.echo(f"  version {version}, which no label names, was removed")
     if to:
@@ -138,6 +140,7 @@ def restore(
 
 @models_app.command()
 def promote(
+    context: typer.Context,
     model: Name,
     version: Version,
     to: Annotated[str, typer.Option(help="The label: stable, or a name of your own.")] = "stable",
@@ -147,7 +150,7 @@ def promote(
     """Let a label name a version; `stable` is what callers get who ask for none."""
     from export import publishing
 
-    _with_model(model.value, repository, address, lambda m: publishing.promote(m, version, to))
+    _with_model(context, model.value, repository, address, lambda m: publishing.promote(m, version, to))
     typer.echo(f"{model.value} version {version} is now {to}")
 
 
@@ -168,15 +171,16 @@ def history(repository: Repository = MODELS) -> None:
             )
 
 
-def rollback(model: Name, repository: Repository = MODELS, address: Address = LOCAL) -> None:
+def rollback(context: typer.Context, model: Name, repository: Repository = MODELS, address: Address = LOCAL) -> None:
     """Make the version stable that was stable before."""
     from export import publishing
 
-    version = _with_model(model.value, repository, address, publishing.rollback)
+    version = _with_model(context, model.value, repository, address, publishing.rollback)
     typer.echo(f"{model.value} version {version} is stable again")
 
 
 def canary(
+    context: typer.Context,
     model: Name,
     version: Version,
     percent: Annotated[float, typer.Option(help="Share of the traffic that it gets.")] = 10.0,
@@ -198,7 +202,9 @@ def canary(
     seconds = _seconds(duration)
     if textfile:
         outputs.check(textfile)
-    verdict = _with_model(model.value, repository, address, lambda m: trial.run(m, version, percent, seconds, metrics))
+    verdict = _with_model(
+        context, model.value, repository, address, lambda m: trial.run(m, version, percent, seconds, metrics)
+    )
     for label, seen in (("stable", verdict.stable), ("canary", verdict.canary)):
         p95 = "unknown" if seen.p95_ms is None else f"{seen.p95_ms:.1f} ms"
         measure = "" if seen.measure is None else f", measure {seen.measure:.4g}"
@@ -268,15 +274,21 @@ def configs(
     sys.exit(1 if check and changed else 0)
 
 
-def _with_model(name: str, repository: Path, address: str, act: Callable):
+def _is_named(context: typer.Context) -> bool:
+    """Whether somebody named the server's address, who then expects one there."""
+    source = context.get_parameter_source("address")
+    return source is not None and source.name != "DEFAULT"
+
+
+def _with_model(context: typer.Context, name: str, repository: Path, address: str, act: Callable):
     from export import publishing
     from export.repository import Repository as Files
     from export.switching import Model
 
     with ExitStack() as stack:
-        client = stack.enter_context(publishing.connected(address))
+        client = stack.enter_context(publishing.connected(address, _is_named(context)))
         if client is None:
-            typer.echo(f"no server at {address}; only the files are changed", err=True)
+            typer.echo(f"warning: {_NOBODY.format(address)}", err=True)
         return act(Model(name, Files(repository), client))
 
 

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from export import configuration, manifest, recording
 from export.manifest import Manifest, ManifestError
-from export.publishing import connected
 from export.repository import Repository
 from export.switching import Model
+from serving.client import Client
 
 _COLUMNS = ("model", "version", "labels", "state", "from and measured")
 
@@ -119,8 +119,10 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _states(address: str | None) -> dict[tuple[str, str], str]:
-    with connected(address) as client:
-        return {(m.name, m.version): m.state for m in client.models()} if client else {}
+    if address is None:
+        return {}
+    with Client(address) as client:
+        return {(m.name, m.version): m.state for m in client.models()} if client.live() else {}
 
 
 def _read(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from export.precision import CPU_DEFAULT, Precision
 from export.repository import Repository
 from export.switching import Model, SwitchError
 from export.version import Exported, Staged
-from serving.client import Client
+from serving import hosts
+from serving.client import Client, ReverieError
 from serving.labels import CANDIDATE, PREVIOUS, STABLE, Labels
 from training.runs import Run, RunError
 
 KEEP = 5
 """Newest versions that stay on disk without a label."""
 KINDS = ("language_model", "style")
+_CONNECT_S = 2.0
 
 
 class PublishError(Exception):
@@ -48,25 +51,30 @@ def export_runs(
     address: str | None = None,
     label: str = STABLE,
     precision: Precision = CPU_DEFAULT,
+    is_required: bool = False,
 ) -> Iterator[Published]:
     """Export and publish one run, or the newest finished run of every kind.
 
     Args:
         address: of a server that should serve the result at once, if one answers there.
+        is_required: a server must answer at `address`.
         precision: of a style network's `model.onnx`, in which a CPU computes.
 
     Raises:
         RunError: there is no finished run to export.
         ParityError, PrecisionError: a graph departs from Keras, or a precision from float32; nothing was published.
-        PublishError: the version did not get into service; it is gone and the old one serves.
+        PublishError: the version did not get into service; it is gone and the old one serves. Or the server did not
+            answer (see `connected`), which is found before anything is converted.
     """
     from export.version import staged
 
     chosen = {kind: Run(run)} if kind and run else _newest(kind, runs)
+    with connected(address, is_required):  # Before minutes of work, and not silently on disk alone.
+        pass
     for name, found in chosen.items():
         try:
-            with staged(found, _exporter(name, precision), Repository(repository)) as version:
-                published = publish(version, Repository(repository), address, label)
+            with staged(found, _exporter(name, precision), Repository(repository), name) as version:
+                published = publish(version, Repository(repository), address, label, is_required=is_required)
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
         yield published
@@ -79,6 +87,7 @@ def publish(
     label: str = STABLE,
     keep: int = KEEP,
     drain_seconds: float = 5.0,
+    is_required: bool = False,
 ) -> Published:
     """Put a staged version into the repository under `label`, and into service where a server answers.
 
@@ -86,7 +95,7 @@ def publish(
         PublishError: it failed; the version is gone and what served before serves.
     """
     name = staged.exported.model
-    with connected(address) as client, repository.lock():
+    with connected(address, is_required) as client, repository.lock():
         repository.sweep()
         model = Model(name, repository, client, drain_seconds)
         before = model.labels
@@ -177,13 +186,40 @@ def prune(model: Model, keep: int = KEEP) -> list[int]:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Client | None]:
-    """A client of the server at `address`; None where none answers, or none is named."""
+def connected(address: str | None, is_required: bool = False) -> Iterator[Client | None]:
+    """A client of the server at `address`; None where nothing listens there, or none is named.
+
+    Raises:
+        PublishError: a server listens there and does not answer, or `is_required` and none answers.
+    """
     if address is None:
         yield None
         return
     with Client(address) as client:
-        yield client if client.live() else None
+        yield client if _answers(client, address, is_required) else None
+
+
+def _answers(client: Client, address: str, is_required: bool) -> bool:
+    try:
+        client.check_live()
+    except ReverieError as error:
+        if not is_required and not _listens(address):
+            return False
+        raise PublishError(
+            f"the server at {address} does not answer, so nothing was changed ({error}); start it, name another with "
+            "--address, or end what listens there to change the files alone"
+        ) from None
+    return True
+
+
+def _listens(address: str) -> bool:
+    """Whether anything takes connections at `address`."""
+    target = hosts.split_target(address)
+    try:
+        socket.create_connection(target or (address, 0), _CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _naming(labels: Labels, label: str, version: int) -> Labels:

@@ -1,13 +1,14 @@
 """The model repository's layout, and how a version gets into it whole or not at all.
 
 A version is staged outside the repository on the same file system, synced, and renamed into
-`<model>/<number>`; Triton never sees half of one, and none at all before `config.pbtxt` names it, which is
+`<model>/<number>`; where the repository is a mount point, or nobody may write beside it, within the model's folder. Triton never sees half of one, and none at all before `config.pbtxt` names it, which is
 replaced by one rename too. Knows nothing about what the files mean.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -92,7 +93,7 @@ class Repository:
 
     def withdraw(self, model: str, version: int) -> None:
         """Remove a version; renamed away first, so that it disappears at once, and without taking space."""
-        gone = self.path.resolve().parent / f"{self._prefix}{model}-{version}-{secrets.token_hex(4)}"
+        gone = self._staging_place(model) / f"{self._prefix}{model}-{version}-{secrets.token_hex(4)}"
         self.folder(model, version).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -107,7 +108,7 @@ class Repository:
         if path.exists() and path.read_bytes() == contents:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self.staged() as folder:
+        with self.staged(model) as folder:
             staged = folder / path.name
             staged.write_bytes(contents)
             _sync(staged)
@@ -119,7 +120,7 @@ class Repository:
     def restoring(self, model: str, names: Sequence[str]) -> Iterator[Callable[[], None]]:
         """Gives a function that puts the files `names` of `model` back as they are now, also on a full disk."""
         paths = [self.path / model / name for name in names]
-        with self.staged() as kept:
+        with self.staged(model) as kept:
             links = {path: kept / str(i) for i, path in enumerate(paths) if path.exists()}
             for path, link in links.items():
                 os.link(path, link)
@@ -142,18 +143,17 @@ class Repository:
             for file in _files(self.folder(model, version)):
                 os.utime(file)
 
-    def staging(self) -> Path:
-        """A new empty folder beside the repository, on its file system; `sweep` removes it if this process dies."""
-        parent = self.path.resolve().parent
-        folder = Path(tempfile.mkdtemp(prefix=self._prefix, dir=parent))
+    def staging(self, model: str) -> Path:
+        """A new empty folder from which files can be renamed into `model`'s; `sweep` removes it if this process dies."""
+        folder = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self._staging_place(model)))
         _held[folder] = os.open(folder, os.O_RDONLY)
         fcntl.flock(_held[folder], fcntl.LOCK_EX)
         return folder
 
     @contextlib.contextmanager
-    def staged(self) -> Iterator[Path]:
+    def staged(self, model: str) -> Iterator[Path]:
         """A staging folder that is gone afterwards, with whatever is left in it."""
-        folder = self.staging()
+        folder = self.staging(model)
         try:
             yield folder
         finally:
@@ -162,7 +162,8 @@ class Repository:
 
     def sweep(self) -> None:
         """Remove the staging folders of processes that died. Call it under `lock`."""
-        for folder in self.path.resolve().parent.glob(f"{self._prefix}*"):
+        beside, within = self.path.resolve().parent, self.path.resolve()
+        for folder in (*_named(beside, self._prefix), *_named(within, "*", self._prefix)):
             if folder in _held:
                 continue
             with contextlib.suppress(OSError):
@@ -182,7 +183,8 @@ class Repository:
         Raises:
             RepositoryError: another one had it for all of `timeout` seconds, or the folder cannot be written.
         """
-        path = self.path.resolve().parent / f".{self.path.name}.lock"
+        beside = self.path.resolve().parent if self._may_stage_beside else self.path.resolve()
+        path = beside / f".{self.path.name}.lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
@@ -215,9 +217,44 @@ class Repository:
                 events.append(json.loads(line))
         return [event for event in events if model in (None, event.get("model"))]
 
+    def _staging_place(self, model: str) -> Path:
+        """Outside the repository if files can be renamed from there; Triton takes no other folder of it than a model's."""
+        if self._may_stage_beside:
+            return self.path.resolve().parent
+        place = self.path.resolve() / model
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    @property
+    def _may_stage_beside(self) -> bool:
+        """Tried, because nothing else tells: a folder that is mounted from the same file system has the same device."""
+        if not self.path.is_dir():
+            return True
+        try:
+            descriptor, name = tempfile.mkstemp(prefix=f".{self.path.name}-probe-", dir=self.path.resolve().parent)
+        except OSError as error:
+            return error.errno == errno.ENOSPC
+        os.close(descriptor)
+        probe, moved = Path(name), self.path / Path(name).name
+        try:
+            probe.rename(moved)
+        except OSError as error:
+            return error.errno != errno.EXDEV
+        finally:
+            for path in (probe, moved):
+                path.unlink(missing_ok=True)
+        return True
+
     @property
     def _prefix(self) -> str:
         return f".{self.path.name}-staging-"
+
+
+def _named(folder: Path, *patterns: str) -> list[Path]:
+    """What lies in `folder` below folders whose names match all but the last of `patterns`, and begins with that."""
+    *above, prefix = patterns
+    places = [place for place in folder.glob("/".join(above)) if place.is_dir()] if above else [folder]
+    return [path for place in places for path in place.iterdir() if path.name.startswith(prefix)]
 
 
 def _wait_for(descriptor: int, timeout: float, path: Path) -> None:

@@ -45,8 +45,8 @@ class Staged:
 
 
 @contextlib.contextmanager
-def staged(run: Run, export: Callable[[Run, Path], Exported], repository: Repository) -> Iterator[Staged]:
-    """Export `run` into a staging folder and check it; the folder is gone afterwards, unless it was published.
+def staged(run: Run, export: Callable[[Run, Path], Exported], repository: Repository, model: str) -> Iterator[Staged]:
+    """Export `run`, a version of `model`, into a staging folder and check it; the folder is gone afterwards, unless it was published.
 
     Whatever fails, the repository stays as it was.
 
@@ -55,7 +55,7 @@ def staged(run: Run, export: Callable[[Run, Path], Exported], repository: Reposi
         ParityError: see `export.parity`.
     """
     result = run.result
-    with repository.staged() as folder:
+    with repository.staged(model) as folder:
         files = folder / "version"
         files.mkdir()
         exported = export(run, files)

@@ -10,9 +10,10 @@ import contextlib
 import itertools
 import re
 import time
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from serving import proxies
 
 COUNTERS = {
     "requests": "nv_inference_request_success",
@@ -104,6 +105,6 @@ class Poller:
         """Read the counters now; a server that does not answer leaves a gap."""
         if not self.url:
             return
-        with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(self.url, timeout=2.0) as reply:
+        with contextlib.suppress(OSError, ValueError), proxies.open_url(self.url, timeout=2.0) as reply:
             at_s = time.perf_counter() - self._began
             self.polls.append(Poll(at_s, parse(reply.read().decode())))

@@ -13,8 +13,10 @@ if not any(os.path.exists(os.path.join(f, name + ".so.1.0")) for f in folders):
     sys.exit("%s has no shared library; on Debian or Ubuntu install the package %s" % (sys.executable, name))
 '
 
+candidates=(python3 python3.12 python3.11 python3.10 python)
+[ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
 reasons=""
-for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10 python}; do
+for candidate in "${candidates[@]}"; do
   path=$(command -v "$candidate") || continue
   if reason=$("$path" -c "$probe" 2>&1); then
     echo "$path"

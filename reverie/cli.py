@@ -10,12 +10,11 @@ import sys
 import typer
 
 from export.cli import add_commands as add_export_commands
+from reverie import failures
 from reverie.served import eval_served
 from reverie.style_evaluation import eval_style
 from serving.cli import add_commands as add_serving_commands
 from training.cli import eval_app, train_app
-
-_OURS = {"training", "export", "serving", "synthesis", "language", "reverie"}
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, export and serve generative models.")
 eval_app.command("served")(eval_served)
@@ -27,17 +26,16 @@ add_serving_commands(cli)
 
 
 def app() -> None:
-    """Run the command line; our own exceptions are written for people and need no traceback."""
+    """Run the command line; what is written for people, or is the machine's doing, needs no traceback."""
     try:
-        cli()
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in _OURS:
-            raise
-        status = getattr(error, "exit_status", 1)
-        typer.echo(f"error: {error}" if status == 1 else str(error), err=True)
-        sys.exit(status)
+        with failures.flushed():
+            cli()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # Whoever read the output has had enough.
+        sys.exit(1)
+    except Exception as error:
+        sys.exit(failures.tell(error))
 
 
 if __name__ == "__main__":

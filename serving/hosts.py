@@ -7,8 +7,9 @@ import re
 import socket
 
 LOCALHOST = "localhost"
-_TARGET = re.compile(r"(?:dns:(?://[^/]*/)?|ipv[46]:)?(?P<host>\[[^\]]+\]|[^\[\]:/]+):(?P<port>[0-9]+)")
-"""A gRPC target that names one host and one port."""
+_SCHEME = re.compile(r"(?:dns:(?://[^/]*/)?|ipv[46]:)?", re.IGNORECASE)
+"""Before the hosts of a gRPC target, where it names hosts at all."""
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]+\]|[^\[\]:/]+):(?P<port>[0-9]+)")
 
 
 def is_loopback(host: str) -> bool:
@@ -40,15 +41,48 @@ def local_name(host: str) -> str | None:
     return LOCALHOST if str(address) == "127.0.0.1" else str(address)
 
 
+def is_this_machine(target: str) -> bool:
+    """Whether a gRPC target ("localhost:8001", "ipv4:127.0.0.1:1,127.0.0.1:2") names this machine alone."""
+    found = [_without_port(part) for part in _addresses(target).split(",")]
+    return all(local_name(host) is not None for host in found)
+
+
 def bracketed(host: str) -> str:
     """`host` as it stands before a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
+def join(host: str, port: int) -> str:
+    """Host and port as one address: "127.0.0.1:8001", "[::1]:8001"; `split` takes it apart again."""
+    return f"{bracketed(host)}:{port}"
+
+
+def split(address: str) -> tuple[str, int]:
+    """The host of an address, as a socket takes it, and its port.
+
+    Raises:
+        ValueError: it is not HOST:PORT, or an IPv6 address has no brackets.
+    """
+    if found := split_target(address):
+        return found
+    raise ValueError(
+        f"{address!r} is no address; accepted: HOST:PORT, as in 127.0.0.1:8001, localhost:8001, [::1]:8001"
+    )
+
+
 def split_target(target: str) -> tuple[str, int] | None:
     """Host and port of a gRPC target ("localhost:8001", "dns:///[::1]:8001"); None where it names no such two."""
-    found = _TARGET.fullmatch(target)
-    return (found["host"], int(found["port"])) if found else None
+    found = _HOST_AND_PORT.fullmatch(_addresses(target))
+    return (found["host"].strip("[]"), int(found["port"])) if found and int(found["port"]) < 2**16 else None
+
+
+def _addresses(target: str) -> str:
+    return target[_SCHEME.match(target).end() :]  # type: ignore[union-attr]  # It also matches nothing.
+
+
+def _without_port(address: str) -> str:
+    found = _HOST_AND_PORT.fullmatch(address)
+    return found["host"] if found else address
 
 
 def _plain(host: str) -> str:

@@ -114,11 +114,16 @@ def _in_gif(file: BinaryIO) -> bytes:
     return packet if extension and trailer else b""
 
 
+def as_url(path: Path) -> str:
+    """A path as FFmpeg takes it: without the "file:" it takes what stands before a colon for a protocol."""
+    return f"file:{path}"
+
+
 def _in_matroska(path: Path) -> bytes:
     try:
         import av
 
-        with av.open(str(path)) as container:
+        with av.open(as_url(path)) as container:
             return container.metadata.get(MATROSKA_TAG, "").encode()
     except ModuleNotFoundError:
         raise InputError(f"{path}: Matroska files need PyAV 14 or newer; install it with 'make setup'") from None

@@ -15,7 +15,7 @@ import yaml
 
 from export.configuration import ENGINE_CACHE
 from serving import headers
-from serving.triton.server import _library_path, _wheel
+from serving.triton.server import _libraries, _wheel
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 TRITON_METRICS = {
@@ -194,7 +194,7 @@ def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_withou
     script = (DEPLOY / "start.sh").read_text()
     options = set(re.findall(r"^  (--[a-z-]+)", script, re.MULTILINE))
     wheel = _wheel()
-    binary, environment = wheel / "bin" / "tritonserver", {"LD_LIBRARY_PATH": _library_path(wheel)}
+    binary, environment = wheel / "bin" / "tritonserver", {"LD_LIBRARY_PATH": ":".join(map(str, _libraries(wheel)))}
     shown = subprocess.run([binary, "--help"], env=environment, capture_output=True, text=True)
     assert options <= set(re.findall(r"(--[a-z-]+)\b", shown.stdout + shown.stderr))
     header = re.search(r",logging:([a-z-]+)=", script)

@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from serving import hosts, proxies
 from training.runs import Run
 
 STRATEGIES = ("none", "mirrored", "multiworker")
@@ -63,7 +64,9 @@ class Distribution:
                 "strategy is 'multiworker', but TF_CONFIG is not set; give every worker "
                 """'{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'"""
             )
-        index = json.loads(os.environ["TF_CONFIG"]).get("task", {}).get("index", 0)
+        cluster = json.loads(os.environ["TF_CONFIG"])
+        _reach_this_machine_directly(cluster)
+        index = cluster.get("task", {}).get("index", 0)
         return cls(tf.distribute.MultiWorkerMirroredStrategy(), is_chief=index == 0)
 
     @property
@@ -146,3 +149,10 @@ class Distribution:
             return float(strategy.experimental_local_results(losses)[0])
 
         return train_step
+
+
+def _reach_this_machine_directly(cluster: dict[str, Any]) -> None:
+    """Keep the workers that are on this machine from the environment's proxies, through which they would wait for ever."""
+    workers = [address for addresses in cluster.get("cluster", {}).values() for address in addresses]
+    targets = [hosts.split_target(address) for address in workers if hosts.is_this_machine(address)]
+    proxies.bypass([target[0] for target in targets if target], os.environ)

@@ -1,11 +1,16 @@
-"""Files that a training reads: which there are below a folder, and what tells one content from another."""
+"""Files that a training reads and writes: those below a folder, what tells one content from another, whole ones only."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 
 def files_below(folder: Path, endings: Collection[str]) -> list[Path]:
@@ -46,3 +51,39 @@ def _sha256(path: Path) -> str:
         while piece := file.read(2**20):
             found.update(piece)
     return found.hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write whose contents take the place of `path`'s when the block ends; whatever fails, the old ones stay.
+
+    Raises:
+        OSError: it cannot be written; nothing else is left of it.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """As `numpy.savez`, but the old file stays whole whatever fails, and nothing else is left.
+
+    On a full disk NumPy's own goes on writing into the closed file when it is collected, and says so.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from training import files
 
 RUNS = Path("runs")
 
@@ -200,18 +201,12 @@ class Run:
 
     @staticmethod
     def _write_json(path: Path, data: dict[str, Any]) -> None:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(data, indent=2) + "\n")
-        temporary.replace(path)
+        with files.replacing(path) as file:
+            file.write((json.dumps(data, indent=2) + "\n").encode())
 
 
-def _write_variables(path: Path, variables: Sequence[np.ndarray], **facts: np.generic) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **facts, **{f"v{i}": v for i, v in enumerate(variables)})
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _write_variables(path: Path, variables: Sequence[np.ndarray], **facts: Any) -> None:
+    files.save_arrays(path, {**facts, **{f"v{i}": v for i, v in enumerate(variables)}})
 
 
 def _read_variables(path: Path) -> tuple[dict[str, np.ndarray], list[np.ndarray]] | None:

@@ -25,6 +25,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from loadtests.fuzz.cases import EXCLUDED, Case, case
 from loadtests.target import Target, target
+from serving import proxies
 from serving.client import ReverieError
 from serving.client.client import STREAM_METHOD
 
@@ -82,7 +83,9 @@ class Sender:
     """Sends cases over one connection, as they are: without the client's checks."""
 
     def __init__(self, address: str):
-        self._channel = grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)])
+        self._channel = grpc.insecure_channel(
+            address, [("grpc.max_send_message_length", -1), *proxies.channel_options(address)]
+        )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._stream = self._channel.unary_stream(
             STREAM_METHOD,

@@ -20,7 +20,7 @@ from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from serving import control_keys, headers, security
+from serving import control_keys, headers, proxies, security
 from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
 from serving.labels import Labels
 from serving.security import Tls
@@ -254,7 +254,8 @@ class Client:
     """A connection to one server; safe to share between threads.
 
     Args:
-        address: host and port of the gRPC endpoint.
+        address: host and port of the gRPC endpoint. This machine's is reached directly; another one's through the
+            proxy that gRPC finds in the environment.
         timeout: default deadline of every call, in seconds; a stream's covers the whole stream.
         control_key: what a server asks for where models are loaded; default: $REVERIE_CONTROL_KEY, else, for a server
             on this machine, the one that it left for its user (`serving.control_keys`). Sent with `models` and `load`
@@ -281,6 +282,7 @@ class Client:
             ("grpc.max_receive_message_length", _MAX_MESSAGE),
             ("grpc.max_send_message_length", _MAX_MESSAGE),
             (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
+            *proxies.channel_options(address),
         ]
         self.timeout = timeout
         self._address = address
@@ -327,9 +329,19 @@ class Client:
     def live(self, timeout: float = 5.0) -> bool:
         """Whether the server answers, its models ready or not."""
         try:
-            return self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout).live
-        except grpc.RpcError:
+            self.check_live(timeout)
+        except ReverieError:
             return False
+        return True
+
+    def check_live(self, timeout: float = 5.0) -> None:
+        """Raise what keeps the server from answering (ReverieError), if anything does."""
+        try:
+            is_live = self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout).live
+        except grpc.RpcError as error:
+            raise ReverieError.of(error) from None
+        if not is_live:
+            raise ReverieError(grpc.StatusCode.UNAVAILABLE, "the server says that it is not live")
 
     def models(self) -> list[ModelStatus]:
         """Every version the server knows."""

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from serving.style.video_colors import PICTURES, Colors
-from synthesis import images
+from synthesis import images, xmp
 from synthesis.errors import InputError
 
 _MILLISECOND = Fraction(1, 1000)
@@ -167,7 +167,9 @@ def pictures_of(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none.
     """
-    paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in images.ENDINGS), key=_natural_order)
+    paths = sorted(
+        (p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in images.ENDINGS), key=_natural_order
+    )
     if not paths:
         raise InputError(f"{folder} holds no frames; accepted: files ending in {', '.join(images.ENDINGS)}")
     return paths
@@ -395,7 +397,7 @@ def _swaps_axes(matrix: np.ndarray) -> bool:
 def _opened(source: Path) -> Any:
     av = pyav()
     try:
-        container = av.open(str(source))
+        container = av.open(xmp.as_url(source))
     except av.error.FFmpegError as error:
         raise InputError(
             f"{source}: the video cannot be read ({error.strerror}); it may be cut short, or of a kind that FFmpeg does "

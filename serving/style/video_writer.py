@@ -95,7 +95,7 @@ def open_video(path: Path, ending: str, look: Look, sound: Any) -> Iterator[Vide
     """
     av = pyav()
     try:
-        with av.open(str(path), "w", format=VIDEOS[ending], options=_MUXER) as writer:
+        with av.open(xmp.as_url(path), "w", format=VIDEOS[ending], options=_MUXER) as writer:
             yield VideoWriter(writer, ending, look, sound)
     except av.error.FFmpegError as error:
         raise InputError(f"the {ending} video cannot be written ({error.strerror})") from None

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -24,6 +26,10 @@ from serving.triton import memory
 _NAME = "triton-"
 _STUB = "triton_python_backend_stub"
 _SHARED_MEMORY = Path("/dev/shm")
+_PLAIN = (Path("/var/tmp"), Path("/tmp"))
+"""Where a server's folder lies for a user whose own folders have names that Triton cannot take."""
+_PLAIN_PATH = re.compile("[A-Za-z0-9/._+=@%,-]+")
+"""A path that no shell and no list of folders takes apart."""
 _STAND_INS = Path(__file__).parent / "backends"
 
 
@@ -39,6 +45,7 @@ class ServerFolder:
     path: Path
     wheel: Path
     _lock: int | None = field(default=None, init=False, repr=False)
+    _links: dict[str, Path] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def create(cls, wheel: Path) -> ServerFolder:
@@ -67,6 +74,25 @@ class ServerFolder:
         """What Triton takes as `--backend-directory`."""
         return self.path / "backends"
 
+    def plain(self, path: Path, name: str) -> Path:
+        """`path` as Triton's command lines and lists of folders can carry it: itself, or a link to it.
+
+        Triton 2.51 gives its models' processes their arguments through a shell, unquoted, and reads paths with
+        non-ASCII characters wrongly; a colon separates the folders of an environment variable.
+
+        Args:
+            path: absolute.
+            name: of the link.
+
+        Raises:
+            OSError: the link cannot be made.
+        """
+        if _is_plain(path):
+            return path
+        self._links[name] = path
+        self._restore_links()
+        return self._link(name)
+
     @property
     def shared_memory_prefix(self) -> str:
         """Of the names of this server's regions in /dev/shm."""
@@ -87,6 +113,7 @@ class ServerFolder:
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             stub.parent.mkdir(parents=True, exist_ok=True)
             memory.write_stub(stub, self.wheel / "python_backend_stubs" / version / _STUB)
+        self._restore_links()
 
     def remove(self) -> None:
         """Remove the folder and the server's shared memory; nothing may use them any more."""
@@ -101,6 +128,15 @@ class ServerFolder:
                 yield f"python/{source.name}", source
         for source in _STAND_INS.glob("*/*.py"):
             yield f"{source.parent.name}/{source.name}", source
+
+    def _restore_links(self) -> None:
+        for name, path in self._links.items():
+            if not (link := self._link(name)).is_symlink():
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(path, target_is_directory=True)
+
+    def _link(self, name: str) -> Path:
+        return self.path / "links" / name
 
     def _hold(self) -> None:
         """Lock the folder, also one that was made in place of the locked one."""
@@ -128,18 +164,26 @@ def _place(source: Path, target: Path) -> None:
 
 
 def places() -> list[Path]:
-    """Where a server's folder may lie, the best first: the user's cache, which nobody sweeps, or the temporary folder.
+    """Where a server's folder may lie, the best first: the user's cache, which nobody sweeps, or a temporary folder.
 
-    Not XDG_RUNTIME_DIR, which goes when the user logs out.
+    Not XDG_RUNTIME_DIR, which goes when the user logs out. Only plain paths: see `ServerFolder.plain`.
     """
     found: list[Path] = []
     with contextlib.suppress(RuntimeError):  # A user without a home.
         found.append(Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()))
     with contextlib.suppress(FileNotFoundError):
         found.append(Path(tempfile.gettempdir()))
-    usable = [folder / "reverie" for folder in found if folder.is_absolute()]
-    # Triton's Python backend does not take every path for an argument of its processes.
-    return [place for place in usable if _is_plain(place)] or usable
+    own = [folder / "reverie" for folder in found if folder.is_absolute() and _is_plain(folder)]
+    return own or [place for folder in _PLAIN if _is_ours(place := folder / f"reverie-{os.geteuid()}")]
+
+
+def _is_ours(place: Path) -> bool:
+    """Or nobody's yet: everybody may write where it lies."""
+    try:
+        found = place.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def sweep() -> None:
@@ -176,4 +220,4 @@ def _shared_memory_prefix(folder: Path) -> str:
 
 
 def _is_plain(path: Path) -> bool:
-    return str(path).isascii() and not any(c.isspace() for c in str(path))
+    return _PLAIN_PATH.fullmatch(str(path)) is not None

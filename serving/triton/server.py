@@ -193,7 +193,7 @@ class TritonServer:
 
     def _start_once(self, timeout: float, needs_every_model: bool) -> None:
         wheel = _wheel()
-        library_path = _library_path(wheel)
+        libraries = _libraries(wheel)
         self.address.check_free(self._http_host, _PATIENCE_S)
         output: IO[bytes] | None = None
         try:
@@ -201,7 +201,7 @@ class TritonServer:
             output = self.log.open("ab") if self.log else None
             self._process = subprocess.Popen(
                 [*self._command(wheel, self._folder), f"--exit-on-error={str(needs_every_model).lower()}"],
-                env=self._environment(library_path),
+                env=self._environment(libraries, self._folder),
                 stdin=subprocess.DEVNULL,
                 stdout=output or sys.stderr,
                 stderr=subprocess.STDOUT,
@@ -325,7 +325,7 @@ class TritonServer:
         return [
             str(wheel / "bin" / "tritonserver"),
             f"--id={self._id}",
-            f"--model-repository={self.repository.resolve()}",
+            f"--model-repository={self._plain_repository(folder)}",
             f"--backend-directory={folder.backends}",
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
@@ -351,16 +351,21 @@ class TritonServer:
             *([] if _GPU_DRIVER.exists() else ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]),
         ]
 
-    def _environment(self, library_path: str) -> dict[str, str]:
+    def _plain_repository(self, folder: ServerFolder) -> Path:
+        found = self.repository.resolve()
+        is_local = Path(found).is_absolute()  # Triton itself also reads buckets.
+        return folder.plain(found, "repository") if is_local else found
+
+    def _environment(self, libraries: list[Path], folder: ServerFolder) -> dict[str, str]:
         """Of Triton, and so of its models: without our keys, which are none of theirs."""
-        binaries = Path(sys.executable).parent
+        python = folder.plain(Path(sys.executable).parent.parent, "python")
         return {
             "TF_CPP_MIN_LOG_LEVEL": "2",
             **{name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
             **self.environment,
-            "LD_LIBRARY_PATH": library_path,
-            "PATH": f"{binaries}:{os.environ.get('PATH', '')}",
-            "PYTHONPATH": f"{PROJECT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"),
+            "LD_LIBRARY_PATH": ":".join(str(folder.plain(path, f"lib{i}")) for i, path in enumerate(libraries)),
+            "PATH": f"{python / 'bin'}:{os.environ.get('PATH', '')}",
+            "PYTHONPATH": f"{folder.plain(PROJECT, 'project')}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"),
         }
 
     def _wait_until_ready(self, timeout: float) -> None:
@@ -437,8 +442,8 @@ def _wheel() -> Path:
     return folder
 
 
-def _library_path(wheel: Path) -> str:
-    """This interpreter's own libpython first: with another one, `import ssl` fails inside the stub."""
+def _libraries(wheel: Path) -> list[Path]:
+    """Folders of shared libraries. This interpreter's own libpython first: with another one, `import ssl` fails inside the stub."""
     own = Path(sysconfig.get_config_var("LIBDIR") or "")
     soname = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     found = next((d for d in (own, *_system_library_folders()) if (d / soname).exists()), None)
@@ -448,7 +453,7 @@ def _library_path(wheel: Path) -> str:
             f"{soname} is missing: Triton's Python backend needs the shared library of this Python ({sys.executable}); "
             f"on Debian or Ubuntu install the package {package}, or use a Python built with --enable-shared"
         )
-    return f"{found}:{wheel.parent.parent / 'nvidia_pytriton.libs'}"
+    return [found, wheel.parent.parent / "nvidia_pytriton.libs"]
 
 
 def _system_library_folders() -> list[Path]:

@@ -47,7 +47,7 @@ def main(folder: Path, kills: int) -> None:
 
 def publish(made: Staged, repository: Repository) -> int:
     """Stage a copy of what was made, and publish it."""
-    with repository.staged() as folder:
+    with repository.staged("style") as folder:
         files = Path(shutil.copytree(made.files, folder / "version"))
         return publishing.publish(Staged(made.exported, files), repository, keep=3).version
 

@@ -59,7 +59,7 @@ def repository(tmp_path) -> Repository:
 
 def publish(run: Run, export, repository: Repository):
     """Export and publish without a server: what was exported, and its version."""
-    with staged(run, export, repository) as made:
+    with staged(run, export, repository, run.path.parent.name) as made:
         return made.exported, publishing.publish(made, repository).version
 
 

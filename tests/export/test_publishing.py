@@ -220,7 +220,7 @@ def test_two_hundred_kills_leave_whole_versions_only_and_the_next_export_works(t
 
 
 def test_the_staging_of_a_living_process_is_not_swept(repository):
-    mine = repository.staging()
+    mine = repository.staging("style")
     os.utime(mine, (0, 0))
     repository.sweep()
     assert mine.exists()

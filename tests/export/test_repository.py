@@ -12,7 +12,7 @@ def repository(tmp_path):
 
 
 def staged(repository, text="weights"):
-    files = repository.staging() / "version"
+    files = repository.staging("style") / "version"
     files.mkdir()
     (files / "model.onnx").write_text(text)
     return files
@@ -31,7 +31,7 @@ def test_a_published_version_is_whole_and_its_staging_gone(repository):
 
 
 def test_staging_lies_outside_the_repository_on_its_file_system(repository):
-    staging = repository.staging()
+    staging = repository.staging("style")
     assert repository.path not in staging.parents
     assert staging.stat().st_dev == repository.path.stat().st_dev
 

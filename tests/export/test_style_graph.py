@@ -75,7 +75,7 @@ def test_a_published_network_is_restored_to_a_run(network, tmp_path):
     run = Run.create("style", asdict(StyleTraining(network.config)), tmp_path / "run")
     network.save_weights(run.weights)
     run.finish({"held_out_loss": 1.0, "steps": 7})
-    with staged(run, style.export, Repository(tmp_path / "repository")) as made:
+    with staged(run, style.export, Repository(tmp_path / "repository"), "style") as made:
         restored = style_restore.restore(made.files, tmp_path / "restored")
         (made.files / "model_float16.onnx").unlink()
         with pytest.raises(RestoreError, match="holds no style network"):

@@ -41,7 +41,7 @@ def graph(shift: float, styles: tuple[str, ...] = STYLES) -> onnx.ModelProto:
 
 def stage(repository: Repository, shift: float = 1, styles: tuple[str, ...] = STYLES, loss: float = 1.0) -> Staged:
     """A version of `style`, staged as an export would stage it."""
-    files = repository.staging() / "version"
+    files = repository.staging("style") / "version"
     files.mkdir()
     (files / "model.onnx").write_bytes(graph(shift, styles).SerializeToString())
     (files / "styles.json").write_text(json.dumps(styles) + "\n")

@@ -83,6 +83,22 @@ def test_workers_need_tf_config(monkeypatch):
         Distribution.of("multiworker")
 
 
+def test_workers_of_this_machine_are_reached_without_the_proxy_of_the_environment(monkeypatch):
+    class Started(Exception):
+        pass
+
+    def start():
+        raise Started
+
+    monkeypatch.setattr("tensorflow.distribute.MultiWorkerMirroredStrategy", start)
+    workers = ["127.0.0.1:1", "[::1]:2", "training.example:3"]
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": workers}}))
+    monkeypatch.setenv("no_proxy", "example.org")
+    with pytest.raises(Started):
+        Distribution.of("multiworker")
+    assert os.environ["no_proxy"] == "example.org,127.0.0.1,::1"
+
+
 def test_a_batch_that_replicas_cannot_share_evenly_is_refused():
     class Strategy:
         num_replicas_in_sync = 3

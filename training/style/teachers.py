@@ -16,6 +16,7 @@ import numpy as np
 
 from synthesis import gatys, images
 from synthesis.gatys import GatysParameters
+from training import files
 from training.photos import Photos
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -103,6 +104,5 @@ class NetworkTeacher:
 
 def _write(path: Path, image: np.ndarray) -> None:
     """Atomically, so that a stopped run leaves no half picture."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(images.encode(image))
-    temporary.replace(path)
+    with files.replacing(path) as file:
+        file.write(images.encode(image))

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from synthesis import features, images
 from synthesis.losses import relative_error
+from training import files
 from training.style.loss import STYLE_LAYERS, mean_gram
 
 CONTENT_LAYERS = ("block3_conv3", "block4_conv2")
@@ -117,12 +118,11 @@ def _kept(painting: np.ndarray, cache: Path) -> StyleStatistics:
     if not file.exists():
         found = StyleStatistics.of(_activations(painting)[0])
         cache.mkdir(parents=True, exist_ok=True)
-        with file.with_suffix(".tmp").open("wb") as target:
-            np.savez(target, *found.grams, *found.quantiles)
-        file.with_suffix(".tmp").replace(file)
+        arrays = [*found.grams, *found.quantiles]
+        files.save_arrays(file, {f"arr_{i}": array for i, array in enumerate(arrays)})
     with np.load(file) as data:
-        arrays = tuple(data[f"arr_{i}"] for i in range(2 * len(STYLE_LAYERS)))
-    return StyleStatistics(arrays[: len(STYLE_LAYERS)], arrays[len(STYLE_LAYERS) :])
+        read = tuple(data[f"arr_{i}"] for i in range(2 * len(STYLE_LAYERS)))
+    return StyleStatistics(read[: len(STYLE_LAYERS)], read[len(STYLE_LAYERS) :])
 
 
 def _activations(image: np.ndarray) -> tuple[list, list]:
