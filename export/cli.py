@@ -25,6 +25,14 @@ class Kind(str, Enum):
     style = "style"
 
 
+class CanaryMeasure(str, Enum):
+    """As `export.canary.Measure`, which takes seconds to import."""
+
+    stable = "stable"
+    canary = "canary"
+    none = "none"
+
+
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server to update.")]
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
 Name = Annotated[Kind, typer.Argument(help="An exported model.", metavar="MODEL")]
@@ -186,6 +194,13 @@ def canary(
     percent: Annotated[float, typer.Option(help="Share of the traffic that it gets.")] = 10.0,
     duration: Annotated[str, typer.Option("--for", help="How long: 90s, 5m, 1h.")] = "5m",
     metrics: Annotated[str, typer.Option(help="URL of the server's metrics.")] = "http://127.0.0.1:8002/metrics",
+    measure: Annotated[
+        CanaryMeasure,
+        typer.Option(
+            help="Compare quality on the stable version's recorded rows, on the canary's own (a language model that was "
+            "trained on other texts), or not at all."
+        ),
+    ] = CanaryMeasure.stable,
     textfile: Annotated[
         Path | None,
         typer.Option(help="Also write the verdict in Prometheus' text format (for its textfile collector)."),
@@ -199,18 +214,25 @@ def canary(
     """
     from export import canary as trial
 
+    chosen = trial.Measure(measure.value)
     seconds = _seconds(duration)
     if textfile:
         outputs.check(textfile)
     verdict = _with_model(
-        context, model.value, repository, address, lambda m: trial.run(m, version, percent, seconds, metrics)
+        context,
+        model.value,
+        repository,
+        address,
+        lambda m: trial.run(m, version, percent, seconds, metrics, measure=chosen),
     )
     for label, seen in (("stable", verdict.stable), ("canary", verdict.canary)):
         p95 = "unknown" if seen.p95_ms is None else f"{seen.p95_ms:.1f} ms"
-        measure = "" if seen.measure is None else f", measure {seen.measure:.4g}"
+        quality = "" if seen.measure is None else f", measure {seen.measure:.4g}"
         typer.echo(
-            f"{label} {seen.version}: {seen.requests} requests, {seen.error_rate:.2%} failed, p95 {p95}{measure}"
+            f"{label} {seen.version}: {seen.requests} requests, {seen.error_rate:.2%} failed, p95 {p95}{quality}"
         )
+    for sentence in verdict.compared:
+        typer.echo(f"  compared {sentence}")
     done = "promoted to stable" if verdict.promoted else "not promoted; the stable version gets all traffic again"
     typer.echo(f"{model.value} version {version}: {done}: {'; '.join(verdict.reasons)}")
     if textfile:

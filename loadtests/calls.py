@@ -48,6 +48,7 @@ class Call:
         received_bytes: payload of all messages: text, encoded pictures, tensors.
         pixels: of the resulting picture; 0 for text.
         error: why it failed, beginning with its gRPC status where it has one; empty if it did not.
+        seed: what it asked for was drawn from this, so that it can be asked again.
     """
 
     endpoint: str
@@ -58,6 +59,7 @@ class Call:
     received_bytes: int = 0
     pixels: int = 0
     error: str = ""
+    seed: int = 0
 
     @property
     def outcome(self) -> Outcome:
@@ -100,15 +102,15 @@ class Call:
 def make_call(
     endpoint: Endpoint,
     client: Caller,
-    rng: random.Random,
+    seed: int,
     scheduled_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Call:
-    """Send one request, varied by `rng`, and wait for all of its answer; whatever goes wrong is the call's error."""
+    """Send one request, varied by `seed`, and wait for all of its answer; whatever goes wrong is the call's error."""
     started, arrived, received, error = clock(), [], 0, ""
     message: Message | None = None
     try:
-        for message in checked(endpoint.request(client, rng)):
+        for message in checked(endpoint.request(client, random.Random(seed))):
             arrived.append(clock())
             received += _size(message)
     except Exception as failure:
@@ -117,12 +119,12 @@ def make_call(
     finished = clock()
     due = started if scheduled_s is None else scheduled_s
     pixels = 0 if error or message is None else _pixels(message)
-    return Call(endpoint.name, due, started, finished, tuple(arrived), received, pixels, error)
+    return Call(endpoint.name, due, started, finished, tuple(arrived), received, pixels, error, seed)
 
 
-def dropped_call(endpoint: str, scheduled_s: float) -> Call:
+def dropped_call(endpoint: str, scheduled_s: float, seed: int) -> Call:
     """A request that was due and not sent, because too many were in flight."""
-    return Call(endpoint, scheduled_s, scheduled_s, scheduled_s, error=DROPPED)
+    return Call(endpoint, scheduled_s, scheduled_s, scheduled_s, error=DROPPED, seed=seed)
 
 
 def checked(messages: Iterable[Message]) -> Iterator[Message]:

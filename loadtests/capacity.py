@@ -19,20 +19,33 @@ from loadtests.run import POLL_EVERY_S  # isort: skip
 
 import typer
 
-from loadtests import report, slo
+from loadtests import mix, report, slo
 from loadtests.arrivals import Phase, schedule
 from loadtests.background import every
 from loadtests.calls import Call
-from loadtests.endpoints import ENDPOINTS
 from loadtests.generator import CpuMeter, GeneratorHealth, Limits
 from loadtests.measure import Measured, measure
+from loadtests.mix import Mix
 from loadtests.open_loop import Send, send_on_schedule
 from loadtests.plots import Axis, Line, line_chart
-from loadtests.run import Address, Arrivals, MaxCpuShare, MaxInFlight, MaxLag, MetricsUrl, Seed, SloFile, errors_told
+from loadtests.run import (
+    Address,
+    Arrivals,
+    MaxCpuShare,
+    MaxInFlight,
+    MaxLag,
+    MetricsUrl,
+    MixFile,
+    Seed,
+    SloFile,
+    errors_told,
+    objectives_of,
+    prepare,
+)
 from loadtests.search import Overload, Search, highest_rate, overload, typical, worst
 from loadtests.server_metrics import Interval, Poller, intervals
 from loadtests.slo import Objective, ObjectiveError
-from loadtests.target import Target, say, sender, target, warm_up
+from loadtests.target import Target, say, sender, target
 from synthesis import outputs
 
 SURGE = 3.0
@@ -140,6 +153,7 @@ def main(
     deadline: Annotated[float, typer.Option(min=0.1, help="Of every request, in seconds.")] = Plan.deadline_s,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
+    mix_file: MixFile = None,
     max_in_flight: MaxInFlight = 1000,
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
@@ -156,14 +170,16 @@ def main(
     limits, search = Limits(max_cpu_share, max_lag_ms), Search(precision)
     plan = Plan(window, min_requests, surge, rounds, deadline, arrivals, seed, max_in_flight, limits, search)
     with errors_told():
-        objectives = chosen(slo.load(slo_file, "capacity", ENDPOINTS), endpoints)
+        asked = mix.load(mix_file)
+        objectives = chosen(objectives_of(slo_file, "capacity", asked), endpoints)
+        asked = asked.only(list(objectives))
         bounds = slo.load_overload(slo_file)
         schedule([], {"any": 1}, arrivals)  # Refuses unknown arrivals before a server is started.
         outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         with target(address, out, metrics, apart=apart) as server:
-            idle = warm_up(server.address, [ENDPOINTS[name] for name in objectives])
-            found = [explore(server, name, o, FIRST / idle[name], plan) for name, o in objectives.items()]
+            idle = prepare(server, asked)
+            found = [explore(server, asked, name, o, FIRST / idle[name], plan) for name, o in objectives.items()]
     violations = [v for f in found for v in f.violations(bounds)]
     invalid = [f"{f.endpoint}: {reason}" for f in found for reason in f.invalid]
     summary = to_summary(found, violations, invalid) | {"server_cores": server.cores}
@@ -193,10 +209,12 @@ def chosen(objectives: Mapping[str, Objective], endpoints: str) -> dict[str, Obj
     return {name: objectives[name] for name in names}
 
 
-def explore(server: Target, endpoint: str, objective: Objective, first: float, plan: Plan) -> EndpointCapacity:
+def explore(
+    server: Target, asked: Mix, endpoint: str, objective: Objective, first: float, plan: Plan
+) -> EndpointCapacity:
     """Find one endpoint's capacity and overload it."""
     steps: list[Step] = []
-    with sender(server.address, plan.deadline_s) as send:
+    with sender(server.address, plan.deadline_s, asked.endpoints) as send:
 
         def meets(rate: float) -> bool:
             steps.append(try_rate(send, endpoint, objective, rate, plan))

@@ -10,13 +10,18 @@ from typing import Any
 from locust.env import Environment  # isort: skip
 
 from loadtests.calls import Call
-from loadtests.users import TIMEOUT_S, USERS
+from loadtests.endpoints import ENDPOINTS, Endpoint
+from loadtests.users import TIMEOUT_S, ReverieUser, users_of
 
 
 def send_from_users(
-    address: str, users: int, seconds: float, on_call: Callable[[Call], None] = lambda call: None
+    address: str,
+    users: int,
+    seconds: float,
+    on_call: Callable[[Call], None] = lambda call: None,
+    endpoints: Mapping[str, Endpoint] = ENDPOINTS,
 ) -> list[Call]:
-    """Run `users` for `seconds`, spread over the endpoints; requests that are under way then are waited for.
+    """Run `users` for `seconds`, spread over `endpoints`; requests that are under way then are waited for.
 
     Args:
         on_call: told every call as it ends.
@@ -32,7 +37,7 @@ def send_from_users(
             calls.append(context["call"].since(began))
             on_call(calls[-1])
 
-    environment = Environment(user_classes=_shared_out(users), host=address, stop_timeout=TIMEOUT_S)
+    environment = Environment(user_classes=_shared_out(users, endpoints), host=address, stop_timeout=TIMEOUT_S)
     environment.events.request.add_listener(keep)
     runner = environment.create_local_runner()
     runner.start(users, spawn_rate=users)
@@ -41,15 +46,16 @@ def send_from_users(
     return calls
 
 
-def _shared_out(users: int) -> list[type]:
+def _shared_out(users: int, endpoints: Mapping[str, Endpoint]) -> list[type[ReverieUser]]:
     """The user classes with fixed numbers: locust's weights would leave rare endpoints out of a small crowd."""
-    counts = shares(users, {user.endpoint.name: user.endpoint.weight for user in USERS})
-    for user in USERS:
+    counts = shares(users, {name: endpoint.weight for name, endpoint in endpoints.items()})
+    classes = users_of(endpoints)
+    for user in classes:
         user.fixed_count = counts[user.endpoint.name]
-    return list(USERS)
+    return classes
 
 
-def shares(total: int, weights: Mapping[str, int]) -> dict[str, int]:
+def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     """Share out `total` in proportion to `weights`, at least one each (Sainte-Laguë's rule for the rest)."""
     counts = dict.fromkeys(weights, 1)
     for _ in range(total - len(weights)):

@@ -20,17 +20,18 @@ from loadtests.run import errors_told  # isort: skip
 import typer
 from scipy.stats import fisher_exact
 
-from loadtests import report
+from loadtests import mix, report
 from loadtests.arrivals import Phase, schedule
 from loadtests.bootstrap import Difference, compare
 from loadtests.calls import Call
-from loadtests.endpoints import ENDPOINTS, recorded_names
+from loadtests.endpoints import recorded_names
 from loadtests.generator import CpuMeter, GeneratorHealth, Limits
 from loadtests.measure import times_of
+from loadtests.mix import Mix
 from loadtests.open_loop import send_on_schedule
 from loadtests.plots import Axis, Line, line_chart
-from loadtests.run import Arrivals, MaxCpuShare, MaxInFlight, MaxLag, Seed
-from loadtests.target import say, sender, target, warm_up
+from loadtests.run import Arrivals, MaxCpuShare, MaxInFlight, MaxLag, MixFile, Seed, prepare
+from loadtests.target import say, sender, target
 from synthesis import outputs
 
 RANKS = (50.0, 95.0)
@@ -98,6 +99,7 @@ def main(
     deadline: Annotated[float, typer.Option(min=0.1, help="Of every request, in seconds.")] = 30.0,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
+    mix_file: MixFile = None,
     max_in_flight: MaxInFlight = 1000,
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
@@ -105,15 +107,15 @@ def main(
 ) -> None:
     """Load two servers in turns with the same requests and say which is slower."""
     with errors_told():
-        weights = {name: ENDPOINTS[name].weight for name in _known(endpoints)}
-        schedules = [schedule([Phase(rate, window)], weights, arrivals, seed + i) for i in range(rounds)]
+        asked = _chosen(mix.load(mix_file), endpoints)
+        schedules = [schedule([Phase(rate, window)], asked.weights, arrivals, seed + i) for i in range(rounds)]
         outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         for address in (a, b):
-            with target(address, out):
-                warm_up(address, [ENDPOINTS[name] for name in weights])
+            with target(address, out) as server:
+                prepare(server, asked)
         meter, collected = CpuMeter(), []
-        with sender(a, deadline) as to_a, sender(b, deadline) as to_b:
+        with sender(a, deadline, asked.endpoints) as to_a, sender(b, deadline, asked.endpoints) as to_b:
             for number, planned in enumerate(schedules):
                 order = ((0, to_a), (1, to_b)) if number % 2 == 0 else ((1, to_b), (0, to_a))
                 sent = {i: send_on_schedule(planned, to, max_in_flight, deadline + 5) for i, to in order}
@@ -171,11 +173,11 @@ def _distributions(name: str, result: Compared) -> str:
     return line_chart(name, Axis("milliseconds", is_log=True), Axis("% of answers"), lines)
 
 
-def _known(endpoints: str) -> list[str]:
-    names = [name.strip() for name in endpoints.split(",") if name.strip()] or list(ENDPOINTS)
-    if unknown := [name for name in names if name not in ENDPOINTS]:
-        raise typer.BadParameter(f"{unknown[0]!r} is unknown; accepted: {', '.join(ENDPOINTS)}")
-    return names
+def _chosen(asked: Mix, endpoints: str) -> Mix:
+    names = [name.strip() for name in endpoints.split(",") if name.strip()] or list(asked.endpoints)
+    if unknown := [name for name in names if name not in asked.endpoints]:
+        raise typer.BadParameter(f"{unknown[0]!r} is unknown; accepted: {', '.join(asked.endpoints)}")
+    return asked.only(names)
 
 
 def _rounded(difference: Difference) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,14 +73,14 @@ class Endpoint:
     Attributes:
         name: in statistics and objectives; the model that is called.
         request: sends one request, varied by a random number generator, and passes on its messages.
-        weight: its share in the default mix.
+        weight: its share in the mix.
         pause_s: shortest and longest wait of a user of it between an answer and the next request.
         is_streaming: whether an answer is several messages.
     """
 
     name: str
     request: Callable[[Caller, random.Random], Iterator[Message]]
-    weight: int
+    weight: float
     pause_s: tuple[float, float] = (0.1, 0.5)
     is_streaming: bool = False
 
@@ -102,12 +102,29 @@ def _file(size: int, variant: int) -> bytes:
 
 
 @functools.cache
-def _painting() -> bytes:
+def painting() -> bytes:
+    """What the made pictures are painted in the style of, as a JPEG file."""
     return images.encode(photograph(96, 96, seed=100), "jpeg")
+
+
+def draw_file(rng: random.Random) -> bytes:
+    """One of the made pictures, as a JPEG file."""
+    return _file(*_choose_picture(rng))
+
+
+def draw_pixels(rng: random.Random) -> np.ndarray:
+    """One of the made pictures, uint8 (height, width, 3)."""
+    return _pixels(*_choose_picture(rng))
 
 
 def _choose_picture(rng: random.Random) -> tuple[int, int]:
     return rng.choices(range(len(SIZES)), SIZE_WEIGHTS)[0], rng.randrange(_VARIANTS)
+
+
+def draw_sentences(rng: random.Random) -> str:
+    """One to six sentences of a review."""
+    sentences = [f"{rng.choice(OPENINGS)} {rng.choice(CLOSINGS)}" for _ in range(rng.randint(1, 6))]
+    return " ".join(sentences)
 
 
 def _generate(client: Caller, rng: random.Random) -> Iterator[Message]:
@@ -119,18 +136,17 @@ def _generate(client: Caller, rng: random.Random) -> Iterator[Message]:
 
 def _score(client: Caller, rng: random.Random) -> Iterator[Message]:
     """How probable one to six sentences are."""
-    sentences = [f"{rng.choice(OPENINGS)} {rng.choice(CLOSINGS)}" for _ in range(rng.randint(1, 6))]
-    yield client.score(" ".join(sentences))
+    yield client.score(draw_sentences(rng))
 
 
 def _stylize(client: Caller, rng: random.Random) -> Iterator[Message]:
     """A photograph restyled by the fast network."""
-    yield client.stylize(_file(*_choose_picture(rng)), format="jpeg")
+    yield client.stylize(draw_file(rng), format="jpeg")
 
 
 def _style(client: Caller, rng: random.Random) -> Iterator[Message]:
     """The same without files: pixels in, pixels out."""
-    yield client.style(_pixels(*_choose_picture(rng)))
+    yield client.style(draw_pixels(rng))
 
 
 _SHORT_DREAM: dict[str, Any] = {
@@ -141,14 +157,14 @@ _SHORT_DREAM: dict[str, Any] = {
 
 def _dream(client: Caller, rng: random.Random) -> Iterator[Message]:
     """A short dream on a small picture."""
-    photo = _file(*_choose_picture(rng))
+    photo = draw_file(rng)
     with client.dream(photo, **_SHORT_DREAM) as stream:
         yield from stream
 
 
 def _transfer(client: Caller, rng: random.Random) -> Iterator[Message]:
     """A small picture painted in the style of another, in very few steps."""
-    with client.transfer(_file(*_choose_picture(rng)), _painting(), size=96, steps=3, format="jpeg") as stream:
+    with client.transfer(draw_file(rng), painting(), size=96, steps=3, format="jpeg") as stream:
         yield from stream
 
 
@@ -166,7 +182,7 @@ def make_pictures() -> None:
     """Make every picture of the mix now, so that none is made while times are taken."""
     for size, variant in itertools.product(range(len(SIZES)), range(_VARIANTS)):
         _file(size, variant)
-    _painting()
+    painting()
 
 
 def first_message(endpoint: str) -> str:
@@ -179,10 +195,11 @@ def between_messages(endpoint: str) -> str:
     return f"{endpoint} between messages"
 
 
-def recorded_names() -> list[str]:
-    """Every name that is measured: each endpoint, and after it what is measured of its streams."""
+def recorded_names(endpoints: Collection[str] = tuple(ENDPOINTS)) -> list[str]:
+    """Every name that is measured: each of `endpoints`, and after it what is measured of its streams."""
     return [
         name
         for e in ENDPOINTS.values()
+        if e.name in endpoints
         for name in (e.name, *((first_message(e.name), between_messages(e.name)) if e.is_streaming else ()))
     ]

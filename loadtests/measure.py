@@ -150,8 +150,12 @@ def measure(
     return summaries
 
 
-def write_csv(folder: Path, calls: Sequence[Call], measured: Mapping[str, Measured]) -> None:
-    """Write `stats.csv` (a summary a name), `failures.csv` (how often each error) and `calls.csv` (all)."""
+def write_csv(folder: Path, calls: Sequence[Call], measured: Mapping[str, Measured], mix: str) -> None:
+    """Write `stats.csv` (a summary a name), `failures.csv` (how often each error) and `calls.csv` (all).
+
+    Args:
+        mix: the name of what was asked, a column of `calls.csv`; see `loadtests.mix.Mix`.
+    """
     failures = Counter((c.endpoint, c.error) for c in calls if c.error)
     _write_rows(
         folder / "stats.csv",
@@ -163,12 +167,12 @@ def write_csv(folder: Path, calls: Sequence[Call], measured: Mapping[str, Measur
         ["endpoint", "error", "occurrences"],
         ([*key, count] for key, count in failures.most_common()),
     )
-    columns = ("endpoint", "scheduled_s", "started_s", "finished_s", "received_bytes", "pixels", "error")
+    columns = ("endpoint", "scheduled_s", "started_s", "finished_s", "received_bytes", "pixels", "error", "seed")
     derived = ("milliseconds", "first_message_ms")
     _write_rows(
         folder / "calls.csv",
-        [*columns, *derived, "messages"],
-        ([*(getattr(c, n) for n in (*columns, *derived)), len(c.message_s)] for c in calls),
+        [*columns, *derived, "messages", "mix"],
+        ([*(getattr(c, n) for n in (*columns, *derived)), len(c.message_s), mix] for c in calls),
     )
 
 

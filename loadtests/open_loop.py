@@ -54,7 +54,7 @@ def send_on_schedule(
         # Sleeps even when late, so that answers are not left waiting for the sender.
         gevent.sleep(max(0.0, began + arrival.at_s - time.perf_counter()))
         if len(pool) >= max_in_flight:
-            keep(dropped_call(arrival.endpoint, arrival.at_s))
+            keep(dropped_call(arrival.endpoint, arrival.at_s, arrival.seed))
         else:
             pool.spawn(send_one, number, arrival)
     pool.join(timeout=drain_s)
@@ -65,4 +65,5 @@ def send_on_schedule(
 
 
 def _unanswered(arrival: Arrival, now: float) -> Call:
-    return Call(arrival.endpoint, arrival.at_s, arrival.at_s, now, error="LOST: no answer when the load test ended")
+    lost = "LOST: no answer when the load test ended"
+    return Call(arrival.endpoint, arrival.at_s, arrival.at_s, now, error=lost, seed=arrival.seed)

@@ -1,7 +1,8 @@
 """`python -m loadtests.run`: load a server for a while and say whether it met its objectives.
 
 Closed loop by default (a user sends its next request after the answer and a pause); with `--open`, requests come
-on a schedule whatever the server does, and latency counts from the scheduled time. Progress goes to stderr, a
+on a schedule whatever the server does, and latency counts from the scheduled time. `--mix` says what is asked, `--replay`
+sends a recorded `calls.csv` again. Progress goes to stderr, a
 table and a last line of JSON to stdout. Exit status: 0 objectives met, 1 not met, 2 no server or bad arguments,
 3 the generator was the bottleneck and the run says nothing.
 """
@@ -9,6 +10,7 @@ table and a last line of JSON to stdout. Exit status: 0 objectives met, 1 not me
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 import time
@@ -18,24 +20,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 # First: importing locust monkey-patches what the modules below use.
-from loadtests.users import TIMEOUT_S, USERS  # isort: skip
+from loadtests.users import TIMEOUT_S  # isort: skip
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtests import report, slo
-from loadtests.arrivals import Phase, ScheduleError, schedule
+from loadtests import mix, report, slo
+from loadtests.arrivals import Arrival, Phase, ScheduleError, schedule
 from loadtests.background import every
 from loadtests.calls import Call
 from loadtests.closed_loop import send_from_users
 from loadtests.endpoints import ENDPOINTS, recorded_names
 from loadtests.generator import CpuMeter, GeneratorHealth, Limits
 from loadtests.measure import Measured, measure, write_csv
+from loadtests.mix import Mix, MixError
 from loadtests.open_loop import send_on_schedule
+from loadtests.replay import ReplayError, read_calls
 from loadtests.server_metrics import Interval, Poller, intervals
 from loadtests.slo import Objective
-from loadtests.target import Target, say, sender, target, warm_up
+from loadtests.target import WARM_UP_TIMEOUT_S, Target, say, sender, target, warm_up
 from serving.triton.server import ServerError
 from synthesis import outputs
 from synthesis.outputs import OutputError
@@ -54,6 +58,7 @@ class Result:
         violations: sentences, none where the objectives were met.
         invalid: why the run says nothing, none where it does.
         server: what the server's counters say.
+        mix: the name of what was asked.
     """
 
     calls: Sequence[Call]
@@ -63,6 +68,7 @@ class Result:
     violations: Sequence[str] = ()
     invalid: Sequence[str] = ()
     server: Sequence[Interval] = ()
+    mix: str = mix.DEFAULT.name
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +81,7 @@ class Result:
             "endpoints": {name: m.rounded() for name, m in self.measured.items()},
             **{name: round(sum(getattr(m, name) for m in whole), 3) for name in _TOTALS},
             "generator": {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self.health).items()},
+            "mix": self.mix,
             "valid": not self.invalid,
             "slo_met": not self.violations,
         }
@@ -103,6 +110,9 @@ Address = Annotated[
     str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server; empty starts one.")
 ]
 MetricsUrl = Annotated[str, typer.Option(help="Metrics of that server, such as http://127.0.0.1:8002/metrics.")]
+MixFile = Annotated[
+    Path | None, typer.Option("--mix", help="What is asked, as TOML; see docs/loadtests.md. Default: all endpoints.")
+]
 SloFile = Annotated[Path, typer.Option("--slo", help="Objectives.")]
 Arrivals = Annotated[str, typer.Option(help="poisson or constant.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed asks for the same at the same times.")]
@@ -112,14 +122,19 @@ MaxLag = Annotated[float, typer.Option("--max-lag-ms", help="Above this p99 of t
 
 
 def main(
+    context: typer.Context,
     address: Address = "",
     metrics: MetricsUrl = "",
-    users: Annotated[int, typer.Option(min=len(USERS), help="Users at once; fewer would leave endpoints out.")] = 8,
+    users: Annotated[int, typer.Option(min=1, help="Users at once, at least one for each endpoint.")] = 8,
     seconds: Annotated[float, typer.Option(min=1, help="How long requests are sent.")] = 60,
     open_loop: Annotated[bool, typer.Option("--open", help="Requests on a schedule, not from waiting users.")] = False,
     rate: Annotated[float, typer.Option(help="Requests per second of the whole mix, with --open.")] = 4.0,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
+    mix_file: MixFile = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="A calls.csv: the same calls at the same times; its times replace --rate.")
+    ] = None,
     max_in_flight: MaxInFlight = 1000,
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
@@ -131,27 +146,65 @@ def main(
     """Load a server with a mix of requests and hold the response times against objectives."""
     limits = Limits(max_cpu_share, max_lag_ms)
     with errors_told():
-        objectives = slo.load(slo_file, "open" if open_loop else "closed", recorded_names())
-        weights = {e.name: e.weight for e in ENDPOINTS.values()}
-        planned = schedule([Phase(rate, seconds)], weights, arrivals, seed)
+        asked = mix.load(mix_file)
+        if replay:
+            refuse_beside_replay(context)
+            planned = read_calls(replay, asked)
+            asked = asked.only(sorted({arrival.endpoint for arrival in planned}, key=list(asked.endpoints).index))
+            open_loop, seconds = True, max(planned[-1].at_s, 1.0)
+        else:
+            planned = schedule([Phase(rate, seconds)], asked.weights, arrivals, seed)
+        check_users(users, asked)
+        objectives = objectives_of(slo_file, "open" if open_loop else "closed", asked)
         outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         with target(address, out, metrics) as server:
-            warm_up(server.address)
+            prepare(server, asked)
+            progress = Progress()
+            load = functools.partial(send_from_users, server.address, users, seconds, progress.count, asked.endpoints)
             if open_loop:
                 say(f"{len(planned)} requests due within {seconds:g} s")
-            progress = Progress()
-
-            def load() -> list[Call]:
-                if not open_loop:
-                    return send_from_users(server.address, users, seconds, progress.count)
-                with sender(server.address, TIMEOUT_S) as send:
-                    return send_on_schedule(planned, send, max_in_flight, TIMEOUT_S + DRAIN_S, progress.count)
-
-            result = observe(load, server, progress, seconds if open_loop else None, objectives, limits)
+                load = functools.partial(send_planned, server, planned, asked, max_in_flight, progress)
+            result = observe(load, server, progress, seconds if open_loop else None, objectives, limits, asked)
     write_report(out, result)
     print_result(result)
     raise typer.Exit(result.exit_code)
+
+
+def refuse_beside_replay(context: typer.Context) -> None:
+    """Raise ReplayError where an option is given that says when requests are sent: the recorded file does."""
+    for name in ("rate", "seconds", "arrivals", "seed", "users"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":  # Typer's own copy of click has the enumeration.
+            raise ReplayError(
+                f"--{name}: is not accepted with --replay, whose file says what is sent when; leave it out"
+            )
+
+
+def check_users(users: int, asked: Mix) -> None:
+    """Raise MixError if there are fewer users than endpoints: some would not be called."""
+    if users < len(asked.endpoints):
+        raise MixError(f"--users: {users} is not accepted; accepted: {len(asked.endpoints)} or more, one an endpoint")
+
+
+def objectives_of(slo_file: Path, load: str, asked: Mix) -> dict[str, Objective]:
+    """What the file promises of the endpoints that are called."""
+    called = recorded_names(asked.endpoints)
+    return {n: o for n, o in slo.load(slo_file, load, recorded_names()).items() if n in called}
+
+
+def prepare(server: Target, asked: Mix) -> dict[str, float]:
+    """Let the server check the mix, and warm it up; how long a request to each endpoint takes, in seconds."""
+    mix.check_with_server(server.address, asked, WARM_UP_TIMEOUT_S)
+    return warm_up(server.address, asked.endpoints.values())
+
+
+def send_planned(
+    server: Target, planned: Sequence[Arrival], asked: Mix, max_in_flight: int, progress: Progress
+) -> list[Call]:
+    """The open loop."""
+    with sender(server.address, TIMEOUT_S, asked.endpoints) as send:
+        return send_on_schedule(planned, send, max_in_flight, TIMEOUT_S + DRAIN_S, progress.count)
 
 
 def observe(
@@ -161,6 +214,7 @@ def observe(
     seconds: float | None,
     objectives: Mapping[str, Objective],
     limits: Limits,
+    asked: Mix = mix.DEFAULT,
 ) -> Result:
     """Run `load` while the server's metrics are polled, and hold what came of it against `objectives`.
 
@@ -172,9 +226,10 @@ def observe(
         calls = load()
     health = GeneratorHealth.of(calls if seconds else [], meter.share())
     window = seconds or max((c.finished_s for c in calls), default=0.0)
-    measured = measure(calls, recorded_names(), window, {n: o.good_ms for n, o in objectives.items()})
+    measured = measure(calls, recorded_names(asked.endpoints), window, {n: o.good_ms for n, o in objectives.items()})
     violations = slo.check_all(objectives, measured)
-    return Result(calls, measured, window, health, violations, health.bottlenecks(limits), intervals(poller.polls))
+    invalid, server_side = health.bottlenecks(limits), intervals(poller.polls)
+    return Result(calls, measured, window, health, violations, invalid, server_side, asked.name)
 
 
 def write_report(out: Path, result: Result, more: Sequence[report.Section] = ()) -> None:
@@ -194,7 +249,7 @@ def write_report(out: Path, result: Result, more: Sequence[report.Section] = ())
     details = {"violations": list(result.violations), "invalid": list(result.invalid)}
     server = [asdict(i) for i in result.server]
     outputs.write(out / "report.json", json.dumps({**result.summary(), **details, "server": server}, indent=1))
-    write_csv(out, result.calls, result.measured)
+    write_csv(out, result.calls, result.measured, result.mix)
 
 
 def print_result(result: Result) -> None:
@@ -224,7 +279,7 @@ def errors_told() -> Iterator[None]:
     """Tells in one line what a person can mend, and ends the command with status 2."""
     try:
         yield
-    except (slo.ObjectiveError, ScheduleError, ServerError, OutputError, OSError) as error:
+    except (slo.ObjectiveError, ScheduleError, MixError, ReplayError, ServerError, OutputError, OSError) as error:
         say(f"error: {error}")
         raise typer.Exit(2) from None
 

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 # First: it imports locust, which monkey-patches what the modules below use.
-from loadtests.users import USERS  # isort: skip
+from loadtests.closed_loop import send_from_users  # isort: skip
 
 import typer
 
-from loadtests import slo
+from loadtests import mix, slo
 from loadtests.background import every
-from loadtests.closed_loop import send_from_users
-from loadtests.endpoints import recorded_names
 from loadtests.generator import Limits
 from loadtests.memory import Sampler, Slope, Usage, growth_violations, slope
 from loadtests.plots import Axis, Line, line_chart
@@ -28,14 +26,18 @@ from loadtests.report import Section
 from loadtests.run import (
     Address,
     MetricsUrl,
+    MixFile,
     Progress,
     SloFile,
+    check_users,
     errors_told,
+    objectives_of,
     observe,
+    prepare,
     print_result,
     write_report,
 )
-from loadtests.target import target, warm_up
+from loadtests.target import target
 from synthesis import outputs
 
 
@@ -43,9 +45,10 @@ def main(
     address: Address = "",
     metrics: MetricsUrl = "",
     pid: Annotated[int | None, typer.Option(help="Of a running server on this machine, to sample its memory.")] = None,
-    users: Annotated[int, typer.Option(min=len(USERS), help="Users at once.")] = 8,
+    users: Annotated[int, typer.Option(min=1, help="Users at once, at least one for each endpoint.")] = 8,
     seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 3600,
     sample_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the memory.")] = 10,
+    mix_file: MixFile = None,
     slo_file: SloFile = slo.DEFAULT_FILE,
     out: Annotated[Path, typer.Option(help="Folder to write report.html, report.json and *.csv into.")] = Path(
         "out/soak"
@@ -53,22 +56,25 @@ def main(
 ) -> None:
     """Load a server for long and say whether its memory grows."""
     with errors_told():
-        objectives = slo.load(slo_file, "closed", recorded_names())
+        asked = mix.load(mix_file)
+        check_users(users, asked)
+        objectives = objectives_of(slo_file, "closed", asked)
         bounds = slo.load_soak(slo_file)
         outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         with target(address, out, metrics, pid) as server:
-            warm_up(server.address)
+            prepare(server, asked)
             progress = Progress()
             sampler = Sampler(server.pid or 0)
             with every(sample_every, sampler.sample if server.pid else lambda: None):
                 result = observe(
-                    lambda: send_from_users(server.address, users, seconds, progress.count),
+                    lambda: send_from_users(server.address, users, seconds, progress.count, asked.endpoints),
                     server,
                     progress,
                     None,
                     objectives,
                     Limits(),
+                    asked,
                 )
     found = slope(sampler.samples)
     if server.pid:

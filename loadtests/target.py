@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +77,7 @@ def warm_up(address: str, endpoints: Iterable[Endpoint] = tuple(ENDPOINTS.values
     idle = {}
     with Caller(address, timeout=WARM_UP_TIMEOUT_S) as client:
         for endpoint in endpoints:
-            calls = [make_call(endpoint, client, random.Random(0)) for _ in range(2)]
+            calls = [make_call(endpoint, client, 0) for _ in range(2)]
             for error in {c.error for c in calls if c.error}:
                 say(f"warm-up of {endpoint.name} failed: {error}")
             idle[endpoint.name] = calls[1].milliseconds / 1000
@@ -87,12 +86,17 @@ def warm_up(address: str, endpoints: Iterable[Endpoint] = tuple(ENDPOINTS.values
 
 
 @contextlib.contextmanager
-def sender(address: str, deadline_s: float) -> Iterator[Callable[[Arrival, float], Call]]:
-    """Sends arrivals of an open loop to `address`; its connection lasts as long as this context."""
+def sender(
+    address: str, deadline_s: float, endpoints: Mapping[str, Endpoint] = ENDPOINTS
+) -> Iterator[Callable[[Arrival, float], Call]]:
+    """Sends arrivals of an open loop to `address`, to one of `endpoints` by name.
+
+    The connection lasts as long as this context.
+    """
     with Caller(address, timeout=deadline_s) as client:
 
         def send(arrival: Arrival, due: float) -> Call:
-            return make_call(ENDPOINTS[arrival.endpoint], client, random.Random(arrival.seed), due)
+            return make_call(endpoints[arrival.endpoint], client, arrival.seed, due)
 
         yield send
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Mapping
 from typing import ClassVar
 
 # First: it replaces blocking calls (sockets, threads, time.sleep) by gevent's.
@@ -57,7 +58,7 @@ class ReverieUser(User):
     @task
     def call(self) -> None:
         """One request; the time to a stream's first message appears in locust's statistics too."""
-        made = make_call(self.endpoint, self._client, self._rng)
+        made = make_call(self.endpoint, self._client, self._rng.getrandbits(31))
         if self.endpoint.is_streaming and made.first_message_ms is not None:
             self._report(first_message(self.endpoint.name), made.first_message_ms, 0, "")
         self._report(self.endpoint.name, made.milliseconds, made.received_bytes, made.error, call=made)
@@ -105,3 +106,9 @@ USERS: tuple[type[ReverieUser], ...] = (
     DeepDreamUser,
     StyleTransferUser,
 )
+
+
+def users_of(endpoints: Mapping[str, Endpoint]) -> list[type[ReverieUser]]:
+    """The user classes of some endpoints, which may be others than the default mix's of the same names."""
+    called = [user for user in USERS if user.endpoint.name in endpoints]
+    return [type(u.__name__, (ReverieUser,), {"endpoint": endpoints[u.endpoint.name]}) for u in called]

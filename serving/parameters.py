@@ -1,4 +1,4 @@
-"""What tables of request parameters share: reading JSON, and the table in the documentation."""
+"""What tables of request parameters share: reading JSON, errors in words, and the table in the documentation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ def from_json(value: Any) -> Any:
         return json.loads(value)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
+
+
+def describe(error: Any, model: type[BaseModel]) -> str:
+    """One pydantic error as: the parameter, its value, what is accepted."""
+    name = ".".join(str(part) for part in error["loc"]) or "parameters"
+    if error["type"] == "extra_forbidden":
+        return f"{name}: unknown parameter; accepted: {', '.join(sorted(model.model_fields))}"
+    if not name:  # of several parameters together
+        return error["msg"].removeprefix("Value error, ")
+    value = repr(error["input"])
+    return f"{name}: {value if len(value) <= 80 else value[:77] + '...'} is not accepted; {error['msg']}"
 
 
 def markdown_table(model: type[BaseModel]) -> str:

@@ -73,7 +73,7 @@ class Bystanders:
         rng = random.Random(endpoint)
         with Caller(self.address, timeout=DEADLINE_S) as client:
             while not self._stop.wait(_PAUSE_S):
-                seen = make_call(ENDPOINTS[endpoint], client, rng, clock=time.monotonic)
+                seen = make_call(ENDPOINTS[endpoint], client, rng.getrandbits(31), clock=time.monotonic)
                 with self._changed:
                     self.seen.append(seen)
                     self._changed.notify_all()

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -158,7 +157,7 @@ def _free_places(address: str, places: int) -> int:
 
     def ask(seed: int) -> bool:
         with Caller(address, timeout=60) as client:
-            return not make_call(ENDPOINTS["generate"], client, random.Random(seed)).error
+            return not make_call(ENDPOINTS["generate"], client, seed).error
 
     with ThreadPoolExecutor(places) as pool:
         return sum(pool.map(ask, range(places)))

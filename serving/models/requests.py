@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from serving import headers
 from serving.errors import Unavailable
 from serving.models.places import Places, TurnQueue
+from serving.parameters import describe
 from synthesis.errors import InputError
 from synthesis.progress import Cancelled
 
@@ -114,17 +115,6 @@ def _utf8(name: str, data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: not UTF-8 ({error.reason} at byte {error.start}); accepted: UTF-8 text") from None
-
-
-def describe(error: Any, model: type[BaseModel]) -> str:
-    """One pydantic error as: the parameter, its value, what is accepted."""
-    name = ".".join(str(part) for part in error["loc"]) or "parameters"
-    if error["type"] == "extra_forbidden":
-        return f"{name}: unknown parameter; accepted: {', '.join(sorted(model.model_fields))}"
-    if not name:  # of several parameters together
-        return error["msg"].removeprefix("Value error, ")
-    value = repr(error["input"])
-    return f"{name}: {value if len(value) <= 80 else value[:77] + '...'} is not accepted; {error['msg']}"
 
 
 @dataclass(eq=False)

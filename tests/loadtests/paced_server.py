@@ -19,12 +19,13 @@ WAITING = 4
 
 
 class PacedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers a request in `seconds`, so 1 / `seconds` of them a second."""
+    """Answers a request in `seconds`, so 1 / `seconds` of them a second; `texts` are what it was asked to score."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._places = threading.Semaphore(1 + WAITING)
         self._turn = threading.Lock()
+        self.texts: list[str] = []
 
     def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:
         return service_pb2.ServerReadyResponse(ready=True)
@@ -33,6 +34,7 @@ class PacedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelConfigResponse()
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.texts.append(_text_of(request))
         if not self._places.acquire(blocking=False):
             context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is full")
         try:
@@ -51,14 +53,27 @@ class PacedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 @contextlib.contextmanager
 def paced_server(seconds: float) -> Iterator[str]:
     """The address of a running one."""
+    with recording_server(seconds) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def recording_server(seconds: float) -> Iterator[tuple[str, list[str]]]:
+    """The address of a running one, and the texts that it has been asked to score so far."""
+    paced = PacedServer(seconds)
     server = grpc.server(ThreadPoolExecutor(32))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(PacedServer(seconds), server)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(paced, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}", paced.texts
     finally:
         server.stop(None).wait()
+
+
+def _text_of(request: Any) -> str:
+    """The request's text: a BYTES tensor of one element, after its length in four bytes."""
+    return request.raw_input_contents[0][4:].decode()
 
 
 def _score() -> Any:

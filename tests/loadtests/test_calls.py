@@ -30,7 +30,7 @@ def made(*messages: Message | Exception, scheduled_s: float | None = None):
 
     ticks = iter(range(100, 200))
     endpoint = Endpoint("generate", request, weight=1)
-    return make_call(endpoint, None, random.Random(0), scheduled_s, lambda: float(next(ticks)))  # type: ignore[arg-type]
+    return make_call(endpoint, None, 0, scheduled_s, lambda: float(next(ticks)))  # type: ignore[arg-type]
 
 
 def test_a_stream_is_timed_message_by_message_from_its_scheduled_time():

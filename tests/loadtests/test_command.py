@@ -11,7 +11,7 @@ import pytest
 
 from loadtests.endpoints import ENDPOINTS
 from serving.triton.server import PROJECT, TritonServer
-from tests.loadtests.paced_server import paced_server
+from tests.loadtests.paced_server import paced_server, recording_server
 from tests.loadtests.test_measure import read
 
 
@@ -47,6 +47,12 @@ def test_an_open_loop_calls_every_endpoint_on_schedule_and_is_held_against_its_o
     ("arguments", "message"),
     [
         (("run", "--open", "--rate", "0"), "rate: 0.0 is not accepted; accepted: a number above 0"),
+        (("run", "--mix", "missing.toml"), "missing.toml: cannot be read"),
+        (("soak", "--mix", "missing.toml"), "missing.toml: cannot be read"),
+        (("capacity", "--mix", "missing.toml"), "missing.toml: cannot be read"),
+        (("run", "--replay", "missing.csv"), "missing.csv: cannot be read"),
+        (("run", "--replay", "missing.csv", "--rate", "3"), "--rate: is not accepted with --replay"),
+        (("run", "--users", "5"), "--users: 5 is not accepted; accepted: 6 or more"),
         (("run", "--slo", "missing.toml"), "missing.toml: cannot be read"),
         (("capacity", "--endpoints", "generat"), "'generat' has no [capacity] objective; accepted: generate"),
     ],
@@ -84,3 +90,34 @@ def test_two_servers_are_told_apart(tmp_path: Path):
         )
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["verdict"] == "B is slower"
+
+
+def test_a_mix_is_asked_and_what_was_recorded_can_be_replayed(tmp_path: Path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text('[[request]]\nendpoint = "score"\nprompts = ["uno", "due", "tre"]\n')
+    (tmp_path / "slo.toml").write_text("[closed.score]\np95_ms = 60000\n[open.score]\np95_ms = 60000\n")
+    shared = ("--mix", str(mine), "--slo", str(tmp_path / "slo.toml"), "--max-lag-ms", "60000", "--max-cpu-share", "9")
+    with recording_server(seconds=0.0) as (address, texts):
+        recorded = run("run", "--address", address, "--users", "2", "--seconds", "1.5", "--out", str(tmp_path), *shared)
+        assert recorded.returncode == 0, recorded.stderr
+        asked, calls = texts[:], read(tmp_path / "calls.csv")
+        texts.clear()
+        again = run(
+            *("run", "--address", address, "--replay", str(tmp_path / "calls.csv")),
+            *("--out", str(tmp_path / "again"), *shared),
+        )
+        assert again.returncode == 0, again.stderr
+    assert set(asked) == {"uno", "due", "tre"}
+    assert sorted(texts) == sorted(asked)
+    due = [(float(row["scheduled_s"]), row["seed"]) for row in read(tmp_path / "again" / "calls.csv")]
+    assert due == sorted((float(row["scheduled_s"]), row["seed"]) for row in calls)
+
+
+def test_a_mix_that_the_server_refuses_ends_the_command_before_the_load(server: TritonServer, tmp_path: Path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text('[[request]]\nendpoint = "stylize"\nparameters = {style = "monet"}\n')
+    refused = run("run", "--address", server.address.grpc, "--mix", str(mine), "--out", str(tmp_path))
+    assert refused.returncode == 2
+    assert (
+        "mine.toml: request 1 (stylize): the server says INVALID_ARGUMENT: style: 'monet' is unknown" in refused.stderr
+    )

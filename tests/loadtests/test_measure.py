@@ -63,7 +63,7 @@ def test_a_server_that_answers_late_has_a_lower_achieved_than_offered_rate():
 
 def test_outcomes_tell_refused_dropped_and_failed_apart():
     calls = [call(), call(error=REFUSED), call(error="RESOURCE_EXHAUSTED: full"), call(error=BROKEN)]
-    outcomes = [c.outcome for c in [*calls, dropped_call("stylize", 1.0)]]
+    outcomes = [c.outcome for c in [*calls, dropped_call("stylize", 1.0, seed=0)]]
     assert outcomes == [Outcome.ANSWERED, Outcome.REFUSED, Outcome.REFUSED, Outcome.FAILED, Outcome.DROPPED]
 
 
@@ -87,7 +87,7 @@ def test_an_endpoint_that_was_never_called_is_measured_as_none():
 
 def test_csv_files_hold_summaries_failures_and_every_call(tmp_path: Path):
     calls = [call(ms=12.5), call(ms=1.0, error=BROKEN), call(ms=1.0, error=BROKEN)]
-    write_csv(tmp_path, calls, measure(calls, ["stylize"], 1.0))
+    write_csv(tmp_path, calls, measure(calls, ["stylize"], 1.0), "default")
     stats, failures, raw = (read(tmp_path / f"{name}.csv") for name in ("stats", "failures", "calls"))
     assert (stats[0]["requests"], stats[0]["failures"], stats[0]["p95_ms"]) == ("3", "2", "12.5")
     assert failures == [{"endpoint": "stylize", "error": BROKEN, "occurrences": "2"}]
