@@ -441,27 +441,28 @@ def _kind_of_result(source: Path, output: Path) -> Literal["picture", "video", "
         typer.BadParameter: it cannot; says what of this source can be made.
     """
     is_video = output.suffix.lower() in VIDEOS and not output.is_dir()
-    if source.is_dir():
-        if is_video:
-            return "video"
-        looks_like_a_file = (mimetypes.guess_type(output.name)[0] or "").startswith(("image/", "video/"))
-        if looks_like_a_file and not output.is_dir():
-            raise _no_result(output, f"{source} is a folder of frames, of which come a folder or a video: {_VIDEOS}")
-        return "folder"
     if not source.exists():
         raise typer.BadParameter(f"there is no file {source}", param_hint="SOURCE")
+    if source.is_dir():
+        return "video" if is_video else _folder_for(source, output)
     is_picture = source.suffix.lower() in ENDINGS or is_still(source)
-    if is_picture and not (is_video and is_animation(source)):
-        if is_video:
-            raise _no_result(output, f"{source} is a picture, of which comes a picture: {_PICTURES}")
-        return "picture"
-    if is_video:
-        return "video"
+    if is_video and is_picture and not is_animation(source):
+        raise _no_result(output, f"{source} is a picture, of which comes a picture: {_PICTURES}")
+    if is_video or is_picture:
+        return "video" if is_video else "picture"
     if can_be_read(source):
         raise _no_result(output, f"{source} is read as a video, of which comes a video: {_VIDEOS}")
     raise typer.BadParameter(
         f"{source} is neither a picture that is read (PNG, JPEG, WebP) nor a video", param_hint="SOURCE"
     )
+
+
+def _folder_for(source: Path, output: Path) -> Literal["folder"]:
+    """Nobody means a folder by "out.png", unless it is one."""
+    is_named_as_a_file = (mimetypes.guess_type(output.name)[0] or "").startswith(("image/", "video/"))
+    if is_named_as_a_file and not output.is_dir():
+        raise _no_result(output, f"{source} is a folder of frames, of which come a folder or a video: {_VIDEOS}")
+    return "folder"
 
 
 def _rate(fps: float) -> Fraction:

@@ -136,10 +136,13 @@ def _in_parallel(items: Iterable[np.ndarray], function: Callable[[np.ndarray], T
     """Each item and its result, in order, with `AHEAD` calls running."""
     waiting: deque[tuple[np.ndarray, Future[T]]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > AHEAD:
-                done, result = waiting.popleft()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > AHEAD:
+                    done, result = waiting.popleft()
+                    yield done, result.result()
+            for done, result in waiting:
                 yield done, result.result()
-        for done, result in waiting:
-            yield done, result.result()
+        finally:  # Who ends early waits for the calls that run, but for no other.
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -281,7 +281,8 @@ class VideoFile:
         demuxed = self._container.demux([stream for stream in (self._video, self.sound) if stream])
         with contextlib.suppress(pyav().error.FFmpegError):
             for packet in demuxed:
-                self._seen.torn |= packet.is_corrupt
+                if packet.size:  # Others end the streams. Only the last one tells: broadcasts have corrupt ones amid.
+                    self._seen.torn = packet.is_corrupt
                 if packet.stream is self._video:
                     self._seen.packets += packet.size > 0
                     yield packet

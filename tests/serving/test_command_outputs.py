@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from reverie.cli import cli
 from serving.client import Client, PictureStep, ReverieError
 from synthesis import images
+from synthesis.outputs import OutputError
 from tests.conftest import PICTURES
 
 NOBODY = "127.0.0.1:9"
@@ -110,6 +111,21 @@ def test_what_cannot_be_written_or_read_is_found_before_the_server_is_called(fol
     before = names(folder)
     result = run(*arguments)
     assert result.exit_code == 2, result.output
+    assert names(folder) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("demo", "--out", "cat.jpg"),
+        ("demo", "--out", "/proc/self/demo"),
+        ("eval", "style", "--style", "cat.jpg", "--out", "cat.jpg"),
+        ("canary", "style", "1", "--textfile", "absent/verdict.prom"),
+    ],
+)
+def test_other_commands_find_it_before_their_work_too(folder, arguments):
+    before = names(folder)
+    assert isinstance(CliRunner().invoke(cli, arguments).exception, OutputError)
     assert names(folder) == before
 
 
