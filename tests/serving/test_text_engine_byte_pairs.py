@@ -59,6 +59,7 @@ def greedy_by_keras(model, tokenizer, prompt: str, tokens: int) -> str:
     return b"".join(map(tokenizer.token_bytes, ids[-tokens:])).decode("utf-8", "replace")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [0, 1, 9])
 def test_prompts_shorter_and_longer_than_a_chunk_continue_as_keras_says(model, folder, engine, times):
     prompt = "The plot: a café! " * times

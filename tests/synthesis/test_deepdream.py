@@ -100,6 +100,7 @@ def test_tiles_cover_every_pixel_once_and_see_enough_on_the_network_s_grid(size,
     assert len({len(seen) for seen, _ in windows}) <= 2  # kernels are prepared for each size
 
 
+@pytest.mark.slow
 def test_jitter_changes_the_dream_and_its_seed_decides_how(image):
     first, again, other = (dream(image, PARAMETERS.model_copy(update={"jitter": 16, "seed": s})) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)

@@ -159,6 +159,7 @@ def test_the_last_loss_is_the_float32_objective_of_the_result(pictures):
     assert records[-1].loss == pytest.approx(exact, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_styles_are_blended_by_their_weights(pictures):
     content, style = pictures
     other = np.ascontiguousarray(255 - style[::-1])

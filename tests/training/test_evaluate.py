@@ -85,6 +85,7 @@ def test_diversity_counts_distinct_and_repeated_ngrams():
     assert evaluate.diversity(["is is is is is is"])["repeated_4grams"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_the_command_ends_with_one_line_of_json(tmp_path):
     folder = tmp_path / "texts"

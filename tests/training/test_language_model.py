@@ -104,6 +104,7 @@ def test_rotation_turns_the_halves_against_each_other_as_in_gpt_neox():
     np.testing.assert_allclose(turned[0, 0, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only():
     for config in (
         configuration(model=replace(TINY, dropout=0.5)),

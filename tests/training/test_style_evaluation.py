@@ -285,6 +285,7 @@ def restyler(paint, styles=("a", "b")):
     return Restyler("test", styles, lambda photo, style, strength: paint(photo), paint)
 
 
+@pytest.mark.slow
 def test_the_untouched_photograph_keeps_everything_and_noise_nothing(vgg19, classifier, judge, tmp_path):
     judges = Judges(classifier, FaceDetector())
     photos = evaluate.look_at([judge / "photos" / "189003.jpg", judge / "photos" / "108073.jpg"], 320, 1, judges)
