@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from tests.training import replica
+from training.cli import train_app
 from training.distribution import Distribution
+from training.language_model import presets
 from training.language_model.train import load
 from training.runs import Run
 
@@ -35,16 +39,20 @@ def two_workers():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for i in range(100):
+        (folder / f"{i:02d}.txt").write_text(f"This movie was {['good', 'bad', 'long'][i % 3]}, number {i}!")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, texts):
     """The same tiny training without a strategy, on two mirrored devices, and by two processes."""
     folder = tmp_path_factory.mktemp("distributed")
-    (folder / "texts").mkdir()
-    for i in range(100):
-        (folder / "texts" / f"{i:02d}.txt").write_text(f"This movie was {['good', 'bad', 'long'][i % 3]}, number {i}!")
-    processes = {"none": [start("none", folder / "texts", folder / "none")]}
-    processes["mirrored"] = [start("mirrored", folder / "texts", folder / "mirrored")]
+    processes = {name: [start(name, texts, folder / name)] for name in ("none", "mirrored")}
     processes["multiworker"] = [
-        start("multiworker", folder / "texts", folder / "multiworker", TF_CONFIG=worker) for worker in two_workers()
+        start("multiworker", texts, folder / "multiworker", TF_CONFIG=worker) for worker in two_workers()
     ]
     for name, started in processes.items():
         for process in started:
@@ -67,6 +75,18 @@ def test_only_the_chief_writes_the_run(runs):
     assert (
         len((runs["multiworker"].path / "metrics.csv").read_text().splitlines()) == 5
     )  # The header, and steps 1, 2, 4 and 6.
+
+
+def test_a_worker_that_is_not_the_chief_ends_well_without_the_runs_folder(tmp_path, monkeypatch, texts):
+    """As on another machine, or where the chief has not written its result yet."""
+    path = tmp_path / "run"
+    monkeypatch.setattr(Distribution, "of", lambda name: Distribution(is_chief=False))
+    monkeypatch.setitem(presets.PRESETS, "book", lambda: replica.CONFIG)
+    command = ["lm", "--data", str(texts), "--run", str(path), "--cache", str(tmp_path / "cache"), "--steps", "1"]
+    done = CliRunner().invoke(train_app, command)
+    assert (done.exit_code, done.exception) == (0, None)
+    assert f"this worker is done; worker 0, the chief, writes the run: {path}" in done.output
+    assert not (path / "result.json").exists()
 
 
 def test_an_unknown_strategy_is_refused():

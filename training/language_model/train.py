@@ -125,7 +125,8 @@ def train(
 
     Args:
         source, cache: see `Reviews.prepare`.
-        path: the run's folder; see `Run.create`.
+        path: the run's folder; see `Run.create`. A worker that is not the chief gets it back as it is: the chief writes it,
+            maybe on another machine and maybe later.
         schedule: `sample_every` None samples after each epoch, as the book does.
         distribution: where the replicas are; default: one device.
         jit_compile: compile the step with XLA; it cannot be combined with a distribution.
@@ -157,7 +158,7 @@ def train(
             data.tokenizer.save(run.path)
             np.save(run.path / HELD_OUT_FILE, evenly_spaced(data.validation, VALIDATION_ROWS))
             _train(config, data, run, schedule, distribution, jit_compile, start)
-    return run
+    return distribution.finished_run(run, path)
 
 
 @dataclass(frozen=True)
