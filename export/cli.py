@@ -79,7 +79,7 @@ def export_command(
     from export import publishing
 
     kind = model.value if model else None
-    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision):
+    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision, _warn):
         parity = published.exported.parity
         typer.echo(
             f"{published.exported.model} version {published.version}: published as {label}; largest difference to Keras "
@@ -154,7 +154,7 @@ def promote(
     """Let a label name a version; `stable` is what callers get who ask for none."""
     from export import publishing
 
-    _with_model(model.value, repository, address, lambda m: publishing.promote(m, version, to))
+    _with_model(model.value, repository, address, lambda m: publishing.promote(m, version, to, _warn))
     typer.echo(f"{model.value} version {version} is now {to}")
 
 
@@ -179,7 +179,7 @@ def rollback(model: Name, repository: Repository = MODELS, address: Address = LO
     """Make the version stable that was stable before."""
     from export import publishing
 
-    version = _with_model(model.value, repository, address, publishing.rollback)
+    version = _with_model(model.value, repository, address, lambda m: publishing.rollback(m, _warn))
     typer.echo(f"{model.value} version {version} is stable again")
 
 
@@ -283,6 +283,11 @@ def configs(
     for path in changed:
         typer.echo(f"{path}: {'differs' if check else 'written'}")
     sys.exit(1 if check and changed else 0)
+
+
+def _warn(sentence: str) -> None:
+    """Said before it happens; stdout is for what was done."""
+    typer.echo(f"warning: {sentence}", err=True)
 
 
 def _with_model(name: str, repository: Path, address: str, act: Callable):

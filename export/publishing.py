@@ -20,6 +20,8 @@ KEEP = 5
 """Newest versions that stay on disk without a label."""
 KINDS = ("language_model", "style")
 
+Warn = Callable[[str], None]
+
 
 class PublishError(Exception):
     """A version was not published; the old one still serves."""
@@ -48,12 +50,14 @@ def export_runs(
     address: str | None = None,
     label: str = STABLE,
     precision: Precision = CPU_DEFAULT,
+    warn: Warn = lambda sentence: None,
 ) -> Iterator[Published]:
     """Export and publish one run, or the newest finished run of every kind.
 
     Args:
         address: of a server that should serve the result at once, if one answers there.
         precision: of a style network's `model.onnx`, in which a CPU computes.
+        warn: told in a sentence, before it happens, what callers of the server will notice; not called if they notice nothing.
 
     Raises:
         RunError: there is no finished run to export.
@@ -66,7 +70,7 @@ def export_runs(
     for name, found in chosen.items():
         try:
             with staged(found, _exporter(name, precision), Repository(repository)) as version:
-                published = publish(version, Repository(repository), address, label)
+                published = publish(version, Repository(repository), address, label, warn=warn)
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
         yield published
@@ -79,6 +83,7 @@ def publish(
     label: str = STABLE,
     keep: int = KEEP,
     drain_seconds: float = 5.0,
+    warn: Warn = lambda sentence: None,
 ) -> Published:
     """Put a staged version into the repository under `label`, and into service where a server answers.
 
@@ -95,7 +100,7 @@ def publish(
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
         try:
-            model.switch(_naming(before, label, version))
+            _switch(model, _naming(before, label, version), warn)
         except BaseException as error:
             with suppress(OSError):
                 repository.withdraw(name, version)
@@ -108,22 +113,22 @@ def publish(
         return Published(staged.exported, version, client is not None, tuple(prune(model, keep)))
 
 
-def promote(model: Model, version: int, label: str = STABLE) -> None:
-    """Let `label` name `version`.
+def promote(model: Model, version: int, label: str = STABLE, warn: Warn = lambda sentence: None) -> None:
+    """Let `label` name `version`; `warn` as in `export_runs`.
 
     Raises:
         SwitchError: there is no such version, or it does not serve; nothing changed.
     """
     with model.repository.lock():
         before = model.labels
-        model.switch(_naming(before, label, version))
+        _switch(model, _naming(before, label, version), warn)
         model.repository.record(
             event="promoted", model=model.name, version=version, label=label, was=before.versions.get(label)
         )
 
 
-def rollback(model: Model) -> int:
-    """Make the version stable that was stable before; returns it.
+def rollback(model: Model, warn: Warn = lambda sentence: None) -> int:
+    """Make the version stable that was stable before; returns it. `warn` as in `export_runs`.
 
     Raises:
         SwitchError: none is labelled `previous`, or it does not serve; nothing changed.
@@ -133,9 +138,15 @@ def rollback(model: Model) -> int:
         version = before.versions.get(PREVIOUS)
         if version is None:
             raise SwitchError(_no_way_back(model, before))
-        model.switch(before.without(PREVIOUS).naming(STABLE, version))
+        _switch(model, before.without(PREVIOUS).naming(STABLE, version), warn)
         model.repository.record(event="rolled back", model=model.name, version=version, label=STABLE, was=before.stable)
         return version
+
+
+def _switch(model: Model, labels: Labels, warn: Warn) -> None:
+    if sentence := model.interruption(labels):
+        warn(sentence)
+    model.switch(labels)
 
 
 def _no_way_back(model: Model, labels: Labels) -> str:
