@@ -14,6 +14,7 @@ from export.switching import Model, SwitchError
 from export.version import Exported, Staged
 from serving.client import Client
 from serving.labels import CANDIDATE, PREVIOUS, STABLE, Labels
+from training.progress import say
 from training.runs import Run, RunError
 
 KEEP = 5
@@ -68,6 +69,7 @@ def export_runs(
 
     chosen = {kind: Run(run)} if kind and run else _newest(kind, runs)
     for name, found in chosen.items():
+        say(f"{name}: exporting {found.path}")  # TensorFlow, imported next, takes seconds.
         try:
             with staged(found, _exporter(name, precision), Repository(repository)) as version:
                 published = publish(version, Repository(repository), address, label, warn=warn)
@@ -99,6 +101,8 @@ def publish(
             version = repository.publish(name, staged.files)
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
+        if client is not None:
+            say(f"{name} version {version}: the server loads it, and calls under way are waited for")
         try:
             _switch(model, _naming(before, label, version), warn)
         except BaseException as error:

@@ -5,6 +5,7 @@ It lives outside the folders because serving must not import training.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -13,6 +14,7 @@ from export.cli import add_commands as add_export_commands
 from reverie.served import eval_served
 from reverie.style_evaluation import eval_style
 from serving.cli import add_commands as add_serving_commands
+from synthesis import gpu
 from training.cli import eval_app, train_app
 
 _OURS = {"training", "export", "serving", "synthesis", "language", "reverie"}
@@ -28,6 +30,7 @@ add_serving_commands(cli)
 
 def app() -> None:
     """Run the command line; our own exceptions are written for people and need no traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", gpu.log_level())  # Before anything imports TensorFlow.
     try:
         cli()
     except Exception as error:
