@@ -83,7 +83,7 @@ def export_command(
 
     kind = model.value if model else None
     is_required = _is_named(context)
-    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision, is_required):
+    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision, is_required, _warn):
         parity = published.exported.parity
         typer.echo(
             f"{published.exported.model} version {published.version}: published as {label}; largest difference to Keras "
@@ -158,7 +158,7 @@ def promote(
     """Let a label name a version; `stable` is what callers get who ask for none."""
     from export import publishing
 
-    _with_model(context, model.value, repository, address, lambda m: publishing.promote(m, version, to))
+    _with_model(context, model.value, repository, address, lambda m: publishing.promote(m, version, to, _warn))
     typer.echo(f"{model.value} version {version} is now {to}")
 
 
@@ -183,7 +183,7 @@ def rollback(context: typer.Context, model: Name, repository: Repository = MODEL
     """Make the version stable that was stable before."""
     from export import publishing
 
-    version = _with_model(context, model.value, repository, address, publishing.rollback)
+    version = _with_model(context, model.value, repository, address, lambda m: publishing.rollback(m, _warn))
     typer.echo(f"{model.value} version {version} is stable again")
 
 
@@ -300,6 +300,11 @@ def _is_named(context: typer.Context) -> bool:
     """Whether somebody named the server's address, who then expects one there."""
     source = context.get_parameter_source("address")
     return source is not None and source.name != "DEFAULT"
+
+
+def _warn(sentence: str) -> None:
+    """Said before it happens; stdout is for what was done."""
+    typer.echo(f"warning: {sentence}", err=True)
 
 
 def _with_model(context: typer.Context, name: str, repository: Path, address: str, act: Callable):

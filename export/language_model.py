@@ -21,6 +21,7 @@ from export import configuration, onnx_graph, parity
 from export.text import variants
 from export.version import Exported
 from training.language_model import train
+from training.progress import say
 from training.runs import Run
 
 NAME = "language_model"
@@ -42,12 +43,15 @@ def export(run: Run, folder: Path) -> Exported:
     model, tokenizer = train.load(run)
     rows, padding = held_out(run, model, tokenizer)
     round_to_float16(model)
+    say(f"{NAME}: converting to ONNX, as {', '.join(variants.VARIANTS)}")
     graphs = variants.graphs(model, variants.calibrate(model, _whole(rows, padding)[:_CALIBRATION_ROWS]))
+    say(f"{NAME}: comparing with Keras")
     measured = check_decoding(model, graphs["decode_float32"], rows[:8, :-1])
     scoring = scoring_graph(model)
     check_scoring(model, scoring, rows[:8, :-1])
     variants.save({"model": scoring, **graphs}, folder)
     tokenizer.save(folder)
+    say(f"{NAME}: measuring the perplexity of every precision on {len(rows)} held-out rows")
     perplexities = check_precisions(folder, rows, len(tokenizer), padding)
     return Exported(
         NAME,

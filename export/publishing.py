@@ -16,12 +16,15 @@ from export.version import Exported, Staged
 from serving import hosts
 from serving.client import Client, ReverieError
 from serving.labels import CANDIDATE, PREVIOUS, STABLE, Labels
+from training.progress import say
 from training.runs import Run, RunError
 
 KEEP = 5
 """Newest versions that stay on disk without a label."""
 KINDS = ("language_model", "style")
 _CONNECT_S = 2.0
+
+Warn = Callable[[str], None]
 
 
 class PublishError(Exception):
@@ -52,6 +55,7 @@ def export_runs(
     label: str = STABLE,
     precision: Precision = CPU_DEFAULT,
     is_required: bool = False,
+    warn: Warn = lambda sentence: None,
 ) -> Iterator[Published]:
     """Export and publish one run, or the newest finished run of every kind.
 
@@ -59,6 +63,7 @@ def export_runs(
         address: of a server that should serve the result at once, if one answers there.
         is_required: a server must answer at `address`.
         precision: of a style network's `model.onnx`, in which a CPU computes.
+        warn: told in a sentence, before it happens, what callers of the server will notice; not called if they notice nothing.
 
     Raises:
         RunError: there is no finished run to export.
@@ -72,9 +77,10 @@ def export_runs(
     with connected(address, is_required):  # Before minutes of work, and not silently on disk alone.
         pass
     for name, found in chosen.items():
+        say(f"{name}: exporting {found.path}")  # TensorFlow, imported next, takes seconds.
         try:
             with staged(found, _exporter(name, precision), Repository(repository), name) as version:
-                published = publish(version, Repository(repository), address, label, is_required=is_required)
+                published = publish(version, Repository(repository), address, label, is_required=is_required, warn=warn)
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
         yield published
@@ -88,6 +94,7 @@ def publish(
     keep: int = KEEP,
     drain_seconds: float = 5.0,
     is_required: bool = False,
+    warn: Warn = lambda sentence: None,
 ) -> Published:
     """Put a staged version into the repository under `label`, and into service where a server answers.
 
@@ -103,8 +110,10 @@ def publish(
             version = repository.publish(name, staged.files)
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
+        if client is not None:
+            say(f"{name} version {version}: the server loads it, and calls under way are waited for")
         try:
-            model.switch(_naming(before, label, version))
+            _switch(model, _naming(before, label, version), warn)
         except BaseException as error:
             with suppress(OSError):
                 repository.withdraw(name, version)
@@ -117,22 +126,22 @@ def publish(
         return Published(staged.exported, version, client is not None, tuple(prune(model, keep)))
 
 
-def promote(model: Model, version: int, label: str = STABLE) -> None:
-    """Let `label` name `version`.
+def promote(model: Model, version: int, label: str = STABLE, warn: Warn = lambda sentence: None) -> None:
+    """Let `label` name `version`; `warn` as in `export_runs`.
 
     Raises:
         SwitchError: there is no such version, or it does not serve; nothing changed.
     """
     with model.repository.lock():
         before = model.labels
-        model.switch(_naming(before, label, version))
+        _switch(model, _naming(before, label, version), warn)
         model.repository.record(
             event="promoted", model=model.name, version=version, label=label, was=before.versions.get(label)
         )
 
 
-def rollback(model: Model) -> int:
-    """Make the version stable that was stable before; returns it.
+def rollback(model: Model, warn: Warn = lambda sentence: None) -> int:
+    """Make the version stable that was stable before; returns it. `warn` as in `export_runs`.
 
     Raises:
         SwitchError: none is labelled `previous`, or it does not serve; nothing changed.
@@ -142,9 +151,15 @@ def rollback(model: Model) -> int:
         version = before.versions.get(PREVIOUS)
         if version is None:
             raise SwitchError(_no_way_back(model, before))
-        model.switch(before.without(PREVIOUS).naming(STABLE, version))
+        _switch(model, before.without(PREVIOUS).naming(STABLE, version), warn)
         model.repository.record(event="rolled back", model=model.name, version=version, label=STABLE, was=before.stable)
         return version
+
+
+def _switch(model: Model, labels: Labels, warn: Warn) -> None:
+    if sentence := model.interruption(labels):
+        warn(sentence)
+    model.switch(labels)
 
 
 def _no_way_back(model: Model, labels: Labels) -> str:

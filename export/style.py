@@ -23,6 +23,7 @@ from export.style_graph import StyleGraph
 from export.style_variants import Inputs
 from export.version import Exported
 from serving.style.files import GPU_MODEL, MODEL
+from training.progress import followed, say
 from training.runs import Run
 from training.style import train
 from training.style.network import StyleNetwork, restyle
@@ -47,11 +48,15 @@ def export(run: Run, folder: Path, precision: Precision = CPU_DEFAULT) -> Export
     photos = sample_photos(run)
     builder = StyleGraph(network, NAME)
     graph = builder.model()
-    measured = [_compare(builder, graph, network, photo) for photo in photos]
+    say(f"{NAME}: comparing with Keras on {len(photos)} photographs in {len(styles)} styles")
+    measured = [
+        _compare(builder, graph, network, photo) for photo in followed(photos, f"{NAME}: photographs", len(photos))
+    ]
     float32 = style_variants.session_paint(graph)
     expected = [(inputs, float32(inputs)) for inputs in _in_every_style(photos, len(styles))]
     departures = {}
     for file, variant in {GPU_MODEL: Precision.float16, MODEL: precision}.items():
+        say(f"{NAME}: making and measuring {variant.value}")
         made = graph_in(variant, network, photos)
         departures[variant] = style_variants.check(variant, style_variants.session_paint(made), expected)
         (folder / file).write_bytes(made.SerializeToString())

@@ -66,6 +66,30 @@ class Model:
         """The versions to serve under `labels`: those that are named and take what `stable` takes."""
         return [v for v in sorted(set(labels.versions.values())) if self._fits(v, labels)]
 
+    def interruption(self, labels: Labels) -> str:
+        """What callers will notice while `labels` become the model's, a sentence; empty where they notice nothing.
+
+        A server cannot hold versions side by side that take other inputs, so it has a moment without a version that callers
+        may ask for.
+        """
+        before = self.labels.stable
+        if self.client is None or before is None or labels.stable is None or self._fits(before, labels):
+            return ""
+        dependents = configuration.DEPENDENTS[self.name]
+        through = f" through {' and '.join(dependents)}" if dependents else ""
+        ours, theirs = (self._inputs(version) for version in (labels.stable, before))
+        return (
+            f"{self.name} version {labels.stable} takes other inputs ({ours}) than version {before}, which is served ({theirs}); "
+            f"the server cannot hold both, so calls{through} may be refused as UNAVAILABLE for about a second while it changes"
+        )
+
+    def _inputs(self, version: int) -> str:
+        """Of a version, in words."""
+        description = self.description(version)
+        styles = description.facts.get("styles")
+        counted = f"{len(styles)} style{'s' if len(styles) != 1 else ''}; " if styles else ""
+        return counted + ", ".join(f"{tensor.name} {list(tensor.dims)}" for tensor in description.inputs)
+
     def switch(self, labels: Labels) -> None:
         """Make `labels` the model's.
 

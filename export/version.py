@@ -14,6 +14,7 @@ from export import manifest, recording
 from export.configuration import ModelConfiguration
 from export.parity import Parity
 from export.repository import Repository
+from training.progress import say
 from training.runs import Run
 
 
@@ -59,6 +60,7 @@ def staged(run: Run, export: Callable[[Run, Path], Exported], repository: Reposi
         files = folder / "version"
         files.mkdir()
         exported = export(run, files)
+        say(f"{exported.model}: recording answers")
         recording.record(files, exported.configuration, exported.recorded)
         described = manifest.describe(
             files,

@@ -5,6 +5,7 @@ It lives outside the folders because serving must not import training.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -14,6 +15,7 @@ from reverie import failures
 from reverie.served import eval_served
 from reverie.style_evaluation import eval_style
 from serving.cli import add_commands as add_serving_commands
+from synthesis import gpu
 from training.cli import eval_app, train_app
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, export and serve generative models.")
@@ -27,6 +29,7 @@ add_serving_commands(cli)
 
 def app() -> None:
     """Run the command line; what is written for people, or is the machine's doing, needs no traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", gpu.log_level())  # Before anything imports TensorFlow.
     try:
         with failures.flushed():
             cli()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import mimetypes
-import os
 import re
 import signal
 import sys
@@ -331,7 +330,6 @@ def health(address: Address = LOCAL) -> None:
 
 def weights(name: Annotated[str, typer.Argument(help="vgg19 or inception_v3.")]) -> None:
     """Download ImageNet weights into the Keras cache, once."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from synthesis import features
 
     typer.echo(f"{name}: {features.weights_path(name) or features.download(name)}")

@@ -105,7 +105,11 @@ def train_lm(
     if distribution.is_chief:
         opened.remember({"data": data, "from": source})
     initial = Run(source) if source else None
-    _report(train(config, data, cache, opened.path, schedule, distribution, jit_compile, initial))
+    trained = train(config, data, cache, opened.path, schedule, distribution, jit_compile, initial)
+    if distribution.is_chief:
+        _report(trained)
+    else:  # The chief may still be writing its result, or does so on another machine.
+        typer.echo(f"this worker is done; worker 0, the chief, writes the run: {trained.path}")
 
 
 @train_app.command("average")

@@ -102,6 +102,13 @@ class Distribution:
                 shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.tmp", "samples"))
             yield Run.create(kind, config, Path(folder))
 
+    def finished_run(self, run: Run, path: Path | None) -> Run:
+        """What `open_run` has opened, when it is closed: a worker's copy is gone then, and the run is the chief's at `path`."""
+        if self.is_chief:
+            return run
+        assert path is not None
+        return Run(path)
+
     def scope(self) -> AbstractContextManager:
         """Models and optimisers are made inside it."""
         return nullcontext() if self.strategy is None else self.strategy.scope()

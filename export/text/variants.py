@@ -19,6 +19,7 @@ from export.text.graph import FloatLinear, Graph, Int8Linear, Range
 from language.sampling import padded_width
 from training.language_model.model import LanguageModel
 from training.language_model.pre_norm import PreNormLanguageModel
+from training.progress import followed
 
 VARIANTS = ("float32", "float16", "int8")
 WEIGHTS_FILE = "weights.bin"
@@ -57,7 +58,7 @@ def calibrate(model: LanguageModel | PreNormLanguageModel, rows: np.ndarray) -> 
     width = padded_width(model.config.vocabulary_size)
     runner = session(decoding.model("calibration", width, probes=list(decoding.inputs_of.values())))
     found: dict[str, Range] = {}
-    for row in rows:
+    for row in followed(rows, "calibrating int8, rows", len(rows)):
         feeds = sequence_feeds(runner, row[None])
         probed = dict(zip(decoding.inputs_of, runner.run(list(decoding.inputs_of.values()), feeds), strict=True))
         for name, array in probed.items():
@@ -88,7 +89,7 @@ def perplexity(path: Path, rows: np.ndarray, vocabulary_size: int, ignored: int 
     """
     runner = session(path)
     total, count = 0.0, 0
-    for row in rows:
+    for row in followed(rows, f"measuring {path.stem}, held-out rows", len(rows)):
         logits = runner.run(["logits"], sequence_feeds(runner, row[None, :-1]))[0][0, :, :vocabulary_size]
         logits = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
         counted = np.ones(len(row) - 1, bool) if ignored is None else row[:-1] != ignored

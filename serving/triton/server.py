@@ -34,6 +34,7 @@ from serving.control_keys import ControlKeyFile
 from serving.security import SECRET_VARIABLES, Security, SecurityError
 from serving.triton import arguments, memory
 from serving.triton.folder import ServerFolder
+from synthesis import gpu
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
@@ -41,7 +42,6 @@ _MOST_STARTS = 3
 """Triton 2.51 aborts now and then while it starts on a busy machine; the next start succeeds."""
 _PATIENCE_S = 0.5
 """For ports in use."""
-_GPU_DRIVER = Path("/dev/nvidiactl")
 """Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
 
 
@@ -348,7 +348,7 @@ class TritonServer:
             "--metrics-config=summary_latencies=true",
             f"--exit-timeout-secs={self.stop_seconds}",
             "--log-info=false",
-            *([] if _GPU_DRIVER.exists() else ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]),
+            *([] if gpu.has_gpu() else ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]),
         ]
 
     def _plain_repository(self, folder: ServerFolder) -> Path:
@@ -360,7 +360,7 @@ class TritonServer:
         """Of Triton, and so of its models: without our keys, which are none of theirs."""
         python = folder.plain(Path(sys.executable).parent.parent, "python")
         return {
-            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_CPP_MIN_LOG_LEVEL": gpu.log_level(),
             **{name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
             **self.environment,
             "LD_LIBRARY_PATH": ":".join(str(folder.plain(path, f"lib{i}")) for i, path in enumerate(libraries)),

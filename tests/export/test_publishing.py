@@ -8,11 +8,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from export import configuration, manifest, publishing
+from export.cli import models_app
 from export.publishing import PublishError
 from export.repository import Repository, RepositoryError
 from export.switching import Model, SwitchError
@@ -224,3 +227,56 @@ def test_the_staging_of_a_living_process_is_not_swept(repository):
     os.utime(mine, (0, 0))
     repository.sweep()
     assert mine.exists()
+
+
+@pytest.fixture
+def told(repository, monkeypatch) -> list[str]:
+    """What a person is told of a repository that a server serves, and "changed" where what is served changes."""
+    events: list[str] = []
+    monkeypatch.setattr(publishing, "connected", lambda address: nullcontext(object()))
+    monkeypatch.setattr(Model, "switch", lambda model, labels: events.append("changed"))
+    return events
+
+
+TWO_STYLES = (
+    "style version 2 takes other inputs (2 styles; image [-1, -1, 3], style_weights [2]) than version 1, which is served "
+    "(1 style; image [-1, -1, 3], style_weights [1]); the server cannot hold both, so calls through stylize may be refused as "
+    "UNAVAILABLE for about a second while it changes"
+)
+
+
+def test_who_publishes_or_promotes_a_network_with_one_style_more_is_told_first_that_calls_will_be_refused(
+    repository, told
+):
+    staged = tiny.stage(repository, 2, styles=("starry_night", "wave"))
+    publishing.publish(staged, repository, "a server", warn=told.append)
+    assert told == [TWO_STYLES, "changed"]
+    told.clear()
+    publishing.promote(Model("style", repository, client=object()), 2, warn=told.append)
+    assert told == [TWO_STYLES, "changed"]
+
+
+def test_nothing_is_said_where_callers_notice_nothing(repository, told):
+    """The same inputs; another label than stable; no server."""
+    publishing.publish(tiny.stage(repository, 2), repository, "a server", warn=told.append)
+    assert told == ["changed"]
+    two = tiny.stage(repository, 3, styles=("starry_night", "wave"))
+    publishing.publish(two, repository, "a server", label="museum", warn=told.append)
+    assert told == ["changed"] * 2
+    publishing.promote(Model("style", repository), 3, warn=told.append)
+    assert told == ["changed"] * 3
+
+
+def test_a_rollback_to_another_number_of_styles_says_so_too(repository):
+    publishing.publish(tiny.stage(repository, 2, styles=("starry_night", "wave")), repository)
+    model = Model("style", repository, client=object())
+    said = model.interruption(model.labels.without("previous").naming("stable", 1))
+    assert said.startswith("style version 1 takes other inputs (1 style;")
+
+
+def test_the_command_warns_on_stderr_before_it_acts(repository, told, monkeypatch):
+    publishing.publish(tiny.stage(repository, 2, styles=("starry_night", "wave")), repository)
+    told.clear()
+    done = CliRunner().invoke(models_app, ["promote", "style", "2", "--repository", str(repository.path)])
+    assert done.stderr == f"warning: {TWO_STYLES}\n", done.output
+    assert done.stdout == "style version 2 is now stable\n"

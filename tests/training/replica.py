@@ -13,6 +13,16 @@ from training.language_model.pre_norm import PreNormConfig
 from training.language_model.train import LanguageModelTraining, train
 from training.loop import Schedule
 
+CONFIG = LanguageModelTraining(
+    PreNormConfig(vocabulary_size=300, positions=16, embed_dim=16, latent_dim=32, layers=1, num_heads=2),
+    architecture="pre_norm",
+    optimizer="adamw",
+    learning_rate=1e-2,
+    batch_size=4,
+    steps=6,
+    sample_words=2,
+)
+
 
 def distribution_of(name: str) -> Distribution:
     if name != "mirrored":
@@ -24,16 +34,7 @@ def distribution_of(name: str) -> Distribution:
 
 def train_on(distribution: Distribution, source: Path, run: Path) -> Distribution:
     """Train for six steps, beside a cache of the run's own."""
-    config = LanguageModelTraining(
-        PreNormConfig(vocabulary_size=300, positions=16, embed_dim=16, latent_dim=32, layers=1, num_heads=2),
-        architecture="pre_norm",
-        optimizer="adamw",
-        learning_rate=1e-2,
-        batch_size=4,
-        steps=6,
-        sample_words=2,
-    )
-    train(config, source, run.parent / "cache", run, Schedule(6, 2, 6, 3, 3), distribution)
+    train(CONFIG, source, run.parent / "cache", run, Schedule(6, 2, 6, 3, 3), distribution)
     return distribution
 
 

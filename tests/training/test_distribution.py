@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from tests.training import replica
 from tests.training.replica import train_on
+from training.cli import train_app
 from training.distribution import Distribution
+from training.language_model import presets
 from training.language_model.train import load
 from training.runs import Run
 
@@ -37,17 +41,22 @@ def two_workers():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for i in range(100):
+        (folder / f"{i:02d}.txt").write_text(f"This movie was {['good', 'bad', 'long'][i % 3]}, number {i}!")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, texts):
     """The same tiny training without a strategy, on two mirrored devices, and by two processes."""
     folder = tmp_path_factory.mktemp("distributed")
-    (folder / "texts").mkdir()
-    for i in range(100):
-        (folder / "texts" / f"{i:02d}.txt").write_text(f"This movie was {['good', 'bad', 'long'][i % 3]}, number {i}!")
-    processes = {"mirrored": [start("mirrored", folder / "texts", folder / "mirrored")]}
+    processes = {"mirrored": [start("mirrored", texts, folder / "mirrored")]}
     processes["multiworker"] = [
-        start("multiworker", folder / "texts", folder / "multiworker", TF_CONFIG=worker) for worker in two_workers()
+        start("multiworker", texts, folder / "multiworker", TF_CONFIG=worker) for worker in two_workers()
     ]
-    assert train_on(Distribution.of("none"), folder / "texts", folder / "none").replicas == 1
+    assert train_on(Distribution.of("none"), texts, folder / "none").replicas == 1
     for process in itertools.chain(*processes.values()):
         out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err[-3000:]
@@ -70,6 +79,18 @@ def test_only_the_chief_writes_the_run(runs):
     assert (
         len((runs["multiworker"].path / "metrics.csv").read_text().splitlines()) == 5
     )  # The header, and steps 1, 2, 4 and 6.
+
+
+def test_a_worker_that_is_not_the_chief_ends_well_without_the_runs_folder(tmp_path, monkeypatch, texts):
+    """As on another machine, or where the chief has not written its result yet."""
+    path = tmp_path / "run"
+    monkeypatch.setattr(Distribution, "of", lambda name: Distribution(is_chief=False))
+    monkeypatch.setitem(presets.PRESETS, "book", lambda: replica.CONFIG)
+    command = ["lm", "--data", str(texts), "--run", str(path), "--cache", str(tmp_path / "cache"), "--steps", "1"]
+    done = CliRunner().invoke(train_app, command)
+    assert (done.exit_code, done.exception) == (0, None)
+    assert f"this worker is done; worker 0, the chief, writes the run: {path}" in done.output
+    assert not (path / "result.json").exists()
 
 
 def test_an_unknown_strategy_is_refused():

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from language.tokenizer import Tokenizer
 from language.vocabulary import Vocabulary, words_of
+from training.progress import followed, say
 
 BOOK_WORDS = 100
 """The book looks at so many words of a review (listing 12-4)."""
@@ -125,13 +126,11 @@ def _total_loss(model: Scored, rows: list[Row], batch_size: int = 32) -> tuple[f
     """Sum of the counted losses in nats, and their number; rows of like length share a batch."""
     total, count = 0.0, 0
     rows = sorted(rows, key=lambda row: len(row.ids))
-    progress = Console(stderr=True)
-    for start in range(0, len(rows), batch_size):
+    batches = range(0, len(rows), batch_size)
+    for start in followed(batches, "measuring, batches of reviews", len(batches)):
         inputs, targets = _pad(rows[start : start + batch_size])
         total += float(np.asarray(model.token_losses(inputs, targets), np.float64).sum())
         count += int((targets >= 0).sum())
-        if start % (batch_size * 20) == 0:
-            progress.print(f"{start}/{len(rows)} rows", highlight=False)
     return total, count
 
 
@@ -152,6 +151,7 @@ def sample_figures(
     """How varied `count` continuations of `prompt` are at every temperature; prints the first of each."""
     temperatures = [t for t in TEMPERATURES for _ in range(count)]
     seeds = [seed + i for _ in TEMPERATURES for i in range(count)]
+    say(f"sampling {len(temperatures)} continuations of {prompt!r}")
     texts = model.continue_prompt(prompt, tokens, temperatures, seeds)
     figures = {}
     for i, temperature in enumerate(TEMPERATURES):

@@ -27,6 +27,7 @@ from training.language_model.model import LanguageModel, LanguageModelConfig, cr
 from training.language_model.optimizers import OPTIMIZERS
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
 from training.language_model.samples import continue_prompt
+from training.progress import followed, say
 from training.runs import Run, RunError
 
 KIND = "language_model"
@@ -125,7 +126,8 @@ def train(
 
     Args:
         source, cache: see `Reviews.prepare`.
-        path: the run's folder; see `Run.create`.
+        path: the run's folder; see `Run.create`. A worker that is not the chief gets it back as it is: the chief writes it,
+            maybe on another machine and maybe later.
         schedule: `sample_every` None samples after each epoch, as the book does.
         distribution: where the replicas are; default: one device.
         jit_compile: compile the step with XLA; it cannot be combined with a distribution.
@@ -157,7 +159,7 @@ def train(
             data.tokenizer.save(run.path)
             np.save(run.path / HELD_OUT_FILE, evenly_spaced(data.validation, VALIDATION_ROWS))
             _train(config, data, run, schedule, distribution, jit_compile, start)
-    return run
+    return distribution.finished_run(run, path)
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,7 @@ def _train(
     assert best is not None
     loop.assign(model.variables, best[2])
     model.save_weights(run.weights)
+    say(f"validating the best checkpoint, of step {best[0]}, on all {len(data.validation)} held-out rows")
     figures = {f"validation_{k}": v for k, v in _validate(model, data, config, data.validation).items()}
     run.finish({"loss": loss, **figures, "steps": schedule.steps, "best_step": best[0]})
 
@@ -267,7 +270,8 @@ def validation_figures(
     The bytes are those of the predicted tokens; for byte pairs they are the bytes of the raw review.
     """
     total, count, length = 0.0, 0, 0
-    for start in range(0, len(rows), batch_size):
+    batches = range(0, len(rows), batch_size)
+    for start in followed(batches, "validating, batches", len(batches)):
         inputs, targets = reviews.inputs_and_targets(rows[start : start + batch_size], padded)
         total += float(ops.sum(token_losses(targets, model(inputs))))
         predicted = targets[targets >= 0]

@@ -22,6 +22,7 @@ from synthesis import images
 from synthesis.gatys import GatysParameters
 from training import files, loop
 from training.photos import Photos
+from training.progress import followed
 from training.runs import Run, RunError
 from training.style.balance import ContentBalance
 from training.style.loss import Errors, PerceptualLoss, Weights
@@ -337,7 +338,9 @@ def held_out_errors(
     errors = {}
     for name in taught:
         style = np.eye(len(config.network.styles), dtype=np.float32)[[config.network.styles.index(name)]]
-        crops = photos.one_crop_each(config.size)
+        crops = followed(
+            photos.one_crop_each(config.size), f"measuring {name}, held-out photographs", len(photos.paths)
+        )
         each = [model.errors(model.network((crop, style)), crop, style) for crop in crops]
         for kind in ("content", "style"):
             errors[f"{kind}_error_{name}"] = float(np.mean([ops.convert_to_numpy(getattr(e, kind)) for e in each]))

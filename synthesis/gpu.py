@@ -1,0 +1,21 @@
+"""Whether this machine has an NVIDIA GPU, without asking TensorFlow, which has to be told before it is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""The driver's files: of Linux, and of Linux under Windows."""
+
+
+def has_gpu() -> bool:
+    """Whether a driver for one is loaded."""
+    return any(path.exists() for path in DRIVERS)
+
+
+def log_level() -> str:
+    """TF_CPP_MIN_LOG_LEVEL: TensorFlow's errors, but none on a machine without a GPU, where it logs that it found none as one.
+
+    What ends a computation is raised as an exception too, and is seen at either level.
+    """
+    return "2" if has_gpu() else "3"
