@@ -308,7 +308,7 @@ def _check_sides(smallest: tuple[int, int], name: str, tile: int) -> None:
     if min(smallest) < accepted:
         raise images.ImageError(
             f"image: its smallest octave is {smallest[1]}x{smallest[0]} pixels; accepted by {name}: sides of at least "
-            f"{accepted}; send a larger image, or fewer octaves (num_octave) or a smaller octave_scale"
+            f"{accepted}; send a larger image, a larger size, fewer octaves (num_octave) or a smaller octave_scale"
         )
     if 0 < tile < accepted:
         raise InputError(f"tile: {tile}; accepted by {name}: 0, or {accepted} to 2048")

@@ -6,6 +6,7 @@ An image is a uint8 array (height, width, 3), RGB.
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,13 +89,7 @@ def decode_picture(data: bytes, name: str = "image", longest: int | None = None)
             `MAX_SIDE`, before or after shrinking.
     """
     height, width = measure(data, name)
-    small = size_within(height, width, longest or MAX_SIDE)
-    if min(small) < MIN_SIDE:
-        raise ImageError(
-            f"{name}: {width}x{height} pixels become {small[1]}x{small[0]} at size {longest}; accepted: a size that "
-            f"leaves sides of at least {MIN_SIDE}"
-        )
-    return _read(data, name, small)
+    return _read(data, name, shrunk_size(height, width, longest or MAX_SIDE, name))
 
 
 def measure(data: bytes, name: str = "image") -> tuple[int, int]:
@@ -223,6 +218,26 @@ def resize_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         for i in range(pixels.shape[2])
     ]
     return np.stack([np.asarray(channel, np.float64) for channel in channels], axis=-1)
+
+
+def shrunk_size(height: int, width: int, longest: int, name: str = "image", largest: int = MAX_SIDE) -> tuple[int, int]:
+    """`size_within`, for a picture that a network is to see.
+
+    Args:
+        largest: what `longest` may be; messages recommend no larger one.
+
+    Raises:
+        ImageError: its shorter side would be below `MIN_SIDE`.
+    """
+    small = size_within(height, width, longest)
+    if min(small) < MIN_SIDE:
+        least = math.ceil((MIN_SIDE - 0.5) * max(height, width) / min(height, width))
+        advice = f"a size of at least {least}, or " if least <= largest else ""
+        raise ImageError(
+            f"{name}: {width}x{height} pixels become {small[1]}x{small[0]} at size {longest}; accepted: sides of at "
+            f"least {MIN_SIDE} then; give {advice}a picture that is less narrow"
+        )
+    return small
 
 
 def fit_within(image: np.ndarray, longest: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from synthesis import compact, images, provenance, xmp
 
 DREAM = {"size": 160, "num_octave": 1, "iterations": 3, "max_loss": 0.0}
 TRANSFER = {"size": 64, "steps": 3}
+NARROW = images.encode(np.zeros((100, 3000, 3), np.uint8))
 ENDLESS = {"size": 160, "num_octave": 1, "iterations": 1000, "max_loss": 0.0}
 
 
@@ -117,6 +118,9 @@ def test_many_cancelled_jobs_leave_the_instance_free(client, server, photo):
         (lambda c, p: c.dream(p, layers="block4_conv1:512=1"), "accepted: 0 to 511"),
         (lambda c, p: c.dream(p, guide_image=b"x"), "guide_image: 1 bytes that are not an image"),
         (lambda c, p: c.dream(p, preview_size=-1), "preview_size: -1"),
+        (lambda c, p: c.transfer(NARROW, p), "400x13 at size 400; .* give a size of at least 465"),
+        (lambda c, p: c.dream(NARROW), "1024x34 pixels; accepted by compact: sides of at least 80"),
+        (lambda c, p: c.stylize(NARROW, size=400), "400x13 at size 400; .* give a size of at least 465"),
     ],
 )
 def test_bad_input_is_an_invalid_argument_with_what_is_accepted(client, photo, call, expected):

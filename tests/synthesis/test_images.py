@@ -140,6 +140,23 @@ def test_shrinking_keeps_the_aspect_and_never_enlarges():
     assert images.fit_within(image, 500).shape == image.shape
 
 
+@given(st.integers(16, 8192), st.integers(16, 8192), st.integers(16, 8192))
+def test_a_shape_is_shrunk_to_what_networks_take_or_refused_with_the_size_that_it_needs(height, width, longest):
+    try:
+        small = images.shrunk_size(height, width, longest)
+    except images.ImageError as refused:
+        least = int(str(refused).split("a size of at least ")[1].split(",")[0])
+        assert min(images.shrunk_size(height, width, least)) == images.MIN_SIDE
+    else:
+        assert min(small) >= images.MIN_SIDE
+        assert max(small) == min(longest, max(height, width))
+
+
+def test_no_size_is_recommended_that_is_not_accepted():
+    with pytest.raises(images.ImageError, match=r"become 2048x4 at size 2048; .* then; give a picture that is less"):
+        images.shrunk_size(16, 8192, 2048, largest=2048)
+
+
 @pytest.mark.parametrize("ending", images.FILMS)
 def test_a_film_has_its_frames(tmp_path, ending):
     frames = [np.full((20, 30, 3), 40 * i, np.uint8) for i in range(4)]
