@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from synthesis import outputs, xmp
 from synthesis.errors import InputError
@@ -32,6 +32,8 @@ ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 _DRAFT = 1.5
 """A JPEG is decoded at a half, a quarter or an eighth if that leaves so many times the pixels a side asked for."""
+_TO_8_BITS = {"L;2": 85, "L;4": 17}
+"""From a grey of so few bits to one of 8."""
 _STRIP = 256
 """Rows that are copied at once."""
 FILMS = (".webp", ".gif", ".png")
@@ -60,6 +62,10 @@ class Picture:
     alpha: np.ndarray | None
     format: str
     icc_profile: bytes | None = None
+
+    def alpha_at(self, height: int, width: int) -> np.ndarray | None:
+        """The transparency of the picture at another size."""
+        return None if self.alpha is None else resize(self.alpha, height, width)
 
 
 def decode(data: bytes, name: str = "image") -> np.ndarray:
@@ -120,9 +126,18 @@ def check_pixels(image: np.ndarray, name: str = "image") -> None:
 
 def read(path: Path) -> np.ndarray:
     """Decode a file; see `decode`."""
+    return decode(_bytes_of(path), path.name)
+
+
+def read_picture(path: Path) -> Picture:
+    """Decode a file; see `decode_picture`."""
+    return decode_picture(_bytes_of(path), path.name)
+
+
+def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
         raise ImageError(f"{path}: there is no such file; give a picture ({', '.join(FORMATS)})")
-    return decode(path.read_bytes(), path.name)
+    return path.read_bytes()
 
 
 def encode(
@@ -185,7 +200,7 @@ def on_white(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resample with Lanczos filtering."""
+    """Resample uint8 (height, width, 3) or (height, width) with Lanczos filtering."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
@@ -283,8 +298,29 @@ def _read(data: bytes, name: str, size: tuple[int, int]) -> Picture:
 def _to_rgb(file: Image.Image) -> Image.Image:
     """Decode as RGB, or RGBA where the file has transparency."""
     if file.mode.startswith("I"):  # 16-bit greyscale, which Pillow's conversion would clip.
-        return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
+        return _from_16_bits(np.asarray(file), file.info.get("transparency"))
+    if isinstance(file, PngImageFile) and "transparency" in file.info:
+        file.info["transparency"] = _in_8_bits(file.info["transparency"], file.tile[0].args if file.tile else "")
     return file.convert("RGBA" if file.has_transparency_data else "RGB")
+
+
+def _from_16_bits(greys: np.ndarray, transparent: int | None) -> Image.Image:
+    """Args: `transparent`: the grey that stands for nothing; None where there is none."""
+    image = Image.fromarray((greys >> 8).astype(np.uint8)).convert("RGB")
+    if transparent is not None:
+        image.putalpha(Image.fromarray(np.where(greys == transparent, 0, 255).astype(np.uint8)))
+    return image
+
+
+def _in_8_bits(transparent: Any, stored: object) -> Any:
+    """A PNG's transparent colour in the bits that Pillow decodes to: it gives that of the file.
+
+    Args:
+        stored: Pillow's name for the bits in the file. Of 16-bit RGB it decodes the upper halves only.
+    """
+    if stored == "RGB;16B":
+        return tuple(value >> 8 for value in transparent)
+    return transparent * _TO_8_BITS.get(str(stored), 1) if isinstance(transparent, int) else transparent
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
