@@ -166,8 +166,8 @@ def dream(
 
 
 def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of the picture, enlarged to its size."""
-    height, width, _ = image.shape
+    """The middle of the picture, uint8 (height, width, 3) or (height, width), enlarged to its size."""
+    height, width = image.shape[:2]
     inner = max(1, round(height / factor)), max(1, round(width / factor))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     return images.resize(image[top : top + inner[0], left : left + inner[1]], height, width)

@@ -204,8 +204,17 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: float = 10.0, packet: bytes = b"") -> None:
+def write_film(
+    frames: Sequence[np.ndarray],
+    path: Path,
+    frames_per_second: float = 10.0,
+    packet: bytes = b"",
+    icc_profile: bytes | None = None,
+) -> None:
     """Write uint8 frames of one size as an endless animation, with an XMP packet unless it is empty.
+
+    Args:
+        icc_profile: the colour space of the frames; None for sRGB. GIF has no place for one.
 
     Raises:
         ImageError: no frames, or an ending that is not one of `FILMS`.
@@ -216,7 +225,8 @@ def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: floa
     first, *others = [Image.fromarray(frame) for frame in frames]
     milliseconds = round(1000 / frames_per_second)
     format, buffer = path.suffix.lower().removeprefix("."), io.BytesIO()
-    options = {"append_images": others, "duration": milliseconds, "loop": 0, "quality": 85}
+    options: dict[str, Any] = {"append_images": others, "duration": milliseconds, "loop": 0, "quality": 85}
+    options |= {"icc_profile": icc_profile} if icc_profile else {}
     first.save(buffer, format, save_all=True, **options, **_with_packet(format, packet))
     data = buffer.getvalue()
     outputs.write(path, xmp.in_gif(data, packet) if packet and format == "gif" else data)
