@@ -361,7 +361,8 @@ def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> No
     if video:
         last = film[-1].shape
         frames = [images.resize(frame, last[0], last[1]) for frame in film]
-        images.write_film(frames, video, packet=xmp.in_picture(message.image))
+        profile = images.decode_picture(message.image).icc_profile
+        images.write_film(frames, video, packet=xmp.in_picture(message.image), icc_profile=profile)
         typer.echo(f"wrote {video}")
 
 

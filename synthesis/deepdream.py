@@ -166,8 +166,8 @@ def dream(
 
 
 def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of the picture, enlarged to its size."""
-    height, width, _ = image.shape
+    """The middle of the picture, uint8 (height, width, 3) or (height, width), enlarged to its size."""
+    height, width = image.shape[:2]
     inner = max(1, round(height / factor)), max(1, round(width / factor))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     return images.resize(image[top : top + inner[0], left : left + inner[1]], height, width)
@@ -308,7 +308,7 @@ def _check_sides(smallest: tuple[int, int], name: str, tile: int) -> None:
     if min(smallest) < accepted:
         raise images.ImageError(
             f"image: its smallest octave is {smallest[1]}x{smallest[0]} pixels; accepted by {name}: sides of at least "
-            f"{accepted}; send a larger image, or fewer octaves (num_octave) or a smaller octave_scale"
+            f"{accepted}; send a larger image, a larger size, fewer octaves (num_octave) or a smaller octave_scale"
         )
     if 0 < tile < accepted:
         raise InputError(f"tile: {tile}; accepted by {name}: 0, or {accepted} to 2048")

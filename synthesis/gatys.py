@@ -42,6 +42,8 @@ from synthesis.recipes import WithRecipes
 MAX_STYLES = 8
 MAX_STYLE_PIXELS = 2048 * 2048
 """Of a style at `style_scale`."""
+MAX_SIZE = 2048
+"""Longer side of a result, in pixels."""
 COARSE_MIN_SIDE = 64
 """The shorter side of the smallest size that "automatic" scales begin with; block5 has 4 cells there."""
 COARSE_SHARE, EXACT_SHARE = 0.4, 0.1
@@ -105,7 +107,7 @@ class GatysParameters(WithRecipes):
     scales: int = Field(default=0, ge=0, le=5)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     features: str = "auto"
-    size: int = Field(default=400, ge=64, le=2048)
+    size: int = Field(default=400, ge=64, le=MAX_SIZE)
     preview_every: int = Field(default=0, ge=0, le=10_000)
     max_seconds: float = Field(default=0.0, ge=0, le=86_400, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -157,7 +159,7 @@ def transfer(
 
     Raises:
         FeaturesError: unknown extractor or layer, or weights that are not here.
-        ImageError: a mask of another size than `content`.
+        ImageError: a mask of another size than `content`, or a shorter side that is too small once shrunk.
         InputError: another number of weights or masks than of styles, or of styles than is accepted.
         NotANumberError: the loss became NaN or infinite.
     """
@@ -165,7 +167,8 @@ def transfer(
     for picture, name in [(content, "image"), *((s, "style_image") for s in given)]:
         images.check_pixels(picture, name)
     styles = _styles(content, given, parameters, masks)
-    content = images.fit_within(content, parameters.size)
+    height, width = content.shape[:2]
+    content = images.resize(content, *images.shrunk_size(height, width, parameters.size, largest=MAX_SIZE))
     _check_style_scale(content, parameters.style_scale)
     if parameters.preserve_colors:
         photo, content = content, colors.luminance(content)

@@ -6,6 +6,7 @@ An image is a uint8 array (height, width, 3), RGB.
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from synthesis import outputs, xmp
 from synthesis.errors import InputError
@@ -31,6 +32,8 @@ ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 _DRAFT = 1.5
 """A JPEG is decoded at a half, a quarter or an eighth if that leaves so many times the pixels a side asked for."""
+_TO_8_BITS = {"L;2": 85, "L;4": 17}
+"""From a grey of so few bits to one of 8."""
 _STRIP = 256
 """Rows that are copied at once."""
 FILMS = (".webp", ".gif", ".png")
@@ -60,6 +63,10 @@ class Picture:
     format: str
     icc_profile: bytes | None = None
 
+    def alpha_at(self, height: int, width: int) -> np.ndarray | None:
+        """The transparency of the picture at another size."""
+        return None if self.alpha is None else resize(self.alpha, height, width)
+
 
 def decode(data: bytes, name: str = "image") -> np.ndarray:
     """Decode PNG, JPEG or WebP bytes, upright (EXIF) and without alpha (on white).
@@ -88,13 +95,7 @@ def decode_picture(data: bytes, name: str = "image", longest: int | None = None)
             `MAX_SIDE`, before or after shrinking.
     """
     height, width = measure(data, name)
-    small = size_within(height, width, longest or MAX_SIDE)
-    if min(small) < MIN_SIDE:
-        raise ImageError(
-            f"{name}: {width}x{height} pixels become {small[1]}x{small[0]} at size {longest}; accepted: a size that "
-            f"leaves sides of at least {MIN_SIDE}"
-        )
-    return _read(data, name, small)
+    return _read(data, name, shrunk_size(height, width, longest or MAX_SIDE, name))
 
 
 def measure(data: bytes, name: str = "image") -> tuple[int, int]:
@@ -125,9 +126,18 @@ def check_pixels(image: np.ndarray, name: str = "image") -> None:
 
 def read(path: Path) -> np.ndarray:
     """Decode a file; see `decode`."""
+    return decode(_bytes_of(path), path.name)
+
+
+def read_picture(path: Path) -> Picture:
+    """Decode a file; see `decode_picture`."""
+    return decode_picture(_bytes_of(path), path.name)
+
+
+def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
         raise ImageError(f"{path}: there is no such file; give a picture ({', '.join(FORMATS)})")
-    return decode(path.read_bytes(), path.name)
+    return path.read_bytes()
 
 
 def encode(
@@ -190,12 +200,21 @@ def on_white(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resample with Lanczos filtering."""
+    """Resample uint8 (height, width, 3) or (height, width) with Lanczos filtering."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: float = 10.0, packet: bytes = b"") -> None:
+def write_film(
+    frames: Sequence[np.ndarray],
+    path: Path,
+    frames_per_second: float = 10.0,
+    packet: bytes = b"",
+    icc_profile: bytes | None = None,
+) -> None:
     """Write uint8 frames of one size as an endless animation, with an XMP packet unless it is empty.
+
+    Args:
+        icc_profile: the colour space of the frames; None for sRGB. GIF has no place for one.
 
     Raises:
         ImageError: no frames, or an ending that is not one of `FILMS`.
@@ -206,7 +225,8 @@ def write_film(frames: Sequence[np.ndarray], path: Path, frames_per_second: floa
     first, *others = [Image.fromarray(frame) for frame in frames]
     milliseconds = round(1000 / frames_per_second)
     format, buffer = path.suffix.lower().removeprefix("."), io.BytesIO()
-    options = {"append_images": others, "duration": milliseconds, "loop": 0, "quality": 85}
+    options: dict[str, Any] = {"append_images": others, "duration": milliseconds, "loop": 0, "quality": 85}
+    options |= {"icc_profile": icc_profile} if icc_profile else {}
     first.save(buffer, format, save_all=True, **options, **_with_packet(format, packet))
     data = buffer.getvalue()
     outputs.write(path, xmp.in_gif(data, packet) if packet and format == "gif" else data)
@@ -223,6 +243,26 @@ def resize_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         for i in range(pixels.shape[2])
     ]
     return np.stack([np.asarray(channel, np.float64) for channel in channels], axis=-1)
+
+
+def shrunk_size(height: int, width: int, longest: int, name: str = "image", largest: int = MAX_SIDE) -> tuple[int, int]:
+    """`size_within`, for a picture that a network is to see.
+
+    Args:
+        largest: what `longest` may be; messages recommend no larger one.
+
+    Raises:
+        ImageError: its shorter side would be below `MIN_SIDE`.
+    """
+    small = size_within(height, width, longest)
+    if min(small) < MIN_SIDE:
+        least = math.ceil((MIN_SIDE - 0.5) * max(height, width) / min(height, width))
+        advice = f"a size of at least {least}, or " if least <= largest else ""
+        raise ImageError(
+            f"{name}: {width}x{height} pixels become {small[1]}x{small[0]} at size {longest}; accepted: sides of at "
+            f"least {MIN_SIDE} then; give {advice}a picture that is less narrow"
+        )
+    return small
 
 
 def fit_within(image: np.ndarray, longest: int) -> np.ndarray:
@@ -268,8 +308,29 @@ def _read(data: bytes, name: str, size: tuple[int, int]) -> Picture:
 def _to_rgb(file: Image.Image) -> Image.Image:
     """Decode as RGB, or RGBA where the file has transparency."""
     if file.mode.startswith("I"):  # 16-bit greyscale, which Pillow's conversion would clip.
-        return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
+        return _from_16_bits(np.asarray(file), file.info.get("transparency"))
+    if isinstance(file, PngImageFile) and "transparency" in file.info:
+        file.info["transparency"] = _in_8_bits(file.info["transparency"], file.tile[0].args if file.tile else "")
     return file.convert("RGBA" if file.has_transparency_data else "RGB")
+
+
+def _from_16_bits(greys: np.ndarray, transparent: int | None) -> Image.Image:
+    """Args: `transparent`: the grey that stands for nothing; None where there is none."""
+    image = Image.fromarray((greys >> 8).astype(np.uint8)).convert("RGB")
+    if transparent is not None:
+        image.putalpha(Image.fromarray(np.where(greys == transparent, 0, 255).astype(np.uint8)))
+    return image
+
+
+def _in_8_bits(transparent: Any, stored: object) -> Any:
+    """A PNG's transparent colour in the bits that Pillow decodes to: it gives that of the file.
+
+    Args:
+        stored: Pillow's name for the bits in the file. Of 16-bit RGB it decodes the upper halves only.
+    """
+    if stored == "RGB;16B":
+        return tuple(value >> 8 for value in transparent)
+    return transparent * _TO_8_BITS.get(str(stored), 1) if isinstance(transparent, int) else transparent
 
 
 def _to_array(image: Image.Image) -> np.ndarray:

@@ -21,9 +21,20 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from serving import control_keys, headers, proxies, security
-from serving.client.messages import Parameter, bytes_tensor, to_arrays, to_request
+from serving.client.messages import (
+    Parameter,
+    ParameterError,
+    bytes_tensor,
+    to_arrays,
+    to_bytes,
+    to_list,
+    to_request,
+    to_seconds,
+    to_utf8,
+)
 from serving.labels import Labels
 from serving.security import Tls
+from serving.token_text import to_bytes as token_bytes
 
 _MAX_MESSAGE = 2**31 - 1
 _AFTERMATH_S = 10.0
@@ -250,6 +261,18 @@ class Stream(Generic[Message]):
         self.cancel()
 
 
+_BYTES = (bytes, bytearray, memoryview)
+
+
+@contextlib.contextmanager
+def _checked() -> Iterator[None]:
+    """What cannot be sent is refused as the server would refuse it."""
+    try:
+        yield
+    except ParameterError as error:
+        raise ReverieError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
+
+
 class Client:
     """A connection to one server; safe to share between threads.
 
@@ -386,14 +409,17 @@ class Client:
             label: a name for one ("stable", "canary", ...). With neither, the stable version answers, or for
                 the share of the calls that a canary is given, that one; of a model without labels the newest.
         """
-        chosen = version or self._versions.choose(model, label)
+        with _checked():
+            request = to_request(model, inputs, parameters or {})
+        request.model_version = chosen = version or self._versions.choose(model, label)
         try:
-            response = self._call(self._stub.ModelInfer, to_request(model, inputs, parameters or {}, chosen), timeout)
+            response = self._call(self._stub.ModelInfer, request, timeout)
         except ReverieError as error:
             again = "" if version else self._versions.after(error, model, label, chosen)
             if not again:
                 raise
-            response = self._call(self._stub.ModelInfer, to_request(model, inputs, parameters or {}, again), timeout)
+            request.model_version = again
+            response = self._call(self._stub.ModelInfer, request, timeout)
         return Inference(to_arrays(response), response.model_version)
 
     def stylize(
@@ -414,38 +440,43 @@ class Client:
         Returns:
             The encoded result.
         """
-        if styles is not None:
-            parameters["styles"] = json.dumps(dict(styles))
-        answer = self.infer("stylize", {"image": bytes_tensor(image)}, parameters, timeout=timeout)
+        with _checked():
+            inputs = {"image": bytes_tensor(to_bytes("image", image))}
+        answer = self.infer("stylize", inputs, {"styles": styles, **parameters}, timeout=timeout)
         return answer.outputs["stylized"].item()
 
     def generate(self, prompt: str, timeout: float | None = None, **parameters: Any) -> Stream[TextPiece]:
         """Continue `prompt`, piece by piece.
 
         Args:
-            parameters: see `docs/generate.md`; `stop` may be a string or a list, `logit_bias` a dict.
+            parameters: see `docs/generate.md`; `stop` may be a string or a list, `logit_bias` a dict. None is as good
+                as not given, here and in the other calls.
         """
-        inputs = {"text_input": bytes_tensor(prompt.encode())}
-        stops = parameters.pop("stop", None)
-        if stops:
-            stops = [stops] if isinstance(stops, str) else stops
-            inputs["stop"] = np.array([stop.encode() for stop in stops], np.object_)
-        if "logit_bias" in parameters:
-            parameters["logit_bias"] = json.dumps(parameters["logit_bias"])
-        return self.stream("generate", inputs, {"stream": True, **parameters}, _to_text_pieces, timeout)
+        stops = to_list(parameters.pop("stop", None), str)
+        with _checked():
+            inputs = {"text_input": bytes_tensor(to_utf8("prompt", prompt))}
+            if stops:
+                inputs["stop"] = np.array([to_utf8("stop", stop) for stop in stops], np.object_)
+        if parameters.get("stream") is None:
+            parameters["stream"] = True
+        return self.stream("generate", inputs, parameters, _to_text_pieces, timeout)
 
     def score(self, text: str, timeout: float | None = None) -> Score:
         """The log-probability of `text` under the language model."""
-        outputs = self.infer("score", {"text_input": bytes_tensor(text.encode())}, timeout=timeout).outputs
-        return Score(outputs["logprob"].item(), outputs["tokens"].tolist(), outputs["token_logprobs"].tolist())
+        with _checked():
+            inputs = {"text_input": bytes_tensor(to_utf8("text", text))}
+        outputs = self.infer("score", inputs, timeout=timeout).outputs
+        tokens = [token_bytes(token.decode()) for token in outputs["tokens"]]
+        return Score(outputs["logprob"].item(), tokens, outputs["token_logprobs"].tolist())
 
     def dream(
-        self, image: bytes, timeout: float | None = None, guide_image: bytes = b"", **parameters: Parameter
+        self, image: bytes, timeout: float | None = None, guide_image: bytes | None = None, **parameters: Parameter
     ) -> Stream[PictureStep]:
         """DeepDream on a picture file; parameters: see `synthesis.deepdream.DeepDreamParameters`."""
-        inputs = {"image": bytes_tensor(image)}
-        if guide_image:
-            inputs["guide_image"] = bytes_tensor(guide_image)
+        with _checked():
+            inputs = {"image": bytes_tensor(to_bytes("image", image))}
+            if guide := to_bytes("guide_image", b"" if guide_image is None else guide_image):
+                inputs["guide_image"] = bytes_tensor(guide)
         return self.stream("deepdream", inputs, parameters, _to_picture_step, timeout)
 
     def transfer(
@@ -453,7 +484,7 @@ class Client:
         image: bytes,
         style_image: bytes | Sequence[bytes],
         timeout: float | None = None,
-        style_mask: Sequence[bytes] = (),
+        style_mask: bytes | Sequence[bytes] | None = None,
         **parameters: Parameter,
     ) -> Stream[PictureStep]:
         """Gatys' style transfer; parameters: see `synthesis.gatys.GatysParameters`.
@@ -462,10 +493,12 @@ class Client:
             style_image: one picture file, or several.
             style_mask: none, or a picture file for each style image: white is where it belongs.
         """
-        styles = [style_image] if isinstance(style_image, bytes) else list(style_image)
-        inputs = {"image": bytes_tensor(image), "style_image": np.array(styles, np.object_)}
-        if style_mask:
-            inputs["style_mask"] = np.array(list(style_mask), np.object_)
+        files = {"style_image": to_list(style_image, _BYTES), "style_mask": to_list(style_mask, _BYTES)}
+        with _checked():
+            inputs = {"image": bytes_tensor(to_bytes("image", image))}
+            for name, values in files.items():
+                if values or name == "style_image":
+                    inputs[name] = np.array([to_bytes(name, value) for value in values], np.object_)
         return self.stream("style_transfer", inputs, parameters, _to_picture_step, timeout)
 
     def stream(
@@ -478,8 +511,10 @@ class Client:
     ) -> Stream[Message]:
         """Call any decoupled model; `parse` turns one response's arrays into messages."""
         # Never with the header `triton_grpc_error`: errors then crash Triton 2.51 (see docs/decisions.md).
-        request = to_request(model, inputs, parameters)
-        call = self._stream(request, timeout=timeout or self.timeout, metadata=self._metadata)
+        with _checked():
+            request = to_request(model, inputs, parameters)
+            seconds = to_seconds("timeout", timeout or self.timeout)
+        call = self._stream(request, timeout=seconds, metadata=self._metadata)
         return Stream(call, parse)
 
     def _control_call(self, method: grpc.UnaryUnaryMultiCallable, request: Any) -> Any:
@@ -501,7 +536,8 @@ class Client:
         Cancelling instead, as gRPC does at a deadline, crashes Triton 2.51 if it is answering at that moment
         (https://github.com/triton-inference-server/server/issues/7368); streams are not affected.
         """
-        timeout = timeout or self.timeout
+        with _checked():
+            timeout = to_seconds("timeout", timeout or self.timeout)
         call = method.future(request, timeout=timeout + _AFTERMATH_S, metadata=self._metadata + metadata)
         try:
             return call.result(timeout)

@@ -21,12 +21,14 @@ class TritonPythonModel(PictureModel):
         photo = request.bytes("image")
         work = pixel_steps(*images.measure(photo), parameters)
         self.check_work(work, "size, num_octave, octave_scale, iterations, frames")
-        image = images.decode(photo)
+        picture = images.decode_picture(photo)
         guide = images.decode(data, "guide_image") if (data := request.bytes("guide_image")) else None
         self.stream(
-            lambda on_progress: dream(image, parameters, on_progress, guide),
+            lambda on_progress: dream(picture.pixels, parameters, on_progress, guide),
             parameters,
             parameters.extractor,
+            picture,
             request,
             send,
+            parameters.zoom,
         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from language.sampling import Logprobs
 from language.tokenizer import Tokenizer, load_tokenizer
 from serving.errors import Unavailable
 from serving.models.places import Places
@@ -21,6 +22,7 @@ from serving.models.siblings import Sibling
 from serving.text.engine import Piece, TokenLogprobs
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EnginePool
+from serving.token_text import to_text
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -114,19 +116,17 @@ class _TritonSink:
         """JSON as in OpenAI's completions: `tokens`, `token_logprobs` and `top_logprobs`, one entry a token."""
         return json.dumps(
             {
-                "tokens": [self._text(t.token) for t in tokens],
-                "token_logprobs": [t.logprobs.chosen for t in tokens],
-                "top_logprobs": [{self._text(token): value for token, value in t.logprobs.top} for t in tokens],
+                "tokens": [self._text(t.token, t.shown) for t in tokens],
+                "token_logprobs": [t.logprobs.chosen if t.logprobs else None for t in tokens],
+                "top_logprobs": [self._top(t.logprobs) for t in tokens],
             }
         ).encode()
 
-    def _text(self, token: int) -> str:
-        """A token as text; one that is part of a character as its bytes, like OpenAI's "bytes:\\xe2"."""
-        data = self._tokenizer.token_bytes(token)
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+    def _top(self, logprobs: Logprobs | None) -> dict[str, float] | None:
+        return {self._text(token): value for token, value in logprobs.top} if logprobs else None
+
+    def _text(self, token: int, shown: int | None = None) -> str:
+        return to_text(self._tokenizer.token_bytes(token)[:shown])
 
 
 @lru_cache(maxsize=1024)

@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from synthesis import images
 from synthesis.progress import Progress
 
 PREVIEW_QUALITY = 85
 QUEUED_MESSAGES = 4
 """Messages that may wait to be encoded; the optimisation then waits for them rather than fill the memory."""
+
+
+Encode = Callable[[np.ndarray, str, int], bytes]
+"""From a picture, a format and a quality to a file."""
 
 
 class Outbox:
@@ -46,14 +52,14 @@ class Outbox:
             self._sent.pop(0).result()
 
 
-def encode_preview(progress: Progress, longest: int, packet: bytes = b"") -> bytes:
+def encode_preview(progress: Progress, longest: int, encode: Encode = images.encode) -> bytes:
     """A record's picture as JPEG, its longer side at most `longest` (0 for any); frames of a film stay whole.
 
     Args:
-        packet: XMP for the picture; empty for none.
+        encode: makes the file.
     """
     if progress.image is None:
         return b""
     is_small = longest and not progress.frame
     image = images.fit_within(progress.image, longest) if is_small else progress.image
-    return images.encode(image, "jpeg", PREVIEW_QUALITY, packet=packet)
+    return encode(image, "jpeg", PREVIEW_QUALITY)

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from pydantic import BaseModel, Field
 
 from serving.models.outbox import Outbox, encode_preview
 from serving.models.requests import Outputs, Request, Send, StreamingModel, byte_array
+from serving.models.result_files import ResultFiles
 from serving.models.turns import Turnstile
 from synthesis import checkpoints, features, images
 from synthesis.errors import InputError
@@ -105,19 +107,24 @@ class PictureModel(StreamingModel):
         optimise: Callable[[OnProgress], np.ndarray],
         parameters: StreamFormat,
         extractor: str,
+        photo: images.Picture,
         request: Request,
         send: Send,
+        zoom: float = 1.0,
     ) -> None:
         """Run `optimise` in turns with the other jobs; see `stream_pictures`.
 
         Args:
             parameters: of the request; pictures say them.
             extractor: that it looks through, by name.
+            photo: that it begins with; pictures keep its transparency and its colour space.
+            zoom: from one frame to the next.
         """
         packet = self._provenance(parameters, extractor).packet() if parameters.provenance else b""
+        files = ResultFiles(photo.alpha, photo.icc_profile, packet, zoom)
         with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
             try:
-                stream_pictures(optimise, parameters, send, turn.pass_on, packet)
+                stream_pictures(optimise, parameters, send, turn.pass_on, files)
             except tf.errors.OpError:
                 request.raise_if_cancelled()  # TensorFlow hides what a checkpoint inside a call has raised.
                 raise
@@ -146,16 +153,24 @@ def stream_pictures(
     pictures: StreamFormat,
     send: Send,
     after_step: Callable[[], None] = lambda: None,
-    packet: bytes = b"",
+    files: ResultFiles | None = None,
 ) -> None:
-    """Run `optimise`, sending each progress record and at the end the picture, all pictures with the XMP `packet`.
+    """Run `optimise`, sending each progress record and at the end the picture, as `files` makes them.
 
     A loss that becomes NaN sends the last good picture before its error.
     """
     last = Progress(step=0, steps=0, stage=0, loss=float("nan"), seconds=0.0)
 
+    files, frames = files or ResultFiles(), 0
+
     def tell(progress: Progress) -> None:
-        send(to_outputs(progress, encode_preview(progress, pictures.preview_size, packet), done=False))
+        nonlocal frames
+        preview = encode_preview(progress, pictures.preview_size, partial(files.encode, zooms=frames))
+        frames = progress.frame or frames
+        send(to_outputs(progress, preview, done=False))
+
+    def encoded(picture: np.ndarray, zooms: int) -> bytes:
+        return files.encode(picture, pictures.format, zooms=zooms)
 
     with Outbox(tell) as outbox:
 
@@ -169,9 +184,9 @@ def stream_pictures(
             picture = optimise(on_progress)
         except NotANumberError as error:
             outbox.drain()
-            send(to_outputs(last, _encoded(error.image, pictures.format, packet), done=False, shape=error.image.shape))
+            send(to_outputs(last, encoded(error.image, frames), done=False, shape=error.image.shape))
             raise
-    send(to_outputs(last, _encoded(picture, pictures.format, packet), done=True, shape=picture.shape))
+    send(to_outputs(last, encoded(picture, max(0, frames - 1)), done=True, shape=picture.shape))
 
 
 def to_outputs(progress: Progress, image: bytes, done: bool, shape: tuple[int, ...] = (0, 0, 3)) -> Outputs:
@@ -190,7 +205,3 @@ def to_outputs(progress: Progress, image: bytes, done: bool, shape: tuple[int, .
         "stopped": byte_array(progress.stopped.encode()),
         "done": np.array([done]),
     }
-
-
-def _encoded(image: np.ndarray, format: str, packet: bytes) -> bytes:
-    return image.tobytes() if format == "raw" else images.encode(image, format, packet=packet)

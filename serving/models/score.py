@@ -10,6 +10,7 @@ from language.tokenizer import load_tokenizer
 from serving.models.requests import AnsweringModel, Outputs, Request
 from serving.models.siblings import Sibling
 from serving.models.turns import Turnstile
+from serving.token_text import to_text
 from synthesis.errors import InputError
 
 MAX_TOKENS = 4096
@@ -18,6 +19,8 @@ _MAX_BYTES = 64 * MAX_TOKENS
 
 class TritonPythonModel(AnsweringModel):
     """Input `text_input`; outputs `logprob`, the sum, and `tokens` and `token_logprobs`, one entry a scored token.
+
+    Tokens are text, see `serving.token_text`: HTTP puts them into JSON, which cannot carry a part of a character.
 
     A word model gives the first word no probability, so it is not scored. A text longer than the model's
     context is scored in windows that overlap by half; long texts take turns, a window each, so that a short one need not
@@ -49,9 +52,12 @@ class TritonPythonModel(AnsweringModel):
     def _outputs(self, tokens: list[int], logprobs: np.ndarray) -> Outputs:
         return {
             "logprob": np.array([logprobs.sum(dtype=np.float64)], np.float32),
-            "tokens": np.array([self._tokenizer.token_bytes(token) for token in tokens[1:]], np.object_),
+            "tokens": np.array([self._text(token) for token in tokens[1:]], np.object_),
             "token_logprobs": logprobs,
         }
+
+    def _text(self, token: int) -> bytes:
+        return to_text(self._tokenizer.token_bytes(token)).encode()
 
     def _encode(self, text: str) -> list[int]:
         size, least = len(text.encode()), 2 - len(self._tokenizer.begin)

@@ -24,13 +24,14 @@ class TritonPythonModel(PictureModel):
         photo, paintings = request.bytes("image"), request.files("style_image")
         work = pixel_steps(*images.measure(photo), parameters, len(paintings))
         self.check_work(work, "size, steps, scales, style_image")
-        content = images.decode(photo)
+        content = images.decode_picture(photo)
         styles = [images.decode(data, "style_image") for data in paintings]
         masks = [images.decode(data, "style_mask") for data in request.files("style_mask")]
         self.stream(
-            lambda on_progress: transfer(content, styles, parameters, on_progress, masks),
+            lambda on_progress: transfer(content.pixels, styles, parameters, on_progress, masks),
             parameters,
             parameters.extractor,
+            content,
             request,
             send,
         )

@@ -7,6 +7,7 @@ they allocated is returned. Knows nothing about files of pictures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from serving.style.statistics import SplitGraphs, split_statistics
 from synthesis import images
 
 TILE = 1024
-"""Height and width of a tile, and the longer side of the thumbnail, in pixels."""
+"""Height and width of a tile in pixels; the thumbnail has as many pixels at most, whatever its shape."""
 OVERLAP = 208
 """Pixels that neighbouring tiles share; the inner part is cross-faded."""
 BORDER = 80
@@ -49,7 +50,7 @@ def restyle_in_tiles(
     """
     graphs = _graphs(model)
     given = {"style_weights": style_weights[None]}
-    thumbnail = Margins().put_on(images.fit_within(photo, TILE))
+    thumbnail = Margins().put_on(images.fit_within(photo, thumbnail_side(*photo.shape[:2])))
     statistics = _session(graphs.measure).run(list(graphs.statistics), {"image": thumbnail[None]} | given)
     given |= dict(zip(graphs.statistics, statistics, strict=True))
     session = _session(graphs.restyle)
@@ -59,6 +60,14 @@ def restyle_in_tiles(
         return session.run(["stylized"], {"image": np.ascontiguousarray(part)[None]} | given)[0][0]
 
     return join_tiles(photo, restyle, tile)
+
+
+def thumbnail_side(height: int, width: int) -> int:
+    """Longer side of a picture's thumbnail, which then has `TILE` x `TILE` pixels at most.
+
+    A fixed longer side would not do: 8192x16 pixels would become 1024x2, which look like nothing in the picture.
+    """
+    return int(TILE * math.sqrt(max(height, width) / min(height, width)))
 
 
 def join_tiles(photo: np.ndarray, restyle: Callable[[np.ndarray], np.ndarray], tile: int = TILE) -> np.ndarray:

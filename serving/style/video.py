@@ -35,19 +35,34 @@ T = TypeVar("T")
 def stylize_folder(source: Path, target: Path, restyle: Restyle, on_frame: OnFrame, smooth: bool = True) -> None:
     """Restyle the pictures of a folder, in the order of their names' numbers, into files of the same names.
 
+    Each keeps its transparency, where its format has any, and its colour profile.
+
     Raises:
         InputError: `source` holds no pictures.
         OutputError: `target` cannot be written, or is `source`.
     """
     paths = pictures_of(source)
     outputs.check_folder(target, [path.name for path in paths], [source])
-    marked = Marked(restyle)
-    painted = paint(map(images.read, paths), marked, smooth)
+    marked, sources = Marked(restyle), deque[images.Picture]()
+    painted = paint(_pixels_of(paths, sources), marked, smooth)
     with outputs.replacing_folder(target) as folder:
         for done, (path, frame) in enumerate(zip(paths, painted, strict=True), 1):
-            encoded = images.encode(frame, images.ENDINGS[path.suffix.lower()], quality=95, packet=marked.packet)
-            (folder / path.name).write_bytes(encoded)
+            (folder / path.name).write_bytes(_encoded(frame, path, sources.popleft(), marked.packet))
             on_frame(done, len(paths))
+
+
+def _pixels_of(paths: Iterable[Path], sources: deque[images.Picture]) -> Iterator[np.ndarray]:
+    """Read files one by one; `sources` gets what each has beside its pixels."""
+    for path in paths:
+        picture = images.read_picture(path)
+        sources.append(picture)
+        yield picture.pixels
+
+
+def _encoded(frame: np.ndarray, path: Path, source: images.Picture, packet: bytes) -> bytes:
+    """A restyled frame as a file like its source, for the name `path`."""
+    format, alpha = images.ENDINGS[path.suffix.lower()], source.alpha_at(*frame.shape[:2])
+    return images.encode(frame, format, 95, alpha, source.icc_profile, packet)
 
 
 def stylize_video(

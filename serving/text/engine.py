@@ -20,19 +20,20 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from language.sampling import BatchSampler, Logprobs, Sampling
+from language.sampling import BatchSampler, Logprobs, Sampling, log_probabilities
 from language.tokenizer import Tokenizer, load_tokenizer
 from serving.errors import Unavailable
 from serving.text.decoder import PREFILL_CHUNK, Decoder
 from serving.text.parameters import GenerateParameters
 from serving.text.pieces import TextPieces
 from serving.text.step_shares import StepShares
+from serving.text.token_spans import TokenSpans
 from synthesis.errors import InputError
 
 log = logging.getLogger("reverie")
@@ -40,11 +41,15 @@ Result = TypeVar("Result")
 
 PREFILL_BUDGET = 2 * PREFILL_CHUNK
 """Prompt tokens taken in between two steps at most, so that long prompts do not stall running streams."""
+REPORTED_AT_ONCE, _REPORTED_COST = 16, 4
+"""Prompt tokens whose log-probabilities are found between two steps at most, and what each takes of `PREFILL_BUDGET`."""
 _MIN_INTERVAL = 0.03
 _MESSAGES_A_SECOND = 100
 """A stream's first token is sent at once; later ones wait for each other, the longer the more streams there are."""
 _WATCH_INTERVAL = 0.1
 """Seconds between questions whether a caller is still there: each costs a message to Triton."""
+_MAX_ECHO = 100_000
+"""Characters of a truncated prompt that is echoed token by token."""
 _MAX_BYTES_A_TOKEN = 256
 """Prompts of more bytes than this for every position are refused unread."""
 
@@ -55,10 +60,17 @@ class QueueFull(Unavailable):
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """A token of the text, and the log-probabilities where it was chosen."""
+    """A token of the text, and the log-probabilities where it was chosen.
+
+    Attributes:
+        logprobs: None where there is nothing to be probable after: at the text's first token, where the prompt is
+            echoed, and at those that were cut off before it.
+        shown: how many of its bytes are in the text; None for all. A stop string can begin within a token.
+    """
 
     token: int
-    logprobs: Logprobs
+    logprobs: Logprobs | None
+    shown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,7 @@ class Task:
     Attributes:
         prompt: token ids.
         echo: text to put in front.
+        unseen: tokens of `echo` before those of the prompt.
         indices: of the continuations that are wanted.
         client: whose it is; "" is all who have no name.
     """
@@ -135,6 +148,7 @@ class Task:
     echo: str
     indices: tuple[int, ...]
     client: str = ""
+    unseen: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -165,6 +179,12 @@ class Request:
     cancelled: bool = False
     closed: bool = False
     client: str = ""
+    unseen: tuple[int, ...] = ()
+
+    @property
+    def reports_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt's tokens are wanted."""
+        return self.parameters.echo and self.parameters.logprobs is not None
 
 
 @dataclass(eq=False)
@@ -173,8 +193,11 @@ class Sequence:
 
     Attributes:
         filled: prompt tokens that are in the cache.
+        reported: prompt tokens after which the next one's log-probability is known, where it is wanted.
+        prompt_logprobs: of the prompt, where wanted.
         shown: generated tokens that were turned into text.
         text, logprobs: not yet sent.
+        spans: generated tokens with log-probabilities whose text is held back.
     """
 
     request: Request
@@ -183,14 +206,27 @@ class Sequence:
     slot: int
     pieces: TextPieces
     filled: int = 0
+    reported: int = 0
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     shown: int = 0
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    spans: TokenSpans[TokenLogprobs] = field(default_factory=TokenSpans)
 
     @property
     def prefix(self) -> list[int]:
         """Prompt tokens that must be in the cache before the first step takes the last one."""
         return self.request.prompt[:-1]
+
+    def show(self, text: str, last: bool) -> None:
+        """Add what `pieces` gave to the text, and its tokens' log-probabilities."""
+        if text:
+            self.text.append(text)
+        self.logprobs += self.spans.show(len(text))
+        if self.pieces.stopped:
+            self.logprobs += [replace(entry, shown=size) for entry, size in filter(None, [self.spans.cut()])]
+        elif last:
+            self.logprobs += self.spans.rest()
 
     def take(self, finish_reason: str) -> Piece:
         """What was not yet sent."""
@@ -259,6 +295,7 @@ class TextEngine:
             sink=sink,
             waiting=deque(task.indices),
             client=task.client,
+            unseen=task.unseen,
         )
         with self.work:
             queued = sum(len(r.waiting) for r in self._waiting)
@@ -530,9 +567,12 @@ class Worker:
         """Set a slot up for a new sequence; the prompt's cache is copied where another one here has it."""
         request, slot, prefix = sequence.request, sequence.slot, sequence.prefix
         for other in filter(None, self._sequences):
-            if other is not sequence and other.filled == len(prefix) and other.prefix == prefix:
+            if other is sequence or (request.reports_prompt and other.request is not request):
+                continue
+            if other.filled == len(prefix) and other.prefix == prefix:
                 self.decoder.copy(other.slot, slot, other.filled)
-                sequence.filled = other.filled
+                sequence.filled = sequence.reported = other.filled
+                sequence.prompt_logprobs = other.prompt_logprobs
                 break
         self._count[slot], self._limit[slot] = 0, request.limit
         self._streams[slot] = request.parameters.stream
@@ -544,6 +584,8 @@ class Worker:
         """Prefill one chunk; returns what it cost in tokens. A sequence whose prompt is in becomes active."""
         slot, first = sequence.slot, sequence.filled
         chunk = sequence.prefix[first : first + PREFILL_CHUNK]
+        if sequence.request.reports_prompt and sequence.reported < first + len(chunk):
+            return self._report_prompt(sequence, first + len(chunk))
         if chunk:
             with self._charged({sequence.request.client: 1}):
                 self.decoder.prefill(slot, chunk, first)
@@ -560,6 +602,34 @@ class Worker:
         self._sampler.start(slot, request.sampling, (request.seed, sequence.index), request.prompt)
         self._newest[slot] = request.prompt[-1]
         self._active[slot] = True
+        if request.reports_prompt:
+            sequence.logprobs += self._without_context(request) + sequence.prompt_logprobs
+
+    def _report_prompt(self, sequence: Sequence, end: int) -> int:
+        """Log-probabilities of some of the prompt's tokens up to position `end`; returns what they cost in tokens.
+
+        Each takes a step. What these leave in the cache is then prefilled as ever, so that a text does not depend on
+        whether its prompt was reported.
+        """
+        slot, prompt, first = sequence.slot, sequence.request.prompt, sequence.reported
+        for place in range(first, min(end, first + REPORTED_AT_ONCE)):
+            with self._charged({sequence.request.client: 1}):
+                logits, _ = self.decoder.step(np.array(prompt[place : place + 1]), np.array([place]), first=slot)
+            if place >= len(self.engine.tokenizer.begin):
+                self._report(sequence, prompt[place + 1], logits[0])
+            # A step of the others may write to the next position.
+            self._position[slot] = sequence.reported = place + 1
+        return _REPORTED_COST * (sequence.reported - first)
+
+    def _report(self, sequence: Sequence, token: int, logits: np.ndarray) -> None:
+        likeliest = sequence.request.parameters.logprobs or 0
+        known = log_probabilities(logits[: len(self.engine.tokenizer)], token, likeliest)
+        sequence.prompt_logprobs.append(TokenLogprobs(token, known))
+
+    def _without_context(self, request: Request) -> list[TokenLogprobs]:
+        """The echoed tokens that come after nothing; OpenAI's completions have null for the first one too."""
+        begin = len(self.engine.tokenizer.begin)
+        return [TokenLogprobs(token, None) for token in (*request.unseen, *request.prompt[begin : begin + 1])]
 
     def _advance(self) -> None:
         """One step of every sequence whose client may go on."""
@@ -643,7 +713,8 @@ class Worker:
     def _watch_token(self, sequence: Sequence, token: int) -> bool:
         """Look at a new token for stop strings and log-probabilities; returns whether the text has ended."""
         if sequence.request.sampling.logprobs is not None:
-            sequence.logprobs.append(TokenLogprobs(token, self._sampler.logprobs[sequence.slot]))
+            entry = TokenLogprobs(token, self._sampler.logprobs[sequence.slot])
+            sequence.spans.add(entry, self.engine.tokenizer.token_bytes(token))
         self._read_tokens(sequence)
         return sequence.pieces.stopped
 
@@ -675,9 +746,7 @@ class Worker:
         slot = sequence.slot
         new = self._tokens[slot, sequence.shown : self._count[slot]].tolist()
         sequence.shown += len(new)
-        text = sequence.pieces.add(b"".join(map(self.engine.tokenizer.token_bytes, new)), last)
-        if text:
-            sequence.text.append(text)
+        sequence.show(sequence.pieces.add(b"".join(map(self.engine.tokenizer.token_bytes, new)), last), last)
 
     def _finish(self, sequence: Sequence, reason: str = "") -> None:
         """Free a sequence's slot and send the last of its text."""
@@ -699,8 +768,7 @@ class Worker:
 
     def _move(self, sequence: Sequence, target: int) -> None:
         source = sequence.slot
-        filled = int(self._position[source]) if self._active[source] else sequence.filled
-        self.decoder.copy(source, target, filled)
+        self.decoder.copy(source, target, int(self._position[source]))
         self._sampler.move(source, target)
         for array in (self._newest, self._position, self._count, self._limit, self._active, self._streams, self._watched, self._tokens):  # fmt: skip
             array[target] = array[source]
@@ -726,13 +794,15 @@ def task_of(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, pos
     Raises:
         InputError: the prompt is too long or empty, or a parameter does not fit this model.
     """
+    prompt = encode_prompt(text, parameters, tokenizer, positions)
     return Task(
         parameters,
-        encode_prompt(text, parameters, tokenizer, positions),
+        prompt,
         seed=secrets.randbits(63) if parameters.seed is None else parameters.seed,
         echo=text if parameters.echo else "",
         indices=tuple(range(parameters.n)),
         client=client,
+        unseen=_unseen(text, parameters, tokenizer, prompt),
     )
 
 
@@ -767,6 +837,18 @@ def encode_prompt(text: str, parameters: GenerateParameters, tokenizer: Tokenize
         if not 0 <= token < len(tokenizer):
             raise InputError(f"logit_bias: token {token}; accepted: token ids from 0 to {len(tokenizer) - 1}")
     return [*tokenizer.begin, *tokens]
+
+
+def _unseen(text: str, parameters: GenerateParameters, tokenizer: Tokenizer, prompt: list[int]) -> tuple[int, ...]:
+    """Tokens of an echoed text that were cut off before `prompt`, where log-probabilities are wanted."""
+    if parameters.truncate is None or parameters.logprobs is None or not parameters.echo:
+        return ()
+    if len(text) > _MAX_ECHO:
+        raise InputError(
+            f"text_input: {len(text)} characters; accepted with echo, logprobs and truncate: at most {_MAX_ECHO}"
+        )
+    tokens = tokenizer.encode(text)
+    return tuple(tokens[: len(tokens) - (len(prompt) - len(tokenizer.begin))])
 
 
 def joined(pieces: Iterable[Piece]) -> str:

@@ -6,16 +6,19 @@ import hashlib
 import itertools
 import threading
 import time
+from functools import partial
 
 import grpc
 import numpy as np
 import pytest
+from PIL import ImageCms
 
 from serving.client import Client, ReverieError
 from synthesis import compact, images, provenance, xmp
 
 DREAM = {"size": 160, "num_octave": 1, "iterations": 3, "max_loss": 0.0}
 TRANSFER = {"size": 64, "steps": 3}
+NARROW = images.encode(np.zeros((100, 3000, 3), np.uint8))
 ENDLESS = {"size": 160, "num_octave": 1, "iterations": 1000, "max_loss": 0.0}
 
 
@@ -57,6 +60,32 @@ def test_previews_and_results_say_how_they_were_made_unless_asked_not_to(client,
 
 
 @pytest.mark.slow
+@pytest.fixture(scope="module")
+def cutout() -> images.Picture:
+    """A picture with a colour profile whose left half is transparent."""
+    pixels = images.resize(np.random.default_rng(3).integers(0, 256, (5, 6, 3), np.uint8), 100, 120)
+    alpha = np.where(np.arange(120) < 60, 0, 255).astype(np.uint8) * np.ones((100, 1), np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return images.Picture(pixels, alpha, "png", profile)
+
+
+@pytest.mark.parametrize("endpoint", ["dream", "transfer"])
+def test_pictures_keep_the_transparency_and_the_colour_profile_of_the_photograph(client, glass, cutout, endpoint):
+    data = images.encode(cutout.pixels, alpha=cutout.alpha, icc_profile=cutout.icc_profile)
+    call = partial(client.dream, data) if endpoint == "dream" else partial(client.transfer, data, glass)
+    asked = (DREAM | {"size": 96}) if endpoint == "dream" else (TRANSFER | {"size": 96})
+    preview, last = (images.decode_picture(s.image) for s in call(**asked, preview_every=3) if s.image)
+    assert preview.icc_profile == last.icc_profile == cutout.icc_profile
+    assert preview.alpha is None  # It is a JPEG, and so on white.
+    assert preview.pixels[:, :40].min() > 240
+    assert last.alpha is not None
+    np.testing.assert_array_equal(last.alpha, cutout.alpha_at(80, 96))
+    *_, jpeg = call(**asked, format="jpeg")
+    *_, raw = call(**asked, format="raw")
+    assert images.decode_picture(jpeg.image).icc_profile == cutout.icc_profile
+    assert np.frombuffer(raw.image, np.uint8).reshape(raw.shape)[:, :40].min() == 255
+
+
 def test_several_styles_with_masks_and_a_guide_travel_as_inputs(client, photo, glass):
     height, width, _ = images.decode(photo).shape
     mask = np.zeros((height, width, 3), np.uint8)
@@ -117,6 +146,9 @@ def test_many_cancelled_jobs_leave_the_instance_free(client, server, photo):
         (lambda c, p: c.dream(p, layers="block4_conv1:512=1"), "accepted: 0 to 511"),
         (lambda c, p: c.dream(p, guide_image=b"x"), "guide_image: 1 bytes that are not an image"),
         (lambda c, p: c.dream(p, preview_size=-1), "preview_size: -1"),
+        (lambda c, p: c.transfer(NARROW, p), "400x13 at size 400; .* give a size of at least 465"),
+        (lambda c, p: c.dream(NARROW), "1024x34 pixels; accepted by compact: sides of at least 80"),
+        (lambda c, p: c.stylize(NARROW, size=400), "400x13 at size 400; .* give a size of at least 465"),
     ],
 )
 def test_bad_input_is_an_invalid_argument_with_what_is_accepted(client, photo, call, expected):

@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from language.tokenizer import load_tokenizer
 from serving.client import Client, ReverieError
 from serving.text.decoder import positions_of
+from serving.token_text import to_bytes as token_bytes
 from serving.triton.server import TritonServer
 from synthesis import images
 from tests.bombs import png_claiming
@@ -156,6 +157,36 @@ def test_http_answers_once_or_as_server_sent_events(server, client):
     pieces = [json.loads(event.removeprefix("data: ")) for event in events if event]
     assert "".join(piece["text_output"] for piece in pieces) == once["text_output"]
     assert pieces[-1]["finish_reason"] == once["finish_reason"] in ("stop", "length")
+
+
+@pytest.mark.parametrize("text", ["café", "日本語 is 🎬", '\x01\x1f " \\ \n', "bytes:\\xc3", "naïve e\u0301 \ufffd"])
+def test_answers_over_http_are_json_for_any_text(server, client, text):
+    scored = json.loads(post(server, "score/generate", text_input=text))
+    tokens = [token_bytes(token) for token in np.atleast_1d(scored["tokens"])]
+    assert b"".join(tokens).decode() == text
+    assert client.score(text).tokens == tokens
+    asked = {"max_tokens": 12, "temperature": 2.0, "seed": 1, "logprobs": 2, "echo": True}
+    assert json.loads(post(server, "generate/generate", text_input=text, **asked))["text_output"].startswith(text)
+
+
+def test_a_client_s_none_is_not_given_and_numpy_s_numbers_are_numbers(client):
+    asked = {"max_tokens": 5, "temperature": 0.5, "seed": 3, "logit_bias": {7: 2.0}, "stop": ["zzz"]}
+    expected = [p.text for p in client.generate("This movie", **asked, stream=False)]
+    as_numpy = {
+        "max_tokens": np.int32(5), "temperature": np.float64(0.5), "seed": np.array(3), "stream": np.bool_(False),
+        "logit_bias": {np.int64(7): np.float32(2)}, "stop": np.array(["zzz"]), "top_k": None, "logprobs": None,
+    }  # fmt: skip
+    assert [p.text for p in client.generate(np.str_("This movie"), **as_numpy)] == expected
+
+
+@pytest.mark.parametrize("stop", ["", [""], ["a", ""], np.array([""])])
+def test_an_empty_stop_string_is_refused_however_it_is_sent(client, stop):
+    assert_invalid(lambda: list(client.generate("This movie", stop=stop)), "stop")
+
+
+@pytest.mark.parametrize("stop", [None, [], (), np.array([], str)])
+def test_no_stop_strings_are_none(client, stop):
+    assert list(client.generate("This movie", max_tokens=2, seed=1, stop=stop))
 
 
 def test_a_cancelled_stream_ends_and_the_server_goes_on(client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -69,6 +70,23 @@ def test_the_shipped_network_restyles_in_tiles_as_in_one_piece():
     tiled = tiles.restyle_in_tiles(graph, photo, np.eye(1, styles, dtype=np.float32)[0], tile=256)
     difference = np.abs(tiled.astype(int) - with_mirrored_margin(shipped_network(graph), photo))
     assert np.quantile(difference, 0.999) <= 4
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 2049), (2100, 33)])
+def test_a_narrow_picture_is_restyled_in_tiles_as_in_one_piece(height, width):
+    graph = graph_for_tiles(SHIPPED.parent)
+    photo = images.resize(images.read(PICTURES / "pagoda.jpg"), height, width)
+    styles = len(json.loads((SHIPPED.parent / "styles.json").read_text()))
+    tiled = tiles.restyle_in_tiles(graph, photo, np.eye(1, styles, dtype=np.float32)[0])
+    difference = np.abs(tiled.astype(int) - with_mirrored_margin(shipped_network(graph), photo))
+    assert np.quantile(difference, 0.999) <= 4
+
+
+@given(st.integers(16, 8192), st.integers(16, 8192))
+def test_a_thumbnail_has_the_pixels_of_a_tile_at_most_and_both_sides(height, width):
+    small = images.size_within(height, width, tiles.thumbnail_side(height, width))
+    assert math.prod(small) <= 1.01 * tiles.TILE**2
+    assert small == (height, width) or min(small) >= 45
 
 
 def test_a_network_without_statistics_is_refused():

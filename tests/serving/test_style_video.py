@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import ImageCms
 from typer.testing import CliRunner
 
 from reverie.cli import cli
@@ -55,6 +56,36 @@ def test_each_frame_of_a_folder_says_how_it_was_made_as_the_server_said(tmp_path
     stylize_folder(source, tmp_path / "unmarked", inverted, lambda *_: None)
     assert [read(file) for file in (tmp_path / "marked").iterdir()] == [SAID] * 3
     assert [read(file) for file in (tmp_path / "unmarked").iterdir()] == [None] * 3
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".jpg"])
+def test_each_frame_of_a_folder_keeps_its_transparency_and_its_colour_profile(tmp_path, ending):
+    source, format = tmp_path / "frames", images.ENDINGS[ending]
+    source.mkdir()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    alphas = [np.full((20, 30), 255 - 60 * i, np.uint8) for i in range(3)]
+    for i, alpha in enumerate(alphas):
+        data = images.encode(np.full((20, 30, 3), 90, np.uint8), format, 92, alpha, profile if i else None)
+        (source / f"{i}{ending}").write_bytes(data)
+    stylize_folder(source, tmp_path / "out", inverted, lambda *_: None, smooth=False)
+    for i, alpha in enumerate(alphas):
+        frame = images.read_picture(tmp_path / "out" / f"{i}{ending}")
+        assert frame.icc_profile == (profile if i else None)
+        assert (frame.alpha is None) == (i == 0 or ending == ".jpg")
+        if frame.alpha is not None:
+            np.testing.assert_array_equal(frame.alpha, alpha)
+
+
+def test_a_frame_that_comes_back_smaller_has_its_transparency_at_that_size(tmp_path):
+    (tmp_path / "frames").mkdir()
+    alpha = np.where(np.arange(60) < 30, 0, 255).astype(np.uint8) * np.ones((40, 1), np.uint8)
+    (tmp_path / "frames" / "1.png").write_bytes(images.encode(np.zeros((40, 60, 3), np.uint8), alpha=alpha))
+    half = lambda data: images.encode(images.fit_within(images.decode(data), 30))  # noqa: E731
+    stylize_folder(tmp_path / "frames", tmp_path / "out", half, lambda *_: None)
+    frame = images.read_picture(tmp_path / "out" / "1.png")
+    assert frame.alpha is not None
+    assert frame.alpha.shape == (20, 30)
+    assert (frame.alpha[:, :12].max(), frame.alpha[:, 18:].min()) == (0, 255)
 
 
 def test_a_folder_without_frames_says_what_frames_are(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
@@ -12,9 +12,9 @@ import pytest
 from export.language_model import round_to_float16
 from export.text import variants
 from language.byte_pairs import BytePairs
-from language.tokenizer import load_tokenizer
+from language.tokenizer import Tokenizer, load_tokenizer
 from serving.text.decoder import PREFILL_CHUNK
-from serving.text.engine import TextEngine, engine_of
+from serving.text.engine import TextEngine, TokenLogprobs, engine_of, joined
 from synthesis.errors import InputError
 from tests.serving.test_text_engine import ask
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
@@ -99,6 +99,73 @@ def test_a_stream_never_splits_a_character_and_is_the_whole_text(engine, prompt)
     assert streamed.text() == whole.text()
     assert whole.text().startswith(prompt)
     assert len(streamed.pieces) > 1
+
+
+def shown(tokenizer: Tokenizer, tokens: Iterable[TokenLogprobs]) -> bytes:
+    return b"".join(tokenizer.token_bytes(t.token)[: t.shown] for t in tokens)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_cover_the_text_wherever_a_stop_string_cuts_it(folder, engine, stream):
+    tokenizer = load_tokenizer(folder)
+    lead, second = (next(t for t in range(len(tokenizer)) if tokenizer.token_bytes(t) == b) for b in (b"\xc3", b"\xa9"))
+    asked = {"seed": 5, "max_tokens": 24, "ignore_eos": True, "logprobs": 1, "logit_bias": {lead: 5, second: 5}}
+    whole = ask(engine, "Ça", **asked).text()
+    stops = [whole[i : i + length] for i in range(0, len(whole) - 3, 2) for length in (1, 3)]
+    listeners = [ask(engine, "Ça", stop=[stop, "never"], stream=stream, **asked) for stop in stops]
+    for stop, listener in zip(stops, listeners, strict=True):
+        text = listener.text()
+        assert text == whole[: whole.index(stop)]
+        covered = [shown(tokenizer, piece.logprobs) for piece in listener.pieces]
+        assert b"".join(covered).decode("utf-8", "replace") == text
+        # No piece has tokens of a text that is not yet shown.
+        for i in range(len(covered)):
+            assert len(b"".join(covered[:i]).decode("utf-8", "replace")) <= len(joined(listener.pieces[:i]))
+
+
+@pytest.mark.parametrize(("prompt", "n"), [("", 1), ("A", 1), ("The plot: a café! 🎬 " * 9, 3)])
+def test_an_echoed_prompt_has_the_log_probabilities_that_keras_gives_it(model, folder, engine, prompt, n):
+    tokenizer = load_tokenizer(folder)
+    ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
+    asked = {"seed": 4, "n": n, "max_tokens": 8, "ignore_eos": True}
+    others = [ask(engine, "The plot", seed=i, max_tokens=60, ignore_eos=True) for i in range(3)]
+    echoed, plain = (ask(engine, prompt, **asked, **more) for more in ({"echo": True, "logprobs": 2}, {}))
+    assert plain.text()
+    assert echoed.text() == "".join(prompt + piece.text for piece in plain.pieces)
+    assert all(other.text() for other in others)
+    expected = keras.ops.convert_to_numpy(keras.ops.log_softmax(model(np.array([ids], np.int32))[0]))
+    for piece in echoed.pieces:
+        assert shown(tokenizer, piece.logprobs).decode("utf-8", "replace") == piece.text
+        of_prompt = piece.logprobs[: len(ids) - 1]
+        assert [t.token for t in of_prompt] == ids[1:]
+        assert [t.logprobs for t in of_prompt[:1]] == [None] * bool(prompt)
+        for place, entry in enumerate(of_prompt[1:], 1):
+            assert entry.logprobs is not None
+            assert entry.logprobs.chosen == pytest.approx(expected[place, ids[place + 1]], abs=0.05)
+            assert entry.logprobs.top[0][1] == pytest.approx(expected[place].max(), abs=0.05)
+
+
+def test_a_long_prompt_beside_other_streams_is_continued_as_alone(engine):
+    """Its prefill takes several of their steps."""
+    asked = {"text": "The plot: a café! " * 12, "seed": 4, "max_tokens": 10, "ignore_eos": True}
+    asked |= {"repetition_penalty": 1.3, "truncate": POSITIONS - 12}
+    alone = ask(engine, **asked).text()
+    others = [ask(engine, "The plot", seed=i, max_tokens=60, ignore_eos=True) for i in range(3)]
+    beside = [ask(engine, **asked) for _ in range(3)]
+    assert [listener.text() for listener in beside] == [alone] * 3
+    assert all(other.text() for other in others)
+
+
+def test_of_a_truncated_prompt_that_is_echoed_what_the_model_did_not_see_has_no_log_probability(folder, engine):
+    tokenizer, prompt = load_tokenizer(folder), "The plot is thin. Twice. " * 20
+    listener = ask(engine, prompt, truncate=5, echo=True, logprobs=0, seed=1, max_tokens=3, ignore_eos=True)
+    assert listener.text().startswith(prompt)
+    (piece,) = listener.pieces
+    assert shown(tokenizer, piece.logprobs).decode("utf-8", "replace") == piece.text
+    nulls = [t.logprobs is None for t in piece.logprobs]
+    assert nulls == [True] * (len(nulls) - 7) + [False] * 7
+    with pytest.raises(InputError, match="at most 100000"):
+        ask(engine, "a" * 100_001, truncate=5, echo=True, logprobs=0)
 
 
 def test_a_lone_surrogate_is_refused(engine):

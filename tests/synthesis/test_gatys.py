@@ -65,6 +65,24 @@ def test_every_optimiser_lowers_the_loss(pictures, optimizer, rate):
     assert out.shape == pictures[0].shape
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 400), (400, 16), (17, 31)])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"scales": 5, "style_scale": 0.25, "initial": "style"}])
+def test_the_narrowest_pictures_that_are_accepted_are_painted(pictures, height, width, changes):
+    content = images.resize(pictures[0], height, width)
+    painted = transfer(content, pictures[1], SMALL.model_copy(update=changes | {"steps": 2, "size": 400}))
+    assert painted.shape == content.shape
+
+
+@pytest.mark.parametrize("shape", [(100, 3000, 3), (3000, 100, 3)])
+def test_a_picture_too_narrow_for_the_size_is_refused_with_the_size_that_it_needs(pictures, shape):
+    content = np.zeros(shape, np.uint8)
+    with pytest.raises(images.ImageError, match=r"(400x13|13x400) at size 400") as refused:
+        transfer(content, pictures[1], GatysParameters(features="compact"))
+    assert "a size of at least 465" in str(refused.value)
+    painted = transfer(content, pictures[1], GatysParameters(features="compact", size=465, steps=1))
+    assert min(painted.shape[:2]) == 16
+
+
 def test_lbfgs_needs_fewer_steps_than_sgd(pictures):
     assert losses_of(pictures)[0][-1] < losses_of(pictures, optimizer="sgd", learning_rate=0.5)[0][-1]
 

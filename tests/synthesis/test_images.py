@@ -1,6 +1,8 @@
 import contextlib
 import io
 import resource
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -61,6 +63,52 @@ def test_transparency_and_colours_under_it_are_kept_apart():
     assert picture.alpha is not None
     np.testing.assert_array_equal(np.dstack([picture.pixels, picture.alpha]), rgba)
     assert images.decode_picture(encoded(Image.new("RGBA", (20, 30), "red"))).alpha is None
+
+
+def png_with_transparent_colour(values: np.ndarray, bits: int, transparent: tuple[int, ...]) -> bytes:
+    """A PNG of unsigned `values` (height, width, 1 or 3) with so many bits, of which one colour is transparent (tRNS)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = values.shape
+    shifts = np.arange(bits - 1, -1, -1)
+    rows = np.packbits((values[..., None] >> shifts & 1).reshape(height, -1).astype(np.uint8), axis=1)
+    header = struct.pack(">IIBBBBB", width, height, bits, {1: 0, 3: 2}[channels], 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    trns = struct.pack(f">{channels}H", *transparent)
+    parts = [chunk(b"IHDR", header), chunk(b"tRNS", trns), chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
+def test_the_transparent_colour_of_a_png_is_transparent_whatever_its_bits(bits, channels):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (20, 30, channels))
+    values[3:7, 4:9] = chosen = values[0, 0].copy()
+    picture = images.decode_picture(png_with_transparent_colour(values, bits, tuple(chosen.tolist())))
+    assert picture.alpha is not None
+    np.testing.assert_array_equal(picture.alpha == 0, (values == chosen).all(axis=2))
+    np.testing.assert_array_equal(
+        picture.pixels[..., :channels], values * 255 // (2**bits - 1) if bits < 16 else values >> 8
+    )
+
+
+def test_a_16_bit_grey_that_is_transparent_is_not_mistaken_for_its_neighbours():
+    values = np.full((20, 30, 1), 0x1234)
+    values[5:] = 0x1235
+    picture = images.decode_picture(png_with_transparent_colour(values, 16, (0x1235,)), longest=27)
+    assert picture.alpha is not None
+    assert picture.alpha[0].min() == 255
+    assert picture.alpha[-1].max() == 0
+
+
+def test_a_film_keeps_its_colour_space_where_its_format_has_one(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for ending, kept in ((".webp", profile), (".png", profile), (".gif", None)):
+        path = tmp_path / f"film{ending}"
+        images.write_film([np.zeros((20, 30, 3), np.uint8)] * 2, path, icc_profile=profile)
+        with Image.open(path) as film:
+            assert film.info.get("icc_profile") == kept
 
 
 def test_the_colour_space_of_rgb_files_is_passed_on():
@@ -138,6 +186,23 @@ def test_shrinking_keeps_the_aspect_and_never_enlarges():
     image = np.zeros((100, 200, 3), np.uint8)
     assert images.fit_within(image, 50).shape == (25, 50, 3)
     assert images.fit_within(image, 500).shape == image.shape
+
+
+@given(st.integers(16, 8192), st.integers(16, 8192), st.integers(16, 8192))
+def test_a_shape_is_shrunk_to_what_networks_take_or_refused_with_the_size_that_it_needs(height, width, longest):
+    try:
+        small = images.shrunk_size(height, width, longest)
+    except images.ImageError as refused:
+        least = int(str(refused).split("a size of at least ")[1].split(",")[0])
+        assert min(images.shrunk_size(height, width, least)) == images.MIN_SIDE
+    else:
+        assert min(small) >= images.MIN_SIDE
+        assert max(small) == min(longest, max(height, width))
+
+
+def test_no_size_is_recommended_that_is_not_accepted():
+    with pytest.raises(images.ImageError, match=r"become 2048x4 at size 2048; .* then; give a picture that is less"):
+        images.shrunk_size(16, 8192, 2048, largest=2048)
 
 
 @pytest.mark.parametrize("ending", images.FILMS)
