@@ -59,7 +59,6 @@ def test_previews_and_results_say_how_they_were_made_unless_asked_not_to(client,
     assert xmp.in_picture(last.image) == b""
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def cutout() -> images.Picture:
     """A picture with a colour profile whose left half is transparent."""
@@ -86,6 +85,7 @@ def test_pictures_keep_the_transparency_and_the_colour_profile_of_the_photograph
     assert np.frombuffer(raw.image, np.uint8).reshape(raw.shape)[:, :40].min() == 255
 
 
+@pytest.mark.slow
 def test_several_styles_with_masks_and_a_guide_travel_as_inputs(client, photo, glass):
     height, width, _ = images.decode(photo).shape
     mask = np.zeros((height, width, 3), np.uint8)
