@@ -29,6 +29,12 @@ class Places:
         self._taken: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
 
+    @property
+    def taken(self) -> int:
+        """How many are."""
+        with self._lock:
+            return self._taken.total()
+
     def take(self, client: str) -> None:
         """Take a place; "" is nobody in particular.
 
