@@ -112,6 +112,8 @@ def serve(
     control_key = secured.read_key(secured.CONTROL_KEY_VARIABLE, control_key_file)
     security = Security(tls, api_key, control_key, http, insecure)
     limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
+    if too_little := memory.shared_memory_warning():
+        typer.echo(f"warning: {too_little}", err=True)
     with (
         contextlib.suppress(StartInterrupted),
         TritonServer(repository, listen, environment, security, memory_bytes=limit, interrupt=stop) as server,

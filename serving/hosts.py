@@ -52,6 +52,11 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
+def lacks_brackets(address: str) -> bool:
+    """Whether this is an IPv6 address that is not set apart from a port, if it has one."""
+    return address.count(":") > 1 and "[" not in address and "/" not in address and _addresses(address) == address
+
+
 def join(host: str, port: int) -> str:
     """Host and port as one address: "127.0.0.1:8001", "[::1]:8001"; `split` takes it apart again."""
     return f"{bracketed(host)}:{port}"

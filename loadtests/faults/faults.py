@@ -18,6 +18,7 @@ import numpy as np
 from loadtests.faults.bystanders import DEADLINE_S, WATCHED
 from loadtests.faults.served import Served, kill
 from loadtests.faults.wire import Wire
+from serving import hosts
 from serving.client import Client, ReverieError
 from synthesis import images
 
@@ -221,8 +222,7 @@ def graph_replaced(data: bytes | None) -> Callable[[Served], AbstractContextMana
 
 
 def _connection(address: str) -> socket.socket:
-    host, port = address.rsplit(":", 1)
-    return socket.create_connection((host, int(port)), timeout=10)
+    return socket.create_connection(hosts.split(address), timeout=10)
 
 
 def _others(*hurt: str) -> tuple[str, ...]:

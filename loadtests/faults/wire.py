@@ -12,6 +12,8 @@ import struct
 import threading
 from collections.abc import Iterator
 
+from serving import hosts
+
 _CHUNK = 65_536
 _LOOK_EVERY_S = 0.05
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -26,10 +28,9 @@ class Wire:
     """
 
     def __init__(self, address: str):
-        host, port = address.rsplit(":", 1)
-        self._server = (host, int(port))
+        self._server = hosts.split(address)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.address = hosts.join("127.0.0.1", self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
         self._flows = threading.Event()

@@ -20,7 +20,7 @@ from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from serving import control_keys, headers, proxies, security
+from serving import control_keys, headers, hosts, proxies, security
 from serving.client.messages import (
     Parameter,
     ParameterError,
@@ -289,6 +289,7 @@ class Client:
         tls: for a server with TLS; default: of $REVERIE_TLS_CA, $REVERIE_TLS_CERT and $REVERIE_TLS_KEY.
 
     Raises:
+        ReverieError: INVALID_ARGUMENT, `address` is an IPv6 address without brackets, and so could be with or without a port.
         SecurityError: a certificate is missing, or a key is empty in the environment, or no header can carry it.
     """
 
@@ -301,6 +302,11 @@ class Client:
         tls: Tls | None = None,
         name: str | None = None,
     ):
+        if hosts.lacks_brackets(address):
+            raise ReverieError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"address: {address!r}; accepted: HOST:PORT, an IPv6 address in brackets, as in [::1]:8001",
+            )
         options = [
             ("grpc.max_receive_message_length", _MAX_MESSAGE),
             ("grpc.max_send_message_length", _MAX_MESSAGE),

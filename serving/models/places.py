@@ -30,6 +30,7 @@ class Places:
         self._taken: Counter[str] = Counter()
         self._lock = threading.Lock()
 
+    @property
     def take(self, client: str, count: int = 1) -> None:
         """Take places; "" is all callers without a name.
 

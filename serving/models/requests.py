@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from serving import headers
 from serving.errors import Unavailable
+from serving.models import shared_memory
 from serving.models.places import Places, TurnQueue
 from serving.parameters import describe
 from synthesis.errors import InputError
@@ -33,6 +34,8 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 
 _WATCH_SECONDS = 0.5
 """Between questions whether those who wait are still there."""
+_NO_ROOM = "shared memory pool size"
+"""In Triton's message about tensors that do not fit."""
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _RESERVED = {
     "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", headers.CLIENT
@@ -186,6 +189,17 @@ class PooledModel:
         """End a request with an error."""
         raise NotImplementedError
 
+    def _meaning(self, failure: BaseException) -> BaseException:
+        """`failure`, or what it means that Triton found no room for tensors in shared memory, which never shrinks."""
+        if not isinstance(failure, shared_memory.NoRoom) and _NO_ROOM not in str(failure):
+            return failure
+        if self._places.taken > 1:
+            return Unavailable("the server's shared memory is full of other requests; try again later")
+        return InputError(
+            f"the request and its answer are {shared_memory.TOO_LARGE}; accepted: what fits in "
+            f"{shared_memory.total_mib()} MiB (/dev/shm) beside the models; send a smaller picture, or give the server more (docker: --shm-size)"
+        )
+
     def _setting(self, name: str, default: int) -> int:
         return int(self.config.get("parameters", {}).get(name, {}).get("string_value", default))
 
@@ -237,7 +251,7 @@ class StreamingModel(PooledModel):
             _raise_if_cancelled(sender)
             self.respond(Request(raw, sender), send)
         except BaseException as failure:
-            self.send_error(sender, failure)
+            self.send_error(sender, self._meaning(failure))
         else:
             sender.send(flags=_FINAL)
 
@@ -259,9 +273,12 @@ class AnsweringModel(PooledModel):
     def serve(self, raw: Any, sender: Any) -> None:
         try:
             _raise_if_cancelled(sender)
-            response = to_response(self.answer(Request(raw, sender)))
+            outputs = self.answer(Request(raw, sender))
+            # Triton takes no error in the place of an answer that did not fit; its caller would wait for ever.
+            shared_memory.check_room(outputs.values(), (tensor.as_numpy() for tensor in raw.inputs()))
+            response = to_response(outputs)
         except BaseException as failure:
-            self.send_error(sender, failure)
+            self.send_error(sender, self._meaning(failure))
         else:
             sender.send(response, flags=_FINAL)
 

@@ -15,7 +15,9 @@ import triton_python_backend_utils as pb_utils
 
 from serving import headers
 from serving.labels import CANARY, Labels
+from serving.models import shared_memory
 from serving.models.requests import Unavailable
+from synthesis.errors import InputError
 
 _COMPANIONS = ("styles.json", "vocabulary.txt", "tokenizer.json")
 """Files that callers read beside the graph; a canary must have the same."""
@@ -46,6 +48,7 @@ class Sibling:
 
         Raises:
             Unavailable: the model refused, for example because its queue is full.
+            InputError: the input will never fit into the server's shared memory.
             RuntimeError: it failed.
         """
         version = self._labels.draw(random.random()) or int(self.folder.name)
@@ -59,6 +62,8 @@ class Sibling:
         response = request.exec()
         if response.has_error():
             error = response.error()
+            if shared_memory.TOO_LARGE in error.message():  # Its code arrives here as INTERNAL.
+                raise InputError(error.message())
             failed = error.code() == pb_utils.TritonError.INTERNAL
             raise (RuntimeError if failed else Unavailable)(f"{self.name}: {error.message()}")
         return pb_utils.get_output_tensor_by_name(response, output).as_numpy(), version

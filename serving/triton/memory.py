@@ -12,10 +12,13 @@ import os
 import re
 import resource
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 _SHARE = 2
+ENOUGH_SHARED_MEMORY = 256 * 2**20
+"""A model takes 2 MiB, and a picture of 2048x2048 pixels 28 MiB in each of two; larger ones go in tiles of that size."""
 _UNLIMITED = 2**60
 """Version 1 of cgroups says a number near 2**63 where it means no limit."""
 
@@ -35,6 +38,17 @@ def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgro
 def default_limit() -> int:
     """In bytes: half of the machine's memory, so that the models keep the rest."""
     return machine_bytes() // _SHARE
+
+
+def shared_memory_warning(folder: Path = Path("/dev/shm")) -> str | None:
+    """What to do about too little shared memory, through which the models' tensors go; None where there is enough."""
+    total = shutil.disk_usage(folder).total
+    if total >= ENOUGH_SHARED_MEMORY:
+        return None
+    return (
+        f"{folder} has {total // 2**20} MiB: large pictures will be refused; give the server "
+        f"{ENOUGH_SHARED_MEMORY // 2**20} MiB or more (docker run --shm-size=2g, as in deploy/compose.yaml)"
+    )
 
 
 def limit(pid: int, more_bytes: int) -> None:

@@ -74,11 +74,9 @@ class Address:
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> Address:
-        """Three ports that are free now."""
+        """Three ports that are free now on `host`, and where metrics are."""
         with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-            for s in sockets:
-                s.bind((host, 0))
+            sockets = [stack.enter_context(_listener(host.strip("[]"), 0)) for _ in range(3)]
             return cls(host, *(s.getsockname()[1] for s in sockets))
 
     def check_free(self, http_host: str, patience: float = 0.0) -> None:
@@ -116,16 +114,16 @@ class Address:
 
     @property
     def grpc(self) -> str:
-        return f"{hosts.bracketed(self.host)}:{self.grpc_port}"
+        return hosts.join(self.host, self.grpc_port)
 
     @property
     def http(self) -> str:
         """Where HTTP is open; where it is not, `TritonServer.http` says where it answers health."""
-        return f"http://{hosts.bracketed(self.host)}:{self.http_port}"
+        return f"http://{hosts.join(self.host, self.http_port)}"
 
     @property
     def metrics(self) -> str:
-        return f"http://{hosts.bracketed(self.metrics_host)}:{self.metrics_port}/metrics"
+        return f"http://{hosts.join(self.metrics_host, self.metrics_port)}/metrics"
 
 
 @dataclass
@@ -302,7 +300,7 @@ class TritonServer:
     @property
     def http(self) -> str:
         """Where HTTP answers health, and the models if `security.http`."""
-        return f"http://{hosts.bracketed(self._http_host)}:{self.address.http_port}"
+        return f"http://{hosts.join(self._http_host, self.address.http_port)}"
 
     @property
     def _control_host(self) -> str:
