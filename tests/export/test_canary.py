@@ -10,7 +10,9 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+import typer
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
 from export import canary, canary_latency, cli, configuration, recording
 from export.canary import Limits, Measure, Observed, Verdict, compare_answers, describe_p95, judge, observe
@@ -258,6 +260,20 @@ def test_a_style_network_has_no_rows_of_its_own(shipped):
 
 def test_the_command_knows_the_same_measures():
     assert [m.value for m in cli.CanaryMeasure] == [m.value for m in Measure]
+
+
+def test_the_command_tells_how_a_canary_goes_while_it_is_watched(monkeypatch, tmp_path):
+    def run(model, version, percent, seconds, metrics, on_sample, measure):
+        on_sample(*SEEN)
+        return Verdict("style", False, ("said so",), *SEEN, percent, seconds, ("p95: of 3 calls",))
+
+    monkeypatch.setattr(canary, "run", run)
+    app = typer.Typer()
+    app.command()(cli.canary)
+    done = CliRunner().invoke(app, ["style", "2", "--repository", str(tmp_path), "--measure", "none"])
+    assert done.exit_code == 3
+    assert "0 s of 300: 300 calls of version 2, 0 failed; 300 calls of version 1, 0 failed\n" in done.stderr
+    assert "  compared p95: of 3 calls\n" in done.stdout
 
 
 def test_the_verdict_is_readable_by_prometheus():
