@@ -126,6 +126,8 @@ def test_how_many_calls_are_needed_is_said_where_p95_is_of_too_few():
         r"of 34 calls and of 306.* differ by up to 1\.56 times by chance.*135 calls of the canary tell", told
     )
     assert "chance" not in describe_p95(stable, Observed(2, 1000, 0, 70.0, 1.0), Limits())
+    assert "nothing to compare" in describe_p95(stable, Observed(2), Limits())
+    assert "nothing to compare" in describe_p95(Observed(1), Observed(2, 34), Limits())
     assert "no number of calls" in describe_p95(stable, Observed(2, 34, 0, 70.0, 1.0), Limits(p95=1.0))
 
 
