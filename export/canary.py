@@ -222,7 +222,9 @@ def describe_p95(stable: Observed, canary: Observed, limits: Limits) -> str:
     chance = _chance(stable, canary)
     if chance <= limits.p95:
         return told
-    share = stable.requests / max(canary.requests, 1)
+    if not (canary.requests and stable.requests):
+        return f"{told}; without calls of both there is nothing to compare"
+    share = stable.requests / canary.requests
     needed = canary_latency.calls_needed(_spread(stable), limits.p95, share)
     tells = "no number of calls tells" if needed is None else f"{needed} calls of the canary tell"
     return (

@@ -48,8 +48,8 @@ def calls_needed(spread: float, limit: float, stable_share: float) -> int | None
 
     Args:
         limit: how many times the stable version's p95 is accepted; None is returned for 1 or less, where no number is enough.
-        stable_share: calls of the stable version for each of the canary's.
+        stable_share: calls of the stable version for each of the canary's, above 0.
     """
     if limit <= 1:
         return None
-    return math.ceil((CONFIDENCE_Z * spread * _ERROR / math.log(limit)) ** 2 * (1 + 1 / max(stable_share, 1e-9)))
+    return math.ceil((CONFIDENCE_Z * spread * _ERROR / math.log(limit)) ** 2 * (1 + 1 / stable_share))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -137,6 +137,7 @@ def restore(
     repository: Repository = MODELS,
 ) -> None:
     """Make a run of a published version, for `--from` of `reverie train lm`, `style` and `add-style`."""
+    typer.echo(f"restoring {model.value} version {version}", err=True)  # TensorFlow, imported next, takes seconds.
     from export import style_restore
     from export.text import restore as text_restore
 
@@ -223,7 +224,7 @@ def canary(
         model.value,
         repository,
         address,
-        lambda m: trial.run(m, version, percent, seconds, metrics, measure=chosen),
+        lambda m: trial.run(m, version, percent, seconds, metrics, on_sample=_Watching(seconds).tell, measure=chosen),
     )
     for label, seen in (("stable", verdict.stable), ("canary", verdict.canary)):
         p95 = "unknown" if seen.p95_ms is None else f"{seen.p95_ms:.1f} ms"
@@ -238,6 +239,18 @@ def canary(
     if textfile:
         trial.write_textfile(verdict, textfile)
     sys.exit(0 if verdict.promoted else 3)
+
+
+class _Watching:
+    """Tells how a canary goes, each time that somebody looks."""
+
+    def __init__(self, seconds: float):
+        self._seconds, self._began = seconds, time.monotonic()
+
+    def tell(self, stable: Any, canary: Any) -> None:
+        """A line on stderr; both are `export.canary.Observed`."""
+        sides = (f"{o.requests} calls of version {o.version}, {o.failures} failed" for o in (canary, stable))
+        typer.echo(f"{time.monotonic() - self._began:.0f} s of {self._seconds:g}: {'; '.join(sides)}", err=True)
 
 
 def push(url: BucketUrl, repository: Repository = MODELS, endpoint: Endpoint = None) -> None:

@@ -110,8 +110,6 @@ def publish(
             version = repository.publish(name, staged.files)
         except OSError as error:
             raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
-        if client is not None:
-            say(f"{name} version {version}: the server loads it, and calls under way are waited for")
         try:
             _switch(model, _naming(before, label, version), warn)
         except BaseException as error:
@@ -157,6 +155,8 @@ def rollback(model: Model, warn: Warn = lambda sentence: None) -> int:
 
 
 def _switch(model: Model, labels: Labels, warn: Warn) -> None:
+    if model.client is not None:
+        say(f"{model.name}: the server changes over, and calls under way are waited for")
     if sentence := model.interruption(labels):
         warn(sentence)
     model.switch(labels)

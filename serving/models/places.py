@@ -31,6 +31,11 @@ class Places:
         self._lock = threading.Lock()
 
     @property
+    def taken(self) -> int:
+        """How many are."""
+        with self._lock:
+            return self._taken.total()
+
     def take(self, client: str, count: int = 1) -> None:
         """Take places; "" is all callers without a name.
 

@@ -10,7 +10,9 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+import typer
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
 from export import canary, canary_latency, cli, configuration, recording
 from export.canary import Limits, Measure, Observed, Verdict, compare_answers, describe_p95, judge, observe
@@ -124,6 +126,8 @@ def test_how_many_calls_are_needed_is_said_where_p95_is_of_too_few():
         r"of 34 calls and of 306.* differ by up to 1\.56 times by chance.*135 calls of the canary tell", told
     )
     assert "chance" not in describe_p95(stable, Observed(2, 1000, 0, 70.0, 1.0), Limits())
+    assert "nothing to compare" in describe_p95(stable, Observed(2), Limits())
+    assert "nothing to compare" in describe_p95(Observed(1), Observed(2, 34), Limits())
     assert "no number of calls" in describe_p95(stable, Observed(2, 34, 0, 70.0, 1.0), Limits(p95=1.0))
 
 
@@ -259,6 +263,20 @@ def test_a_style_network_has_no_rows_of_its_own(shipped):
 
 def test_the_command_knows_the_same_measures():
     assert [m.value for m in cli.CanaryMeasure] == [m.value for m in Measure]
+
+
+def test_the_command_tells_how_a_canary_goes_while_it_is_watched(monkeypatch, tmp_path):
+    def run(model, version, percent, seconds, metrics, on_sample, measure):
+        on_sample(*SEEN)
+        return Verdict("style", False, ("said so",), *SEEN, percent, seconds, ("p95: of 3 calls",))
+
+    monkeypatch.setattr(canary, "run", run)
+    app = typer.Typer()
+    app.command()(cli.canary)
+    done = CliRunner().invoke(app, ["style", "2", "--repository", str(tmp_path), "--measure", "none"])
+    assert done.exit_code == 3
+    assert "0 s of 300: 300 calls of version 2, 0 failed; 300 calls of version 1, 0 failed\n" in done.stderr
+    assert "  compared p95: of 3 calls\n" in done.stdout
 
 
 def test_the_verdict_is_readable_by_prometheus():

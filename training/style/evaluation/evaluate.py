@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from synthesis import images
+from training.progress import followed
 from training.style.evaluation import faces as face_detection
 from training.style.evaluation import surface
 from training.style.evaluation.classifier import Classifier
@@ -102,7 +103,8 @@ def look_at(paths: Sequence[Path], size: int, closely: int, judges: Judges) -> l
         EvaluationError: one is too small to be measured.
     """
     chosen = set(evenly(len(paths), closely))
-    return [Photograph.of(_read(path, size), judges, i in chosen) for i, path in enumerate(paths)]
+    followed_paths = followed(paths, "looking at photographs", len(paths))
+    return [Photograph.of(_read(path, size), judges, i in chosen) for i, path in enumerate(followed_paths)]
 
 
 def _read(path: Path, size: int) -> np.ndarray:
