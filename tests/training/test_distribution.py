@@ -115,6 +115,7 @@ def test_workers_of_this_machine_are_reached_without_the_proxy_of_the_environmen
     workers = ["127.0.0.1:1", "[::1]:2", "training.example:3"]
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": workers}}))
     monkeypatch.setenv("no_proxy", "example.org")
+    monkeypatch.setenv("NO_PROXY", "example.org")
     with pytest.raises(Started):
         Distribution.of("multiworker")
     assert os.environ["no_proxy"] == "example.org,127.0.0.1,::1"
