@@ -47,6 +47,7 @@ def test_a_version_s_folder_is_its_number():
     assert restyler_of(str(REPOSITORY / "style" / number), REPOSITORY).name == f"style/{number}"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finished_is_measured_at_its_last_checkpoint(tmp_path):
     config = StyleTraining(StyleNetworkConfig(("dots", "lines"), width=12, blocks=1))
     network = build(config.network)
@@ -79,6 +80,7 @@ def test_photographs_come_from_every_folder_and_from_what_a_training_left_out(ra
     assert held_out([tmp_path, random_photos], None, 2) == [tmp_path / "one.png", max(random_photos.iterdir())]
 
 
+@pytest.mark.slow
 def test_the_command_measures_two_networks_side_by_side(data, monkeypatch, tmp_path):
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
     for name in STYLES[:2]:

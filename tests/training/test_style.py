@@ -42,6 +42,15 @@ def float32():
 
 
 @pytest.fixture(scope="module")
+def random_photos(random_photos, tmp_path_factory):
+    """Six of them: at its end a run looks at half of what it is given, in every style."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in sorted(random_photos.iterdir())[:6]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def paintings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paintings")
     rng = np.random.default_rng(1)
