@@ -38,8 +38,9 @@ def open_url(request: str | urllib.request.Request, timeout: float) -> HTTPRespo
         OSError: no answer, or a status that is no success (`urllib.error.HTTPError`).
     """
     url = request if isinstance(request, str) else request.full_url
-    opened = _DIRECT.open if is_direct(url) else urllib.request.urlopen
-    return opened(request, timeout=timeout)
+    # Not `urlopen`: it keeps the proxies of its first call.
+    opener = _DIRECT if is_direct(url) else urllib.request.build_opener()
+    return opener.open(request, timeout=timeout)
 
 
 def bypass(names: list[str], environment: MutableMapping[str, str]) -> None:

@@ -21,6 +21,8 @@ from tests.conftest import PICTURES, PROJECT
 ODD = "a b  ä'\"%d$HOME`;&(*[日\\"
 NO_TEXT = os.fsdecode(b"\xff\xfe")
 """What is no UTF-8."""
+OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "ARGS"}
+"""What the make that may run these tests leaves to those that they run."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def make(clone: Path, *arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         ["make", *installed, *arguments],
         cwd=clone,
-        env=os.environ | environment,
+        env={name: value for name, value in os.environ.items() if name not in OF_MAKE} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -233,7 +233,7 @@ def test_the_staging_of_a_living_process_is_not_swept(repository):
 def told(repository, monkeypatch) -> list[str]:
     """What a person is told of a repository that a server serves, and "changed" where what is served changes."""
     events: list[str] = []
-    monkeypatch.setattr(publishing, "connected", lambda address: nullcontext(object()))
+    monkeypatch.setattr(publishing, "connected", lambda address, is_required=False: nullcontext(object()))
     monkeypatch.setattr(Model, "switch", lambda model, labels: events.append("changed"))
     return events
 

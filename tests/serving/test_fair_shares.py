@@ -122,10 +122,10 @@ def test_a_small_dream_does_not_wait_for_large_ones(greedy, bystander, large, ph
         assert list(bystander.dream(photo, size=160, num_octave=1, iterations=3, max_loss=0))[-1].done
 
     ask()
-    alone = p95(ask, 5)
-    streams = [greedy.dream(large, size=2048, num_octave=1, iterations=500) for _ in range(2)]
+    alone = p95(ask, 3)
+    streams = [greedy.dream(large, size=1536, num_octave=1, iterations=500) for _ in range(2)]
     next(streams[0])  # The first step of one is done; thousands of tiles are left.
-    beside = p95(ask, 5)
+    beside = p95(ask, 3)
     for stream in streams:
         stream.cancel()
     assert beside < 3 * max(alone, 0.2)  # Two of the convolutions that it may have to wait for take that long.

@@ -129,7 +129,7 @@ def test_many_cancelled_jobs_leave_the_instance_free(client, server, photo):
                 return stream
 
     for _ in range(3):
-        streams = [started() for _ in range(6)]
+        streams = [started() for _ in range(5)]  # One place is left, for the last.
         for stream in streams:
             stream.cancel()
     assert list(client.dream(photo, timeout=60, **DREAM))[-1].done

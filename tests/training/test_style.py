@@ -433,8 +433,8 @@ def test_a_name_in_any_script_is_accepted(name):
 
 
 def test_held_out_photos_are_not_trained_on(random_photos):
-    kept, held_out = Photos.of(random_photos).split(8)
-    assert len(held_out.paths) == 8
+    kept, held_out = Photos.of(random_photos).split(4)
+    assert len(held_out.paths) == 4
     assert not set(kept.paths) & set(held_out.paths)
 
 
