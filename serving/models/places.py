@@ -106,7 +106,8 @@ class TurnQueue(Generic[Item]):
         with self._changed:
             self._in_work[client] -= 1
             self._in_work += Counter()  # Drops zeros, so that names do not pile up.
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify()  # One more of `client` may go.
 
     def drop(self, is_unwanted: Callable[[Item], bool]) -> list[tuple[str, Item]]:
         """Take out of the queue what nobody wants any more."""
@@ -120,7 +121,8 @@ class TurnQueue(Generic[Item]):
                     self._waiting[client] = kept
                 else:
                     del self._waiting[client]
-            self._changed.notify_all()
+            if dropped:
+                self._changed.notify_all()
         return dropped
 
     def close(self) -> None:
