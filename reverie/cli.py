@@ -32,7 +32,7 @@ def app() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", gpu.log_level())  # Before anything imports TensorFlow.
     try:
         with failures.flushed():
-            cli()
+            cli(prog_name="reverie")  # However it was started.
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # Whoever read the output has had enough.

@@ -49,7 +49,7 @@ def check_apart(targets: Sequence[Path]) -> None:
     """Raise OutputError if two of the files to write are one."""
     for i, target in enumerate(targets):
         for other in targets[:i]:
-            if _behind_links(target) == _behind_links(other) or _is_same(target, other):
+            if _is_same(target, other):
                 raise OutputError(f"{other} and {target} are the same file; give two names")
 
 
@@ -151,11 +151,11 @@ def _refuse_inputs(target: Path, inputs: Iterable[Path]) -> None:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """By device and inode: whatever links and names lead there."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
+    """By device and inode, whatever links and names lead there; and by name, as a folder on the way may be missing."""
+    with contextlib.suppress(OSError):
+        if one.samefile(other):
+            return True
+    return _behind_links(one) == _behind_links(other)
 
 
 def _behind_links(path: Path) -> Path:

@@ -60,6 +60,7 @@ TRANSFER = ("transfer", "cat.jpg", "pagoda.jpg")
     "arguments",
     [
         ("stylize", "cat.jpg", "cat.jpg"),
+        ("stylize", "cat.jpg", "missing/../cat.jpg"),
         ("stylize", "film.mp4", "./film.mp4"),
         ("stylize", "film.mp4", "hard.mp4"),
         ("stylize", "film.mp4", "link.mp4"),
