@@ -33,8 +33,10 @@ def tell(error: BaseException) -> int:
     if sentence is None or os.environ.get(TRACEBACK_VARIABLE):
         raise error
     status = getattr(error, "exit_status", 1)
-    with contextlib.suppress(OSError):  # There is nobody left to tell.
+    try:
         print(f"error: {sentence}" if status == 1 else sentence, file=sys.stderr, flush=True)
+    except OSError:  # There is nobody left to tell.
+        _divert(sys.stderr)
     return status
 
 
@@ -88,7 +90,11 @@ def _flush(stream: TextIO) -> None:
     try:
         stream.flush()
     except OSError as error:
-        # Python flushes once more at its end, and would complain again.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _divert(stream)
         raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def _divert(stream: TextIO) -> None:
+    """Let what is still to be written go nowhere: Python flushes once more at its end, and would end with status 120."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -24,7 +24,7 @@ def told(monkeypatch, capsys):
     """Runs the command line with a command that raises; gives the status and what stderr had."""
 
     def tell(error: BaseException) -> tuple[int, str]:
-        def command():
+        def command(**_):
             raise error
 
         monkeypatch.setattr(cli, "cli", command)
@@ -93,7 +93,8 @@ def test_output_that_cannot_be_written_is_status_1_without_a_traceback(to):
     with Path("/dev/full").open("w") as full:
         other = "stderr" if to == "stdout" else "stdout"
         command = ["health", "--address", "127.0.0.1:9", *(["--no-such-option"] if to == "stderr" else [])]
-        done = reverie(*command, **{to: full, other: subprocess.PIPE}, text=True)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = reverie(*command, **{to: full, other: subprocess.PIPE}, text=True, env=environment)
     assert done.returncode == 1
     if to == "stdout":
         assert done.stderr in (f"error: {of}No space left on device\n" for of in ("", "standard output: "))
