@@ -29,7 +29,7 @@ demo: $(VENV)/.runtime ## the main job on the shipped models; writes out/demo/in
 test: $(VENV)/.dev ## unit tests, and service tests against the embedded Triton; ARGS="-n 0 -k gatys"
 	$(PYTHON_M) pytest -n 2 $(ARGS)
 
-test-fast: $(VENV)/.dev ## what needs no server and takes no long time: within a minute
+test-fast: $(VENV)/.dev ## what needs no server and takes no long time
 	$(PYTHON_M) pytest -n 2 -m "not service and not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## formatting, lint and types
