@@ -16,13 +16,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from export import answers, canary_latency, manifest, recording
+from export.canary_measure import Measure
 from export.switching import Model, SwitchError
 from serving import proxies
 from serving.client import ReverieError
@@ -36,14 +36,6 @@ _FAILURES = ("BACKEND", "OTHER", "REJECTED")
 
 
 _TOKENIZERS = ("tokenizer.json", "vocabulary.txt")
-
-
-class Measure(str, Enum):
-    """Whose recorded rows a language model is measured on, or whether the task's measure is looked at."""
-
-    stable = "stable"
-    canary = "canary"
-    none = "none"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from export.canary_measure import Measure
 from export.precision import CPU_DEFAULT, Precision
 from synthesis import outputs
 
@@ -23,14 +24,6 @@ class Kind(str, Enum):
 
     language_model = "language_model"
     style = "style"
-
-
-class CanaryMeasure(str, Enum):
-    """As `export.canary.Measure`, which takes seconds to import."""
-
-    stable = "stable"
-    canary = "canary"
-    none = "none"
 
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server to update.")]
@@ -196,12 +189,12 @@ def canary(
     duration: Annotated[str, typer.Option("--for", help="How long: 90s, 5m, 1h.")] = "5m",
     metrics: Annotated[str, typer.Option(help="URL of the server's metrics.")] = "http://127.0.0.1:8002/metrics",
     measure: Annotated[
-        CanaryMeasure,
+        Measure,
         typer.Option(
             help="Compare quality on the stable version's recorded rows, on the canary's own (a language model that was "
             "trained on other texts), or not at all."
         ),
-    ] = CanaryMeasure.stable,
+    ] = Measure.stable,
     textfile: Annotated[
         Path | None,
         typer.Option(help="Also write the verdict in Prometheus' text format (for its textfile collector)."),
@@ -215,7 +208,6 @@ def canary(
     """
     from export import canary as trial
 
-    chosen = trial.Measure(measure.value)
     seconds = _seconds(duration)
     if textfile:
         outputs.check(textfile)
@@ -224,7 +216,7 @@ def canary(
         model.value,
         repository,
         address,
-        lambda m: trial.run(m, version, percent, seconds, metrics, on_sample=_Watching(seconds).tell, measure=chosen),
+        lambda m: trial.run(m, version, percent, seconds, metrics, on_sample=_Watching(seconds).tell, measure=measure),
     )
     for label, seen in (("stable", verdict.stable), ("canary", verdict.canary)):
         p95 = "unknown" if seen.p95_ms is None else f"{seen.p95_ms:.1f} ms"

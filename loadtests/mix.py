@@ -42,7 +42,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ENDINGS = (".jpeg", ".jpg", ".png", ".webp")
 CALLERS_MISTAKES = ("INVALID_ARGUMENT", "NOT_FOUND")
 """Statuses by which a server says that the request can never be answered."""
 
@@ -295,12 +294,12 @@ def _read_pictures(where: str, folder: Path) -> list[bytes]:
         raise MixError(f"{where}: {folder} does not exist; accepted: a folder of pictures, or a picture")
     found = sorted(p for p in folder.rglob("*") if _is_picture(p)) if folder.is_dir() else [folder]
     if not found:
-        raise MixError(f"{where}: {folder} holds no pictures; accepted: files that end in {', '.join(ENDINGS)}")
+        raise MixError(f"{where}: {folder} holds no pictures; accepted: files that end in {', '.join(images.ENDINGS)}")
     return [_read_picture(where, path) for path in found]
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in images.ENDINGS and not path.name.startswith(".") and path.is_file()
 
 
 def _read_picture(where: str, path: Path) -> bytes:

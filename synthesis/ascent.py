@@ -159,17 +159,8 @@ def smoothed(gradient, sigma: float):
     return tf.math.l2_normalize(gradient) + tf.math.l2_normalize(blurred)
 
 
-@lru_cache(maxsize=16)
-def ascent(
-    name: str,
-    layers: tuple[str, ...],
-    dtype: str = "float32",
-    is_guided: bool = False,
-    folded: bool = False,
-    pauses: bool = False,
-) -> Ascent:
-    """The compiled ascent of these layers, made and traced once."""
-    return Ascent(name, layers, dtype, is_guided, folded, pauses)
+ascent = lru_cache(maxsize=16)(Ascent)
+"""The compiled ascent of these layers, made and traced once."""
 
 
 def _parse(name: str, layer: str) -> tuple[str, int | None]:

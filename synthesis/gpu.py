@@ -14,7 +14,7 @@ def has_gpu() -> bool:
 
 
 def log_level() -> str:
-    """TF_CPP_MIN_LOG_LEVEL: TensorFlow's errors, but none on a machine without a GPU, where it logs that it found none as one.
+    """TF_CPP_MIN_LOG_LEVEL: TensorFlow's errors; none on a machine without a GPU, whose absence it logs as one.
 
     What ends a computation is raised as an exception too, and is seen at either level.
     """

@@ -107,7 +107,7 @@ def serving(log: Path) -> Iterator[Served]:
         repository, disk = Path(folder) / "model_repository", Path(folder) / "log"
         shutil.copytree(PROJECT / "model_repository", repository)
         disk.mkdir()
-        address, isolated = Address.free(), _can_isolate()
+        address, isolated = Address.free(), can_isolate()
         ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
         serve = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports]
         mounts = f"mount -t tmpfs -o size={SHM_MIB}m shm /dev/shm && mount -t tmpfs -o size={LOG_MIB}m log {disk} && "
@@ -129,7 +129,8 @@ def serving(log: Path) -> Iterator[Served]:
                 process.kill()
 
 
-def _can_isolate() -> bool:
+def can_isolate() -> bool:
+    """Whether a process here can have a /dev/shm of its own."""
     command = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs -o size=1m shm /dev/shm"]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
