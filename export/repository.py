@@ -1,8 +1,8 @@
 """The model repository's layout, and how a version gets into it whole or not at all.
 
-A version is staged outside the repository on the same file system, synced, and renamed into
-`<model>/<number>`; where the repository is a mount point, or nobody may write beside it, within the model's folder. Triton never sees half of one, and none at all before `config.pbtxt` names it, which is
-replaced by one rename too. Knows nothing about what the files mean.
+A version is staged outside the repository on the same file system, synced, and renamed into `<model>/<number>`; within the
+model's folder where the repository is a mount point, or nobody may write beside it. Triton never sees half of one, and none
+at all before `config.pbtxt` names it, which is replaced by one rename too. Knows nothing about what the files mean.
 """
 
 from __future__ import annotations
