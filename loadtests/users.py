@@ -18,11 +18,12 @@ from typing import ClassVar
 # First: it replaces blocking calls (sockets, threads, time.sleep) by gevent's.
 from locust import User, task  # isort: skip
 
+import gevent
 import gevent.hub
 import grpc.experimental.gevent
 
 from loadtests import endpoints
-from loadtests.calls import make_call
+from loadtests.calls import Call, make_call
 from loadtests.endpoints import Caller, Endpoint, first_message
 
 # Before any channel exists, else a waiting call stops every user.
@@ -57,8 +58,18 @@ class ReverieUser(User):
 
     @task
     def call(self) -> None:
-        """One request; the time to a stream's first message appears in locust's statistics too."""
-        made = make_call(self.endpoint, self._client, self._rng.getrandbits(31))
+        """One request; the time to a stream's first message appears in locust's statistics too.
+
+        Locust ends a user whose pause is over in the same moment, and would lose a call that the server is answering. A call
+        that was begun is therefore waited for, at most until its deadline, and reported whatever ends its user.
+        """
+        calling = gevent.spawn(make_call, self.endpoint, self._client, self._rng.getrandbits(31))
+        try:
+            calling.join()
+        finally:
+            self._report_call(calling.get())
+
+    def _report_call(self, made: Call) -> None:
         if self.endpoint.is_streaming and made.first_message_ms is not None:
             self._report(first_message(self.endpoint.name), made.first_message_ms, 0, "")
         self._report(self.endpoint.name, made.milliseconds, made.received_bytes, made.error, call=made)
