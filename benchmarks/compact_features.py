@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from imaging import images
 from serving.demo.mosaic import stained_glass
 from serving.demo.run import PICTURES
-from synthesis import deepdream, features, gatys, images
+from synthesis import deepdream, features, gatys
 from synthesis.deepdream import DeepDreamParameters
 from synthesis.gatys import GatysParameters
 

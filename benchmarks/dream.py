@@ -3,7 +3,7 @@
     make bench-dream DATA=folder         (or: python -m benchmarks.dream --data folder)
 
 The folder holds chicago.jpg and InceptionV3's weights. The book's settings (four layers, three octaves of up to
-30 steps) on both sides. *The book* is `tests/synthesis/book.py`; *Reverie* is `synthesis.deepdream.dream`,
+30 steps) on both sides. *The book* is `benchmarks/reference/book.py`; *Reverie* is `synthesis.deepdream.dream`,
 with convolutions in bfloat16 where the processor has it (`precision="auto"`), and once more in float32, whose
 picture is the book's. Both sides are quoted without tracing, which happens once a process (the book traces
 each octave again: `book_seconds_with_tracing`). `seconds` run until the last octave reaches the book's last loss,
@@ -28,12 +28,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.reference.book import BookDream
 from benchmarks.timing import say, seconds_of
-from serving.models.outbox import Outbox, encode_preview
-from synthesis import features, images
+from imaging import images
+from serving.python_backend.background_sender import Outbox, encode_preview
+from synthesis import features
 from synthesis.deepdream import DeepDreamParameters, dream, octave_shapes
 from synthesis.progress import Progress
-from tests.synthesis.book import BookDream
 
 HEIGHT, WIDTH = 532, 800
 LAYERS = {"mixed4": 1.0, "mixed5": 1.5, "mixed6": 2.0, "mixed7": 2.5}

@@ -25,13 +25,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from reverie_client import Client, ReverieError
 
-from export import canary, listing, publishing
-from export.repository import Repository
-from export.switching import Model
-from serving.client import Client, ReverieError
+from imaging import images
+from registry import canary, publishing, table
+from registry.repository import Repository
+from registry.rollout import Model
 from serving.triton.server import TritonServer
-from synthesis import images
 from training.language_model import train as language_model
 from training.language_model.model import LanguageModelConfig
 from training.loop import Schedule
@@ -181,7 +181,7 @@ def check(folder: Path, text: bool) -> dict[str, Any]:
         expected = published[-1].version, True, published[-1].version
         found = back, verdict.promoted, model.labels.stable
         return {
-            "passed": not load.failed and found == expected and not any(f for *_, f in listing.verify(repository)),
+            "passed": not load.failed and found == expected and not any(f for *_, f in table.verify(repository)),
             "calls": dict(load.answered),
             "failed_calls": len(load.failed),
             "failures": load.failed[:5],

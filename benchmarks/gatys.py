@@ -6,7 +6,7 @@ The folder holds chicago.jpg, styles/starry_night.jpg and VGG19's weights. Both 
 pixels, read as the book reads them, and lower the same objective (listing 12-22), in float32 wherever a loss
 is quoted.
 
-- *The book* is `tests/synthesis/book.py` with SGD: three pictures through VGG19 in every step. Its learning
+- *The book* is `benchmarks/reference/book.py` with SGD: three pictures through VGG19 in every step. Its learning
   rate of 100 is meant for pictures 400 pixels high and diverges here; scaled by the pixel count it is 10.
   It runs for `--book-steps`, and the rest of its curve comes from benchmarks/results/gatys_book_curve.json,
   which `--curve` measures again (4000 steps with the targets computed once: the same path at a third of the work).
@@ -31,15 +31,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.reference.book import BookTransfer
 from benchmarks.timing import say, seconds_of
-from serving.models.outbox import Outbox, encode_preview
-from serving.models.turns import Turnstile
+from serving.python_backend.background_sender import Outbox, encode_preview
+from serving.python_backend.fair_share import Turnstile
 from synthesis import features, gatys
 from synthesis.gatys import GatysParameters
 from synthesis.objective import Evaluation, Objective, Targets, compiled
-from synthesis.optimisers import sgd
+from synthesis.optimizers import sgd
 from synthesis.progress import Progress
-from tests.synthesis.book import BookTransfer
 
 HEIGHT, WIDTH, RATE = 128, 192, 10.0
 CURVE = Path(__file__).parent / "results" / "gatys_book_curve.json"

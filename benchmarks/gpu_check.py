@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from export import configuration, recording
-from export.repository import Repository
-from export.switching import Model
+from registry import configuration, golden
+from registry.repository import Repository
+from registry.rollout import Model
 
 BATCHES = (1, 2, 4, 8)
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -90,7 +90,7 @@ def check_model(model: Model, kinds: list[str], seconds: float) -> dict[str, Any
     version = model.labels.stable
     assert version is not None
     folder, describe = model.repository.folder(model.name, version), model.description(version)
-    recorded = recording.read(folder)
+    recorded = golden.read(folder)
     if recorded is None:
         return {"skipped": "no recorded inputs"}
     found: dict[str, Any] = {"version": version}
@@ -108,17 +108,17 @@ def _on(
     kind: str,
     folder: Path,
     describe: configuration.ModelConfiguration,
-    recorded: recording.Recorded,
+    recorded: golden.Recorded,
     cache: Path,
     seconds: float,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    file = (kind != "cpu" and describe.gpu_file) or recording.MODEL
+    file = (kind != "cpu" and describe.gpu_file) or golden.MODEL
     made = session(folder / file, kind, cache, describe)
     answered = dict(zip([o.name for o in made.get_outputs()], made.run(None, recorded.inputs), strict=True))
     expected = recorded.answers[file]
     loaded = round(time.perf_counter() - began, 2)
-    recording.compare(answered, expected)
+    golden.compare(answered, expected)
     far = max(float(np.abs(answered[n].astype(np.float64) - a.astype(np.float64)).max()) for n, a in expected.items())
     batches = {}
     for batch in BATCHES:

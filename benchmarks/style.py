@@ -37,18 +37,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import tensorflow as tf
+from reverie_client import Client
 
 from benchmarks.timing import say, seconds_of
-from export import style
-from export.precision import CPU_DEFAULT, Precision
+from export.onnx.precision import CPU_DEFAULT, Precision
+from export.style.export import graph_in, graph_of, sample_photos
+from imaging import images
 from reverie.restylers import DEFAULT_STRENGTH, of_graph
 from reverie.style_evaluation import held_out, rounded
-from serving.client import Client
 from serving.demo.run import PICTURES
 from serving.style.files import GPU_MODEL
 from serving.style.margin import Margins
 from serving.triton.server import TritonServer
-from synthesis import images
 from training.runs import Run
 from training.style import train
 from training.style.evaluation.classifier import Classifier
@@ -102,7 +102,7 @@ def main() -> None:
         johnson = train.load(Run(options.johnson_run)) if options.johnson_run else _random("johnson")
         variants = _ours(options, Path(name))
         served = next(iter(variants.values()))
-        theirs = Style.of(johnson, Path(name) / "johnson.onnx", style.graph_of(johnson, merges=False))
+        theirs = Style.of(johnson, Path(name) / "johnson.onnx", graph_of(johnson, merges=False))
         result: dict[str, Any] = {"cores": os.cpu_count(), "network": options.network_name}
         result |= latencies(served, theirs, johnson)
         result |= speedups(result)
@@ -138,18 +138,16 @@ def _ours(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
         gpu = Style(served.file.with_name(GPU_MODEL), served.names)
         return {"served": served} | ({"float16": gpu} if gpu.file.exists() else {})
     network = _random("fast") if options.untrained else train.load(Run(options.run))
-    photos = style.sample_photos(Run(options.run)) if options.run else [_request(256, 1)[0][0]]
+    photos = sample_photos(Run(options.run)) if options.run else [_request(256, 1)[0][0]]
     precisions = sorted(Precision, key=lambda p: p is not CPU_DEFAULT)
-    return {
-        p.value: Style.of(network, folder / f"{p.value}.onnx", style.graph_in(p, network, photos)) for p in precisions
-    }
+    return {p.value: Style.of(network, folder / f"{p.value}.onnx", graph_in(p, network, photos)) for p in precisions}
 
 
 def _alike(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
     if options.alike_run is None:
         return {}
     network = train.load(Run(options.alike_run))
-    return {"alike": Style.of(network, folder / "alike.onnx", style.graph_of(network))}
+    return {"alike": Style.of(network, folder / "alike.onnx", graph_of(network))}
 
 
 def _random(preset: str) -> StyleNetwork:

@@ -35,14 +35,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
+from reverie_client import Client
 
 from benchmarks.timing import say
-from export import configuration, language_model
-from export.text import variants
+from export.language_model import variants
+from export.language_model.export import round_to_float16, scoring_graph
 from language.sampling import BatchSampler, Sampling
 from language.tokenizer import load_tokenizer
 from language.vocabulary import Vocabulary
-from serving.client import Client
+from registry import configuration
 from serving.text.decoder import Decoder
 from serving.text.engine import Collector
 from serving.text.parameters import GenerateParameters
@@ -115,9 +116,9 @@ def export(model: LanguageModel, vocabulary: Vocabulary, files: Path) -> None:
     files.mkdir(parents=True)
     rng = np.random.default_rng(1)
     rows = rng.integers(2, model.config.vocabulary_size, (4, model.config.positions))
-    language_model.round_to_float16(model)
+    round_to_float16(model)
     graphs = variants.graphs(model, variants.calibrate(model, rows))
-    variants.save({"model": language_model.scoring_graph(model), **graphs}, files)
+    variants.save({"model": scoring_graph(model), **graphs}, files)
     vocabulary.save(files)
     text = configuration.language_model(model.config.positions).text()
     (files.parent / "config.pbtxt").write_text(text)

@@ -1,4 +1,1 @@
-"""Export: finished training runs to ONNX, checked against Keras, published as the next version.
-
-Knows trained models and the repository's layout; reaches a running server only through the client.
-"""
+"""Finished training runs to ONNX, and the proof that the graph computes what Keras did; publishing is `registry`."""

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from export.canary_measure import Measure
-from export.precision import CPU_DEFAULT, Precision
-from synthesis import outputs
+from export.onnx.precision import CPU_DEFAULT, Precision
+from registry.quality_metric import Measure
+from reverie import outputs
 
 
 class Kind(str, Enum):
@@ -72,7 +72,7 @@ def export_command(
     """Export trained models to ONNX, check them against Keras, and publish the next version."""
     if run is not None and model is None:
         raise typer.BadParameter("name the run's --model", param_hint="--run")
-    from export import publishing
+    from registry import publishing
 
     kind = model.value if model else None
     is_required = _is_named(context)
@@ -96,18 +96,18 @@ def export_command(
 def models(context: typer.Context, repository: Repository = MODELS, address: Address = LOCAL) -> None:
     """List every version: labels, state, where it came from and what it was measured at."""
     if context.invoked_subcommand is None:
-        from export import listing
+        from registry import table
 
-        Console().print(listing.table(repository, address))
+        Console().print(table.table(repository, address))
 
 
 @models_app.command()
 def verify(repository: Repository = MODELS) -> None:
     """Compare every version's files with its manifest; exit status 1 if one was altered."""
-    from export import listing
+    from registry import table
 
     faults = 0
-    for name, version, fault in listing.verify(repository):
+    for name, version, fault in table.verify(repository):
         typer.echo(f"{name} version {version}: {fault or 'whole'}", err=bool(fault))
         faults += bool(fault)
     sys.exit(1 if faults else 0)
@@ -116,9 +116,9 @@ def verify(repository: Repository = MODELS) -> None:
 @models_app.command()
 def adopt(model: Name, version: Version, repository: Repository = MODELS) -> None:
     """Write a manifest for a version that has none, with its files as they are now."""
-    from export import listing
+    from registry import table
 
-    listing.adopt(repository / model.value / str(version), model.value)
+    table.adopt(repository / model.value / str(version), model.value)
     typer.echo(f"{model.value} version {version}: signed as it is")
 
 
@@ -131,11 +131,11 @@ def restore(
 ) -> None:
     """Make a run of a published version, for `--from` of `reverie train lm`, `style` and `add-style`."""
     typer.echo(f"restoring {model.value} version {version}", err=True)  # TensorFlow, imported next, takes seconds.
-    from export import style_restore
-    from export.text import restore as text_restore
+    from export.language_model.restore import restore as restore_language_model
+    from export.style.restore import restore as restore_style
 
-    restoring = style_restore if model is Kind.style else text_restore
-    restored = restoring.restore(repository / model.value / str(version), run)
+    restore_run = restore_style if model is Kind.style else restore_language_model
+    restored = restore_run(repository / model.value / str(version), run)
     further = "add-style --style painting.jpg" if model is Kind.style else "lm --preset reviews"
     typer.echo(f"{restored.path}: version {version}; go on with 'reverie train {further} --from {restored.path}'")
 
@@ -150,7 +150,7 @@ def promote(
     address: Address = LOCAL,
 ) -> None:
     """Let a label name a version; `stable` is what callers get who ask for none."""
-    from export import publishing
+    from registry import publishing
 
     _with_model(context, model.value, repository, address, lambda m: publishing.promote(m, version, to, _warn))
     typer.echo(f"{model.value} version {version} is now {to}")
@@ -159,7 +159,7 @@ def promote(
 @models_app.command()
 def history(repository: Repository = MODELS) -> None:
     """What was published, promoted and rolled back, oldest first."""
-    from export.repository import Repository as Files
+    from registry.repository import Repository as Files
 
     for event in Files(repository).history():
         was = f", was {event['was']}" if event.get("was") else ""
@@ -175,7 +175,7 @@ def history(repository: Repository = MODELS) -> None:
 
 def rollback(context: typer.Context, model: Name, repository: Repository = MODELS, address: Address = LOCAL) -> None:
     """Make the version stable that was stable before."""
-    from export import publishing
+    from registry import publishing
 
     version = _with_model(context, model.value, repository, address, lambda m: publishing.rollback(m, _warn))
     typer.echo(f"{model.value} version {version} is stable again")
@@ -206,7 +206,7 @@ def canary(
 
     Exit status 3 when it was not promoted.
     """
-    from export import canary as trial
+    from registry import canary as trial
 
     seconds = _seconds(duration)
     if textfile:
@@ -240,15 +240,15 @@ class _Watching:
         self._seconds, self._began = seconds, time.monotonic()
 
     def tell(self, stable: Any, canary: Any) -> None:
-        """A line on stderr; both are `export.canary.Observed`."""
+        """A line on stderr; both are `registry.canary.Observed`."""
         sides = (f"{o.requests} calls of version {o.version}, {o.failures} failed" for o in (canary, stable))
         typer.echo(f"{time.monotonic() - self._began:.0f} s of {self._seconds:g}: {'; '.join(sides)}", err=True)
 
 
 def push(url: BucketUrl, repository: Repository = MODELS, endpoint: Endpoint = None) -> None:
     """Bring a bucket to what this repository's labels say."""
-    from export import bucket
-    from export.repository import Repository as Files
+    from registry import bucket
+    from registry.repository import Repository as Files
 
     _report_moves(bucket.push(Files(repository), bucket.Bucket.at(url, endpoint)), "pushed")
 
@@ -263,8 +263,8 @@ def pull(
     address: Address = LOCAL,
 ) -> None:
     """Bring this repository, and the server that serves it, to what a bucket says."""
-    from export import bucket
-    from export.repository import Repository as Files
+    from registry import bucket
+    from registry.repository import Repository as Files
 
     source = bucket.Bucket.at(url, endpoint)
     if every is None:
@@ -292,10 +292,10 @@ def configs(
     repository: Repository = MODELS,
     check: Annotated[bool, typer.Option(help="Write nothing; exit status 1 if a file is not as it would be.")] = False,
 ) -> None:
-    """Write every config.pbtxt of the repository from its description in export/configuration.py."""
-    from export import listing
+    """Write every config.pbtxt of the repository from its description in registry/configuration.py."""
+    from registry import table
 
-    changed = listing.write_configurations(repository, check)
+    changed = table.write_configurations(repository, check)
     for path in changed:
         typer.echo(f"{path}: {'differs' if check else 'written'}")
     sys.exit(1 if check and changed else 0)
@@ -313,9 +313,9 @@ def _warn(sentence: str) -> None:
 
 
 def _with_model(context: typer.Context, name: str, repository: Path, address: str, act: Callable):
-    from export import publishing
-    from export.repository import Repository as Files
-    from export.switching import Model
+    from registry import publishing
+    from registry.repository import Repository as Files
+    from registry.rollout import Model
 
     with ExitStack() as stack:
         client = stack.enter_context(publishing.connected(address, _is_named(context)))
@@ -325,11 +325,12 @@ def _with_model(context: typer.Context, name: str, repository: Path, address: st
 
 
 def _errors_of_a_pull() -> tuple[type[Exception], ...]:
-    from export.bucket import BucketError
-    from export.manifest import ManifestError
-    from export.repository import RepositoryError
-    from export.switching import SwitchError
-    from serving.client import ReverieError
+    from reverie_client import ReverieError
+
+    from registry.bucket import BucketError
+    from registry.manifest import ManifestError
+    from registry.repository import RepositoryError
+    from registry.rollout import SwitchError
 
     return BucketError, ManifestError, RepositoryError, SwitchError, ReverieError, OSError
 

@@ -12,10 +12,10 @@ from enum import Enum
 
 import numpy as np
 from PIL import Image
+from reverie_client import PictureStep, TextPiece
+from reverie_client.client import Score
 
 from loadtests.endpoints import Caller, Endpoint, Message
-from serving.client import PictureStep, TextPiece
-from serving.client.client import Score
 
 REFUSALS = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """Statuses by which a server says that it is busy; an unreachable server's is UNAVAILABLE too."""

@@ -46,7 +46,7 @@ from loadtests.search import Overload, Search, highest_rate, overload, typical, 
 from loadtests.server_metrics import Interval, Poller, intervals
 from loadtests.slo import Objective, ObjectiveError
 from loadtests.target import Target, say, sender, target
-from synthesis import outputs
+from reverie import outputs
 
 SURGE = 3.0
 AFTER = 0.5

@@ -32,7 +32,7 @@ from loadtests.open_loop import send_on_schedule
 from loadtests.plots import Axis, Line, line_chart
 from loadtests.run import Arrivals, MaxCpuShare, MaxInFlight, MaxLag, MixFile, Seed, prepare
 from loadtests.target import say, sender, target
-from synthesis import outputs
+from reverie import outputs
 
 RANKS = (50.0, 95.0)
 FAILURE_SIGNIFICANCE = 0.01

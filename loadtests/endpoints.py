@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from reverie_client import Client, PictureStep, TextPiece
+from reverie_client.client import Score
 from tritonclient.grpc import service_pb2
 
-from serving.client import Client, PictureStep, TextPiece
-from serving.client.client import Score
-from synthesis import images
+from imaging import images
 
 OPENINGS = (
     "this movie",

@@ -17,7 +17,7 @@ import numpy as np
 
 from loadtests.calls import Call, Outcome
 from loadtests.endpoints import ENDPOINTS, between_messages, first_message
-from synthesis import outputs
+from reverie import outputs
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from imaging import images
 from loadtests.calls import make_call
 from loadtests.endpoints import (
     ENDPOINTS,
@@ -35,7 +36,6 @@ from loadtests.endpoints import (
 from serving.parameters import describe
 from serving.style.parameters import StylizeParameters
 from serving.text.parameters import GenerateParameters
-from synthesis import images
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -40,9 +40,9 @@ from loadtests.replay import ReplayError, read_calls
 from loadtests.server_metrics import Interval, Poller, intervals
 from loadtests.slo import Objective
 from loadtests.target import WARM_UP_TIMEOUT_S, Target, say, sender, target, warm_up
+from reverie import outputs
+from reverie.outputs import OutputError
 from serving.triton.server import ServerError
-from synthesis import outputs
-from synthesis.outputs import OutputError
 
 PROGRESS_EVERY_S = 5.0
 POLL_EVERY_S = 1.0

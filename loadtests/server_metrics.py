@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from serving import proxies
+from reverie_client import proxies
 
 COUNTERS = {
     "requests": "nv_inference_request_success",

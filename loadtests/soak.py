@@ -38,7 +38,7 @@ from loadtests.run import (
     write_report,
 )
 from loadtests.target import target
-from synthesis import outputs
+from reverie import outputs
 
 
 def main(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from reverie_client import Client
+
 from loadtests.arrivals import Arrival
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller, Endpoint, make_pictures
-from serving.client import Client
 from serving.triton.server import PROJECT, ServerError, TritonServer
 
 READY_WITHIN_S = 60.0

@@ -1,1 +1,1 @@
-"""The command `reverie`: puts the commands of `training`, `export` and `serving` under one name."""
+"""The command `reverie`, and what all packages share: errors, written files, progress."""

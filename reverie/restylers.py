@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from export.repository import Repository
+from imaging import images
+from registry.repository import Repository
 from serving.style.files import MODEL
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
-from synthesis import images
 from training.runs import Run
 from training.style.evaluation.evaluate import Restyler
 from training.style.network import build, restyle

@@ -26,7 +26,7 @@ def eval_served(
     seed: Annotated[int, typer.Option(help="Of the choice of the reviews and of the samples.")] = 0,
 ) -> None:
     """Measure a published language model on the held-out test reviews."""
-    from export.repository import Repository
+    from registry.repository import Repository
     from training.language_model import reviews
     from training.language_model.evaluate import evaluate
 

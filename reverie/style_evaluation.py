@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synthesis import outputs
+from reverie import outputs
 from training.cli import use_weights
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def held_out(folders: Sequence[Path], content: Path | None, count: int | None) -
 
 
 def _statistics(paintings: Mapping[str, Path], cache: Path) -> Paintings:
-    from synthesis import images
+    from imaging import images
     from training.style.evaluation.perception import painting_statistics
 
     return {name: painting_statistics(images.read(path), cache / "style_targets") for name, path in paintings.items()}

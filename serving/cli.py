@@ -17,17 +17,18 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
+from reverie_client import Client, PictureStep, Stream
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from serving.client import Client, PictureStep, Stream
-from serving.style.video import FRAMES_PER_SECOND, stylize_folder, stylize_video
-from serving.style.video_reader import can_be_read, is_animation, is_still
-from serving.style.video_writer import VIDEOS
-from synthesis import images, outputs, xmp
-from synthesis.images import ENDINGS
-from synthesis.provenance import Provenance
-from synthesis.provenance import read as read_provenance
+from imaging import images, xmp
+from imaging.images import ENDINGS
+from imaging.provenance import Provenance
+from imaging.provenance import read as read_provenance
+from imaging.video.reader import can_be_read, is_animation, is_still
+from imaging.video.restyle import FRAMES_PER_SECOND, stylize_folder, stylize_video
+from imaging.video.writer import VIDEOS
+from reverie import outputs
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of the server.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
@@ -95,8 +96,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
-    from serving import security as secured
-    from serving.security import Security, Tls
+    from reverie_client import credentials
+    from reverie_client.credentials import Tls
+
+    from serving.security import Security
     from serving.triton import memory
     from serving.triton.server import Address as Listen
     from serving.triton.server import StartInterrupted, TritonServer
@@ -108,8 +111,8 @@ def serve(
         signal.signal(number, lambda *_: stop.set())
     listen = Listen(host, grpc_port, http_port, metrics_port, metrics_host)
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
-    api_key = secured.read_key(secured.API_KEY_VARIABLE, api_key_file)
-    control_key = secured.read_key(secured.CONTROL_KEY_VARIABLE, control_key_file)
+    api_key = credentials.read_key(credentials.API_KEY_VARIABLE, api_key_file)
+    control_key = credentials.read_key(credentials.CONTROL_KEY_VARIABLE, control_key_file)
     security = Security(tls, api_key, control_key, http, insecure)
     limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
     if too_little := memory.shared_memory_warning():

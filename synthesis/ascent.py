@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-from synthesis import checkpoints, features, images
-from synthesis.errors import InputError
+from imaging import images
+from reverie.errors import InputError
+from synthesis import checkpoints, features
 
 BORDER = 2
 """Activations at the border are left out of the loss, against artefacts (listing 12-12)."""

@@ -2,7 +2,7 @@
 
 An optimisation calls `checkpoint` between its pieces of work: tiles, octaves, targets, evaluations. The gradient of a
 large picture is one call that takes seconds or minutes; `pausing` puts checkpoints between its convolutions.
-Who listens (`serving.models.turns`) is one for the process. Without a listener nothing here costs anything.
+Who listens (`serving.python_backend.fair_share`) is one for the process. Without a listener nothing here costs anything.
 """
 
 from __future__ import annotations

@@ -16,10 +16,11 @@ import numpy as np
 import tensorflow as tf
 from pydantic import ConfigDict, Field
 
-from synthesis import checkpoints, colors, features, images
+from imaging import colors, images
+from reverie.errors import InputError
+from synthesis import checkpoints, features
 from synthesis.ascent import ascent, climb, roll, smoothed
-from synthesis.errors import InputError
-from synthesis.named import LayerWeights
+from synthesis.layer_weights import LayerWeights
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress
 from synthesis.recipes import WithRecipes
 

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from reverie.errors import InputError
 from synthesis import checkpoints, compact
-from synthesis.errors import InputError
 
 WEIGHTS_DIR_VARIABLE = "REVERIE_WEIGHTS_DIR"
 

@@ -21,9 +21,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from synthesis import checkpoints, colors, features, images
-from synthesis.errors import InputError
-from synthesis.named import LayerWeights, parse_numbers
+from imaging import colors, images
+from reverie.errors import InputError
+from synthesis import checkpoints, features
+from synthesis.layer_weights import LayerWeights, parse_numbers
 from synthesis.objective import (
     Evaluation,
     Objective,
@@ -35,7 +36,7 @@ from synthesis.objective import (
     restricted,
     without_negligible,
 )
-from synthesis.optimisers import OPTIMISERS
+from synthesis.optimizers import OPTIMISERS
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress, TimeUpError
 from synthesis.recipes import WithRecipes
 

@@ -14,7 +14,8 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-from synthesis import checkpoints, features, images
+from imaging import images
+from synthesis import checkpoints, features
 from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
 
 

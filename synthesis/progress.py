@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from synthesis.errors import InputError
+from reverie.errors import InputError
 
 MAX_SECONDS = "max_seconds"
 

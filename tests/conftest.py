@@ -18,13 +18,14 @@ os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
 
 import numpy as np
 import pytest
+from reverie_client import Client
+from reverie_client.credentials import SECRET_VARIABLES
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from serving.client import Client
-from serving.security import SECRET_VARIABLES, Security
+from imaging import images
+from serving.security import Security
 from serving.triton.server import TritonServer
-from synthesis import images
 
 PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "serving" / "demo" / "pictures"

@@ -12,9 +12,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from reverie_client import headers
 
-from export.configuration import ENGINE_CACHE
-from serving import headers
+from registry.configuration import ENGINE_CACHE
 from serving.triton.server import _libraries, _wheel
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from imaging import images
 from reverie import restylers
 from reverie.cli import cli
 from reverie.restylers import RestylerError, restyler_of
 from reverie.style_evaluation import held_out, rounded
 from reverie.style_plot import front
 from serving.style.margin import Margins
-from synthesis import images
 from tests.conftest import PROJECT
 from training.runs import Run
 from training.style.evaluation.peers import Peer

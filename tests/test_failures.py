@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from reverie import cli, failures
-from synthesis.errors import InputError
+from reverie.errors import InputError
 from tests.conftest import PROJECT
 from training.loop import Schedule
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import keras
 import numpy as np
+from reverie_client import hosts, proxies
 
-from serving import hosts, proxies
 from training.runs import Run
 
 STRATEGIES = ("none", "mirrored", "multiworker")

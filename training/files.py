@@ -57,7 +57,7 @@ def _sha256(path: Path) -> str:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write whose contents take the place of `path`'s when the block ends; whatever fails, the old ones stay.
 
-    Unlike `synthesis.outputs.replacing` it always writes to one name: a run that is killed again and again leaves one file.
+    Unlike `reverie.outputs.replacing` it always writes to one name: a run that is killed again and again leaves one file.
 
     Raises:
         OSError: it cannot be written; nothing else is left of it.

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from synthesis import images
+from imaging import images
 from training import files
 from training.downloads import fetch
 

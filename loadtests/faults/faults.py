@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from reverie_client import Client, ReverieError, hosts
 
+from imaging import images
 from loadtests.faults.bystanders import DEADLINE_S, WATCHED
 from loadtests.faults.served import Served, kill
 from loadtests.faults.wire import Wire
-from serving import hosts
-from serving.client import Client, ReverieError
-from synthesis import images
 
 NOT_TRIED = {"clock_jump": "would set the clock of the whole machine"}
 _HALF_OPEN = 300

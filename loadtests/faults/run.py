@@ -25,13 +25,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from export.configuration import generate
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller
 from loadtests.faults.bystanders import WATCHED, Bystanders, failures, is_clear
 from loadtests.faults.faults import NOT_TRIED, Fault, faults
 from loadtests.faults.served import Resources, Served, serving
 from loadtests.target import say, warm_up
+from registry.configuration import generate
 
 RECOVERED_WITHIN_S = 60.0
 _SETTLES_WITHIN_S = 15.0

@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator
 
-from serving import hosts
+from reverie_client import hosts
 
 _CHUNK = 65_536
 _LOOK_EVERY_S = 0.05

@@ -1,6 +1,6 @@
 """`make fuzz-parsers`: coverage-guided inputs for what reads strangers' bytes, with atheris (libFuzzer).
 
-- `picture`: bytes to `synthesis.images`, as `stylize` and the others read them;
+- `picture`: bytes to `imaging.images`, as `stylize` and the others read them;
 - `parameters`: JSON to the parameters of every Python model;
 - `prompt`: bytes to the shipped tokenizer.
 
@@ -28,8 +28,8 @@ Target = Callable[[bytes], None]
 
 def picture() -> Target:
     """Measure and decode a file."""
-    from synthesis import images
-    from synthesis.errors import InputError
+    from imaging import images
+    from reverie.errors import InputError
 
     def read(data: bytes) -> None:
         try:
@@ -45,10 +45,10 @@ def parameters() -> Target:
     """Check a request's parameters for every model, as the models do."""
     from pydantic import ValidationError
 
+    from reverie.errors import InputError
     from serving.style.parameters import StylizeParameters
     from serving.text.parameters import GenerateParameters
     from synthesis.deepdream import DeepDreamParameters
-    from synthesis.errors import InputError
     from synthesis.gatys import GatysParameters
 
     models = (StylizeParameters, GenerateParameters, DeepDreamParameters, GatysParameters)
@@ -71,8 +71,8 @@ def parameters() -> Target:
 
 def prompt() -> Target:
     """Encode a text and read the tokens back."""
-    from export.repository import Repository
     from language.tokenizer import load_tokenizer
+    from registry.repository import Repository
     from serving.triton.server import PROJECT
 
     shipped = Repository(PROJECT / "model_repository")
@@ -132,7 +132,9 @@ def _fuzz_here(name: str, runs: int, out: Path) -> None:
     """Does not return: libFuzzer ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["PIL", "language", "serving", "synthesis.images", "synthesis.named"]):
+    with atheris.instrument_imports(
+        include=["PIL", "language", "serving", "imaging.images", "synthesis.layer_weights"]
+    ):
         target = TARGETS[name]()
     limits = [
         f"-runs={runs}",

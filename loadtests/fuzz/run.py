@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from reverie_client import ReverieError, proxies
+from reverie_client.client import STREAM_METHOD
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from loadtests.fuzz.cases import EXCLUDED, Case, case
 from loadtests.target import Target, target
-from serving import proxies
-from serving.client import ReverieError
-from serving.client.client import STREAM_METHOD
 
 DEADLINE_S = 60.0
 _SENDERS = 6

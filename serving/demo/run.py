@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reverie_client import Client, PictureStep, Stream
 from rich.console import Console
 
-from serving.client import Client, PictureStep, Stream
+from imaging import images
+from reverie import outputs
 from serving.demo import gallery
 from serving.demo.gallery import Picture
 from serving.demo.mosaic import stained_glass
 from serving.triton.server import TritonServer
-from synthesis import images, outputs
 
 PICTURES = Path(__file__).parent / "pictures"
 PROMPT = "This movie"

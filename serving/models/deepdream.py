@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from serving.models.pictures import PictureModel, StreamFormat
-from serving.models.requests import Request, Send
-from synthesis import images
+from imaging import images
+from serving.python_backend.image_stream import PictureModel, StreamFormat
+from serving.python_backend.request import Request, Send
 from synthesis.deepdream import DeepDreamParameters, dream, pixel_steps
 
 
@@ -13,7 +13,7 @@ class DeepDreamRequest(DeepDreamParameters, StreamFormat):
 
 
 class TritonPythonModel(PictureModel):
-    """Inputs `image` and, optional, `guide_image`: encoded pictures. Outputs: see `serving.models.pictures.to_outputs`."""
+    """Inputs `image` and, optional, `guide_image`: encoded pictures. Outputs: see `serving.python_backend.image_stream.to_outputs`."""
 
     def respond(self, request: Request, send: Send) -> None:
         parameters = request.parameters(DeepDreamRequest)

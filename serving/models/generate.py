@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from reverie_client.token_text import to_text
 
 from language.sampling import Logprobs
 from language.tokenizer import Tokenizer, load_tokenizer
 from serving.errors import Unavailable
-from serving.models.places import Places
-from serving.models.requests import Request, client_of, to_stream_error
-from serving.models.siblings import Sibling
+from serving.python_backend.admission import Places
+from serving.python_backend.pinned_model import Sibling
+from serving.python_backend.request import Request, client_of, to_stream_error
 from serving.text.engine import Piece, TokenLogprobs
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EnginePool
-from serving.token_text import to_text
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 

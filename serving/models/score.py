@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from reverie_client.token_text import to_text
 
 from language.tokenizer import load_tokenizer
-from serving.models.requests import AnsweringModel, Outputs, Request
-from serving.models.siblings import Sibling
-from serving.models.turns import Turnstile
-from serving.token_text import to_text
-from synthesis.errors import InputError
+from reverie.errors import InputError
+from serving.python_backend.fair_share import Turnstile
+from serving.python_backend.pinned_model import Sibling
+from serving.python_backend.request import AnsweringModel, Outputs, Request
 
 MAX_TOKENS = 4096
 _MAX_BYTES = 64 * MAX_TOKENS
@@ -20,7 +20,7 @@ _MAX_BYTES = 64 * MAX_TOKENS
 class TritonPythonModel(AnsweringModel):
     """Input `text_input`; outputs `logprob`, the sum, and `tokens` and `token_logprobs`, one entry a scored token.
 
-    Tokens are text, see `serving.token_text`: HTTP puts them into JSON, which cannot carry a part of a character.
+    Tokens are text, see `reverie_client.token_text`: HTTP puts them into JSON, which cannot carry a part of a character.
 
     A word model gives the first word no probability, so it is not scored. A text longer than the model's
     context is scored in windows that overlap by half; long texts take turns, a window each, so that a short one need not

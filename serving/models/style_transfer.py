@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from serving.models.pictures import PictureModel, StreamFormat
-from serving.models.requests import Request, Send
-from synthesis import images
+from imaging import images
+from serving.python_backend.image_stream import PictureModel, StreamFormat
+from serving.python_backend.request import Request, Send
 from synthesis.gatys import GatysParameters, pixel_steps, transfer
 
 
@@ -15,7 +15,7 @@ class StyleTransferRequest(GatysParameters, StreamFormat):
 class TritonPythonModel(PictureModel):
     """Inputs `image`, `style_image` (one or more) and, optional, `style_mask` (one for each style): encoded pictures.
 
-    Outputs: see `serving.models.pictures.to_outputs`.
+    Outputs: see `serving.python_backend.image_stream.to_outputs`.
     """
 
     def respond(self, request: Request, send: Send) -> None:

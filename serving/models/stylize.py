@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.models.requests import AnsweringModel, Outputs, Request, byte_array
-from serving.models.siblings import Sibling
+from serving.python_backend.pinned_model import Sibling
+from serving.python_backend.request import AnsweringModel, Outputs, Request, byte_array
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
 

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from imaging import images
+from reverie.errors import InputError
 from serving.parameters import from_json, markdown_table
-from synthesis import images
-from synthesis.errors import InputError
 
 
 class StylizeParameters(BaseModel):

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.models.places import Places
-from serving.models.turns import CHECK_SECONDS, Check, Turnstile
-from serving.style.colors import mix
+from imaging import images
+from imaging.colors import mix
+from imaging.provenance import Provenance, file_hash
+from reverie.errors import InputError
+from serving.python_backend.admission import Places
+from serving.python_backend.fair_share import CHECK_SECONDS, Check, Turnstile
 from serving.style.files import graph_for_tiles
 from serving.style.margin import Margins
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import restyle_in_tiles
-from synthesis import images
-from synthesis.errors import InputError
-from synthesis.provenance import Provenance, file_hash
 
 Network = Callable[[np.ndarray, np.ndarray, str], tuple[np.ndarray, int]]
 """From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3), and the number of the
@@ -35,7 +35,7 @@ LARGE_PIXELS = 1024 * 1024
 """Larger pictures are restyled one at a time."""
 UNTILED_SIDE = 2048
 """Pictures with a longer side are restyled in tiles: in one piece the network takes 100 bytes a pixel, and on a GPU with
-TensorRT its profile ends here, with the margin (`export/configuration.py`).
+TensorRT its profile ends here, with the margin (`registry/configuration.py`).
 """
 LARGE_AT_ONCE = 2
 """Large pictures of one client that are read, restyled or waiting for each other, and twice as many of all clients; they

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from imaging import images
 from serving.style.margin import MARGIN, Margins
 from serving.style.statistics import SplitGraphs, split_statistics
-from synthesis import images
 
 TILE = 1024
 """Height and width of a tile in pixels; the thumbnail has as many pixels at most, whatever its shape."""

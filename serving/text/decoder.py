@@ -1,6 +1,6 @@
 """Run the decode graph of a language model for many sequences at once, each with a cache of its own.
 
-The contract with the graph stands in `export/text/decode.py`. Knows token ids only.
+The contract with the graph stands in `export/language_model/decode.py`. Knows token ids only.
 """
 
 from __future__ import annotations

@@ -28,13 +28,13 @@ import numpy as np
 
 from language.sampling import BatchSampler, Logprobs, Sampling, log_probabilities
 from language.tokenizer import Tokenizer, load_tokenizer
+from reverie.errors import InputError
 from serving.errors import Unavailable
 from serving.text.decoder import PREFILL_CHUNK, Decoder
+from serving.text.detokenizer import TextPieces
 from serving.text.parameters import GenerateParameters
-from serving.text.pieces import TextPieces
 from serving.text.step_shares import StepShares
 from serving.text.token_spans import TokenSpans
-from synthesis.errors import InputError
 
 log = logging.getLogger("reverie")
 Result = TypeVar("Result")

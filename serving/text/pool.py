@@ -27,7 +27,7 @@ from typing import Any
 
 from language.tokenizer import load_tokenizer
 from serving.errors import Unavailable
-from serving.models.places import Places
+from serving.python_backend.admission import Places
 from serving.text.decoder import positions_of
 from serving.text.engine import Piece, QueueFull, Sink, Task, has_gone, task_of
 from serving.text.parameters import GenerateParameters

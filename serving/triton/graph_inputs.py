@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from synthesis.errors import InputError
+from reverie.errors import InputError
 
 RECORDED = "recorded.npz"
 RECORDED_INPUT = "in:"
-"""In front of an input's name in `RECORDED`; `export.recording` writes it."""
+"""In front of an input's name in `RECORDED`; `registry.golden` writes it."""
 
 Feeds = Mapping[str, np.ndarray]
 Run = Callable[[Feeds], Any]

@@ -29,9 +29,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from serving import headers, hosts
-from serving.control_keys import ControlKeyFile
-from serving.security import SECRET_VARIABLES, Security, SecurityError
+from reverie_client import headers, hosts
+from reverie_client.control_keys import ControlKeyFile
+from reverie_client.credentials import SECRET_VARIABLES, SecurityError
+
+from serving.security import Security
 from serving.triton import arguments, memory
 from serving.triton.folder import ServerFolder
 from synthesis import gpu
@@ -328,7 +330,7 @@ class TritonServer:
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
             "--load-model=*",
-            # Not ready while a version that should be served is not; `export.switching` sees to it that one that
+            # Not ready while a version that should be served is not; `registry.rollout` sees to it that one that
             # failed to load and was withdrawn does not count.
             "--strict-readiness=true",
             # Configurations are complete; completing them would start (and import) every Python model twice.
@@ -338,7 +340,7 @@ class TritonServer:
             f"--http-address={_for_libevent(self._http_host)}",
             f"--metrics-address={_for_libevent(address.metrics_host)}",
             *self.security.arguments(),
-            # Who calls, for the limits of one client; see `serving.models.places`.
+            # Who calls, for the limits of one client; see `serving.python_backend.admission`.
             *(f"--{protocol}-header-forward-pattern={headers.CLIENT}" for protocol in ("grpc", "http")),
             f"--grpc-port={address.grpc_port}",
             f"--http-port={address.http_port}",

@@ -7,13 +7,18 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export import language_model, manifest, onnx_graph, parity, publishing, style
-from export.repository import Repository
-from export.text import restore, variants
-from export.text.graph import Graph
-from export.version import staged
+from export.language_model import export as language_model
+from export.language_model import restore, variants
+from export.language_model.export import export_language_model
+from export.onnx import conversion, parity
+from export.onnx.builder import Graph
+from export.style import export as style
+from export.style.export import export_style
 from language.sampling import FINE_GROUP
 from language.vocabulary import Vocabulary
+from registry import manifest, publishing
+from registry.repository import Repository
+from registry.staging import staged
 from serving.text.decoder import Decoder
 from training.language_model.model import LanguageModel, LanguageModelConfig
 from training.language_model.model import build as build_language_model
@@ -68,19 +73,22 @@ GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "extra"),
-    [(language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}), (style, {"styles.json", "model_float16.onnx"})],
+    ("module", "export", "extra"),
+    [
+        (export_language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}),
+        (style, export_style, {"styles.json", "model_float16.onnx"}),
+    ],
 )
-def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository, module, extra):
+def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository, module, export, extra):
     run = Run.newest_finished(module.NAME, runs)
-    exported, version = publish(run, module.export, repository)
+    exported, version = publish(run, export, repository)
     folder = repository.path / module.NAME / str(version)
     assert version == 1
     assert exported.parity.largest <= module.TOLERANCE.largest
     assert {p.name for p in folder.iterdir()} == {"model.onnx", "manifest.json", "recorded.npz", *extra}
     described = manifest.verify(folder)
     assert described.parity["unit"] == module.TOLERANCE.unit
-    assert described.opset == onnx_graph.OPSET
+    assert described.opset == conversion.OPSET
     assert described.tools["onnxruntime"] == ort.__version__
     assert (described.data_sha256 is None) == (module is style)
     assert f'name: "{module.NAME}"' in (repository.path / module.NAME / "config.pbtxt").read_text()
@@ -93,7 +101,7 @@ def test_the_graph_is_named_after_its_weights(runs, repository):
         run = Run.newest_finished("style", runs)
         keras.utils.set_random_seed(seed)
         build_style(StyleTraining.from_dict(run.config).network).save_weights(run.weights)
-        _, version = publish(run, style.export, repository)
+        _, version = publish(run, export_style, repository)
         names.append(onnx.load(repository.path / "style" / str(version) / "model.onnx").graph.name)
     assert names[0].startswith("style_")
     assert names[0] != names[1]
@@ -105,7 +113,7 @@ def test_a_graph_that_departs_from_keras_is_not_published(runs, repository, monk
     # Which layer departs is looked for below, in a smaller model.
     monkeypatch.setattr(language_model, "_converted_stages", lambda *_: iter(()))
     with pytest.raises(parity.ParityError, match=r"departs from Keras by .* nats at most .* nothing was published"):
-        publish(Run.newest_finished("language_model", runs), language_model.export, repository)
+        publish(Run.newest_finished("language_model", runs), export_language_model, repository)
     assert repository.versions("language_model") == []
     assert not any("staging" in p.name for p in repository.path.parent.iterdir())
 
@@ -114,7 +122,7 @@ def test_a_graph_that_departs_from_keras_is_not_published(runs, repository, monk
 def test_a_precision_that_costs_perplexity_is_not_published(runs, repository, monkeypatch):
     monkeypatch.setattr(variants, "perplexity", lambda path, *_: 10.2 if "int8" in path.name else 10.0)
     with pytest.raises(parity.PrecisionError, match=r"int8 has perplexity 10\.20, float32 10\.00"):
-        publish(Run.newest_finished("language_model", runs), language_model.export, repository)
+        publish(Run.newest_finished("language_model", runs), export_language_model, repository)
     assert repository.versions("language_model") == []
 
 
@@ -135,7 +143,7 @@ def test_what_training_leaves_behind_is_all_that_export_needs(preset, repository
     for i in range(120):
         (texts / f"{i:03d}.txt").write_text(f"This movie, number {i}, was {'good' if i % 3 else 'bad'}: what a plot!")
     run = train(TRAININGS[preset], texts, tmp_path / "cache", tmp_path / "run", Schedule(2))
-    exported, version = publish(run, language_model.export, repository)
+    exported, version = publish(run, export_language_model, repository)
     assert version == 1
     assert set(exported.measured["perplexity"]) == set(variants.VARIANTS)
     folder = repository.path / language_model.NAME / "1"
@@ -223,9 +231,9 @@ def test_a_scoring_graph_that_departs_names_the_first_layer_that_does(preset, mo
     monkeypatch.setattr(parity, "run_graph", lambda *arguments: -run_graph(*arguments))
     with pytest.raises(parity.ParityError, match="every layer but the last agrees"):
         language_model.check_scoring(model, graph, tokens)
-    convert = onnx_graph.convert
+    convert = conversion.convert
     monkeypatch.setattr(
-        onnx_graph, "convert", lambda function, *more, **named: convert(lambda ids: 2 * function(ids), *more, **named)
+        conversion, "convert", lambda function, *more, **named: convert(lambda ids: 2 * function(ids), *more, **named)
     )
     with pytest.raises(parity.ParityError, match="the first layer to depart is embedded, by 1 of its largest value"):
         language_model.check_scoring(model, graph, tokens)
@@ -251,7 +259,7 @@ def test_an_output_that_is_no_number_fails_parity():
 def test_an_unfinished_run_is_not_exported(runs, repository, tmp_path):
     run = Run.create("style", {}, tmp_path / "unfinished")
     with pytest.raises(RunError, match="not finished"):
-        publish(run, style.export, repository)
+        publish(run, export_style, repository)
 
 
 def test_without_runs_the_message_says_how_to_train(tmp_path):
@@ -260,7 +268,7 @@ def test_without_runs_the_message_says_how_to_train(tmp_path):
 
 
 def test_the_style_graph_takes_any_size_and_gives_it_back(runs, tmp_path):
-    style.export(Run.newest_finished("style", runs), tmp_path)
+    export_style(Run.newest_finished("style", runs), tmp_path)
     session = ort.InferenceSession(str(tmp_path / "model.onnx"))
     for height, width in ((16, 16), (17, 31), (64, 50)):
         picture = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
@@ -278,7 +286,7 @@ def test_large_weights_are_stored_in_half_and_small_ones_whole():
     graph = onnx.helper.make_graph([node], "g", info[:1], info[1:], tensors)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
     x = rng.normal(size=(1, 64)).astype(np.float32)
-    halved = onnx_graph.store_weights_as_float16(model)
+    halved = conversion.store_weights_as_float16(model)
     assert {t.data_type for t in halved.graph.initializer} == {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT}
     np.testing.assert_allclose(parity.run_graph(halved, {"x": x}), x @ large + small, rtol=1e-4)
 
@@ -287,7 +295,7 @@ def test_what_float16_would_round_is_left_as_it_is():
     exact, rounded = np.ones((64, 64), np.float32), np.full((64, 64), 1 / 3, np.float32)
     tensors = [onnx.numpy_helper.from_array(exact, "exact"), onnx.numpy_helper.from_array(rounded, "rounded")]
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], tensors))
-    halved = onnx_graph.store_weights_as_float16(model)
+    halved = conversion.store_weights_as_float16(model)
     assert [t.data_type for t in halved.graph.initializer] == [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT]
 
 
@@ -295,4 +303,4 @@ def test_a_weight_beyond_float16_is_refused():
     tensor = onnx.numpy_helper.from_array(np.full((64, 64), 1e6, np.float32), "huge")
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor]))
     with pytest.raises(OverflowError, match="huge"):
-        onnx_graph.store_weights_as_float16(model)
+        conversion.store_weights_as_float16(model)

@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 
-from export import parity, style, style_restore
-from export.repository import Repository
-from export.style_graph import StyleGraph, phase_kernels, whole_kernels
-from export.text.restore import RestoreError
-from export.version import staged
+from export.language_model.restore import RestoreError
+from export.onnx import parity
+from export.style.export import export_style, graph_of
+from export.style.graph import StyleGraph, phase_kernels, whole_kernels
+from export.style.restore import restore
+from registry.repository import Repository
+from registry.staging import staged
 from training.runs import Run
 from training.style.network import PRESETS, StyleNetworkConfig, build, restyle
 from training.style.train import StyleTraining, load
@@ -34,7 +36,7 @@ def picture(height, width, batch=1):
 
 
 def styled(network, image, weights, merges=True):
-    return parity.run_graph(style.graph_of(network, merges), {"image": image, "style_weights": weights})
+    return parity.run_graph(graph_of(network, merges), {"image": image, "style_weights": weights})
 
 
 @pytest.mark.parametrize("merges", [True, False])
@@ -58,7 +60,7 @@ def test_each_picture_of_a_batch_has_its_own_style_and_is_as_if_alone(network):
 
 
 def test_normalisations_are_single_nodes_and_nothing_is_tiled_or_enlarged_at_full_width(network):
-    graph = style.graph_of(network).graph
+    graph = graph_of(network).graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("InstanceNormalization") == len(network.down) + 2 * len(network.residuals) + len(network.up)
     assert not {"Tile", "ReduceMean", "Resize"} & set(kinds)
@@ -75,11 +77,11 @@ def test_a_published_network_is_restored_to_a_run(network, tmp_path):
     run = Run.create("style", asdict(StyleTraining(network.config)), tmp_path / "run")
     network.save_weights(run.weights)
     run.finish({"held_out_loss": 1.0, "steps": 7})
-    with staged(run, style.export, Repository(tmp_path / "repository"), "style") as made:
-        restored = style_restore.restore(made.files, tmp_path / "restored")
+    with staged(run, export_style, Repository(tmp_path / "repository"), "style") as made:
+        restored = restore(made.files, tmp_path / "restored")
         (made.files / "model_float16.onnx").unlink()
         with pytest.raises(RestoreError, match="holds no style network"):
-            style_restore.restore(made.files)
+            restore(made.files)
     again = load(restored)
     assert (again.config, restored.result["steps"]) == (network.config, 7)
     for a, b in zip(again.get_weights(), network.get_weights(), strict=True):
@@ -95,5 +97,5 @@ def test_a_graph_that_departs_names_the_first_layer_that_does(network, tmp_path,
     with pytest.raises(
         parity.ParityError, match=r"nothing was published; the first layer to depart is residual 0 \(tensor Neg_"
     ):
-        style.export(run, tmp_path)
+        export_style(run, tmp_path)
     assert not (tmp_path / "model.onnx").exists()

@@ -3,11 +3,13 @@ import numpy as np
 import onnx
 import pytest
 
-from export import parity, recording, style
-from export.parity import PrecisionError
-from export.precision import Precision
-from export.recording import RecordingError
-from export.style_variants import LIMITS, Departure, check, departure, session_paint
+from export.onnx import parity
+from export.onnx.parity import PrecisionError
+from export.onnx.precision import Precision
+from export.style.export import graph_in
+from export.style.variants import LIMITS, Departure, check, departure, session_paint
+from registry import configuration, golden
+from registry.golden import RecordingError
 from serving.style.statistics import split_statistics
 from training.style.network import StyleNetworkConfig, build
 
@@ -29,7 +31,7 @@ def graphs():
         if len(weight.shape) == 2:
             weight.assign(rng.normal(1, 0.2, weight.shape))
     network.to_rgb.conv.kernel.assign(rng.normal(0, 0.05, network.to_rgb.conv.kernel.shape))
-    return {precision: style.graph_in(precision, network, pictures(4)) for precision in Precision}
+    return {precision: graph_in(precision, network, pictures(4)) for precision in Precision}
 
 
 def inputs(image, index=0):
@@ -96,10 +98,10 @@ def test_statistics_taken_from_a_picture_give_its_own_restyling(graphs, precisio
 def test_a_server_may_answer_with_any_graph_of_the_version_and_with_nothing_else(graphs, tmp_path):
     (tmp_path / "model.onnx").write_bytes(graphs[Precision.int8].SerializeToString())
     (tmp_path / "model_float16.onnx").write_bytes(graphs[Precision.float16].SerializeToString())
-    recording.record(tmp_path, style.configuration.style(("a", "b")), inputs(pictures(1)[0]))
-    recorded = recording.read(tmp_path)
+    golden.record(tmp_path, configuration.style(("a", "b")), inputs(pictures(1)[0]))
+    recorded = golden.read(tmp_path)
     assert set(recorded.answers) == {"model.onnx", "model_float16.onnx"}
     for answer in recorded.answers.values():
-        recording.compare_any(answer, recorded)
+        golden.compare_any(answer, recorded)
     with pytest.raises(RecordingError, match="stylized: differs by"):
-        recording.compare_any({"stylized": 255 - recorded.answers["model.onnx"]["stylized"]}, recorded)
+        golden.compare_any({"stylized": 255 - recorded.answers["model.onnx"]["stylized"]}, recorded)

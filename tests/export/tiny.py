@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export import configuration, manifest, recording
-from export.parity import Parity
-from export.repository import Repository
-from export.version import Exported, Staged
+from export.onnx.parity import Parity
+from registry import configuration, golden, manifest
+from registry.repository import Repository
+from registry.staging import Exported, Staged
 
 STYLES = ("starry_night",)
 
@@ -48,7 +48,7 @@ def stage(repository: Repository, shift: float = 1, styles: tuple[str, ...] = ST
     described = configuration.style(styles)
     picture = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     inputs = {"image": picture, "style_weights": np.ones((2, len(styles)), np.float32)}
-    recording.record(files, described, inputs)
+    golden.record(files, described, inputs)
     sign(files, styles, loss)
     return Staged(Exported("style", ("stylize",), described, Parity(0, 0, "of 255", 1)), files)
 

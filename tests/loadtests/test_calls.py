@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
+from reverie_client import PictureStep, ReverieError, TextPiece
+from reverie_client.client import Score
 
+from imaging import images
 from loadtests.calls import Outcome, make_call
 from loadtests.endpoints import Endpoint, Message, photograph
-from serving.client import PictureStep, ReverieError, TextPiece
-from serving.client.client import Score
-from synthesis import images
 
 JPEG = images.encode(photograph(64, 96, seed=1), "jpeg")
 STEP = PictureStep(1, 2, 0, 0.5, 0.1, b"", done=False)

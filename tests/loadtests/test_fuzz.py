@@ -1,7 +1,8 @@
+from reverie_client import Client
+
 from loadtests.fuzz.cases import case
 from loadtests.fuzz.run import Sender, fuzz
 from loadtests.target import Target
-from serving.client import Client
 from serving.triton.server import TritonServer
 
 

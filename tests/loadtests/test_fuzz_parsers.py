@@ -16,6 +16,6 @@ def test_what_mutation_begins_with_and_its_pieces_are_read_or_refused(name, tmp_
 
 
 def test_another_error_than_a_refusal_is_a_finding(monkeypatch):
-    monkeypatch.setattr("synthesis.images.measure", lambda data: 1 // 0)
+    monkeypatch.setattr("imaging.images.measure", lambda data: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         parsers.picture()(b"a")

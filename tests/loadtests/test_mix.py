@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reverie_client import PictureStep, TextPiece
+from reverie_client.client import Score
 
+from imaging import images
 from loadtests import mix
 from loadtests.endpoints import photograph
 from loadtests.mix import MixError
-from serving.client import PictureStep, TextPiece
-from serving.client.client import Score
 from serving.triton.server import PROJECT
-from synthesis import images
 
 
 class Recorder:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.repository import Repository
+from registry.repository import Repository
 from serving.triton.server import PROJECT
 
 

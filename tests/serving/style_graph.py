@@ -85,7 +85,7 @@ def write_version(folder: Path) -> Path:
 
 def write_repository(repository: Path, **settings: int) -> Path:
     """A repository with `style`, this network, and the shipped `stylize` with other `settings`."""
-    from export import configuration
+    from registry import configuration
 
     write_version(repository / "style" / "1")
     (repository / "style" / "config.pbtxt").write_text(configuration.style(tuple(COLORS)).text())

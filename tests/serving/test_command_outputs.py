@@ -15,12 +15,12 @@ import av
 import grpc
 import numpy as np
 import pytest
+from reverie_client import Client, PictureStep, ReverieError
 from typer.testing import CliRunner
 
+from imaging import images
 from reverie.cli import cli
-from serving.client import Client, PictureStep, ReverieError
-from synthesis import images
-from synthesis.outputs import OutputError
+from reverie.outputs import OutputError
 from tests.conftest import PICTURES
 
 NOBODY = "127.0.0.1:9"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from imaging import images, provenance
 from reverie.cli import cli
-from synthesis import images, provenance
 from tests.conftest import PICTURES, PROJECT
 
 runner = CliRunner()

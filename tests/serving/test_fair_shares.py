@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from reverie_client import Client, ReverieError
 
-from serving.client import Client, ReverieError
-from synthesis import images
+from imaging import images
 from tests.conftest import PICTURES
 
 CALLS = 20

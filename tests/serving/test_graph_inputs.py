@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from reverie.errors import InputError
 from serving.triton.graph_inputs import RECORDED, RECORDED_INPUT, GraphInputs, ModelError, Samples
-from synthesis.errors import InputError
 from tests.serving.shipped import WEIGHTS, newest
 
 FLOATS = TensorProto.FLOAT

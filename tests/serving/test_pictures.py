@@ -12,9 +12,10 @@ import grpc
 import numpy as np
 import pytest
 from PIL import ImageCms
+from reverie_client import Client, ReverieError
 
-from serving.client import Client, ReverieError
-from synthesis import compact, images, provenance, xmp
+from imaging import images, provenance, xmp
+from synthesis import compact
 
 DREAM = {"size": 160, "num_octave": 1, "iterations": 3, "max_loss": 0.0}
 TRANSFER = {"size": 64, "steps": 3}

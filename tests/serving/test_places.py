@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from serving.errors import Unavailable
-from serving.models.places import Places, TurnQueue
+from serving.python_backend.admission import Places, TurnQueue
 
 
 @pytest.mark.parametrize(("greedy", "described"), [("greedy", "client 'greedy'"), ("", "callers without a name")])

@@ -23,11 +23,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from reverie_client import Client, ReverieError, control_keys
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from export import configuration
-from serving import control_keys
-from serving.client import Client, ReverieError
+from registry import configuration
 from serving.triton.processes import below
 from serving.triton.server import Address, ServerError, TritonServer
 from tests.serving.shipped import WEIGHTS

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.models.result_files import ResultFiles
-from synthesis import images
+from imaging import images
+from serving.python_backend.result_files import ResultFiles
 from synthesis.deepdream import zoomed
 
 PIXELS = np.full((40, 60, 3), 80, np.uint8)

@@ -23,12 +23,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from reverie_client import Client, ReverieError, credentials
+from reverie_client.credentials import SecurityError, Tls
+from reverie_client.messages import bytes_tensor
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving import security as secured
-from serving.client import Client, ReverieError
-from serving.client.messages import bytes_tensor
-from serving.security import Security, SecurityError, Tls
+from serving.security import Security
 from serving.triton import processes, supervisor
 from serving.triton.processes import below
 from serving.triton.server import PROJECT, Address, TritonServer
@@ -89,7 +89,7 @@ def plain(two_models, tmp_path_factory) -> Iterator[TritonServer]:
     """As `make serve` starts it: on this machine, without keys or TLS, by somebody who has keys in the environment."""
     log = tmp_path_factory.mktemp("plain") / "log"
     with pytest.MonkeyPatch.context() as patch:
-        for variable in secured.SECRET_VARIABLES:
+        for variable in credentials.SECRET_VARIABLES:
             patch.setenv(variable, f"of {variable}")
         server = TritonServer(two_models, security=Security(control_key=None), log=log)
         server.start()
@@ -235,7 +235,7 @@ def test_whoever_started_the_server_needs_no_key_to_publish_under_any_spelling_o
 def test_keys_are_neither_on_a_command_line_nor_in_the_environment_of_a_model(plain, photo):
     with Client(plain.address.grpc) as client:
         assert client.stylize(photo)
-    keys = [*plain.security.secrets(), *(f"of {variable}" for variable in secured.SECRET_VARIABLES)]
+    keys = [*plain.security.secrets(), *(f"of {variable}" for variable in credentials.SECRET_VARIABLES)]
     watched = {plain.pid, *below(plain.pid)}
     assert len(watched) >= 3  # Triton and a process for each model
     for pid in watched:
@@ -455,12 +455,12 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key, monkeypatc
     made = [
         lambda: Security(api_key=key),
         lambda: Security(control_key=key),
-        lambda: secured.read_key("REVERIE_API_KEY", file),
+        lambda: credentials.read_key("REVERIE_API_KEY", file),
     ]
     if "\0" not in key:
         monkeypatch.setenv("REVERIE_API_KEY", key)
         monkeypatch.setenv("REVERIE_CONTROL_KEY", key)
-        made += [Client, Security, lambda: secured.read_key("REVERIE_API_KEY")]
+        made += [Client, Security, lambda: credentials.read_key("REVERIE_API_KEY")]
     if key:  # An argument "" of the client's says that there is none.
         made.append(lambda: Client(api_key=key, control_key=key))
     for make in made:
@@ -473,13 +473,13 @@ def test_a_key_is_read_from_its_file_without_the_last_line_break(tmp_path, monke
     monkeypatch.setenv("REVERIE_API_KEY", "of the environment")
     for text in ("secret", "secret\n", "secret\r\n"):
         (tmp_path / "key").write_bytes(text.encode())
-        assert secured.read_key("REVERIE_API_KEY", tmp_path / "key") == "secret"
+        assert credentials.read_key("REVERIE_API_KEY", tmp_path / "key") == "secret"
     monkeypatch.setenv("REVERIE_API_KEY_FILE", str(tmp_path / "key"))
-    assert secured.read_key("REVERIE_API_KEY") == "secret"
+    assert credentials.read_key("REVERIE_API_KEY") == "secret"
     for wrong in (str(tmp_path / "absent"), ""):
         monkeypatch.setenv("REVERIE_API_KEY_FILE", wrong)
         with pytest.raises(SecurityError, match="cannot be read"):
-            secured.read_key("REVERIE_API_KEY")
+            credentials.read_key("REVERIE_API_KEY")
 
 
 def serve(*options: str, **environment: str) -> subprocess.CompletedProcess:
@@ -510,7 +510,7 @@ def test_no_security_shows_its_keys():
     ["UNAVAILABLE: the queue is full", "failed to connect to all addresses", "This protocol is busy", ""],
 )
 def test_another_refusal_stays_what_it_is(text):
-    assert secured.refusal(text) is None
+    assert credentials.refusal(text) is None
 
 
 def test_a_client_finds_its_certificates_and_key_in_the_environment(monkeypatch, certificates):

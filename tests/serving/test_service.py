@@ -14,14 +14,14 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from reverie_client import Client, ReverieError
+from reverie_client.token_text import to_bytes as token_bytes
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from imaging import images
 from language.tokenizer import load_tokenizer
-from serving.client import Client, ReverieError
 from serving.text.decoder import positions_of
-from serving.token_text import to_bytes as token_bytes
 from serving.triton.server import TritonServer
-from synthesis import images
 from tests.bombs import png_claiming
 from tests.serving.shipped import STYLES, WEIGHTS, newest
 

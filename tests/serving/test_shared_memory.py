@@ -11,12 +11,12 @@ import sys
 import grpc
 import numpy as np
 import pytest
+from reverie_client import Client, ReverieError
 
+from imaging import images
 from loadtests.faults.served import can_isolate
-from serving.client import Client, ReverieError
 from serving.triton import memory
 from serving.triton.server import Address
-from synthesis import images
 from tests.conftest import PROJECT
 
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imaging import images
 from serving.style import stylist
 from serving.style.files import graph_for_tiles
 from serving.style.margin import MARGIN, Margins
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
-from synthesis import images
 from tests.conftest import PICTURES
 from tests.serving.style_graph import SHIPPED
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
+from imaging import images
 from serving.style import tiles
 from serving.style.files import graph_for_tiles
 from serving.style.margin import MARGIN
 from serving.style.statistics import split_statistics
-from synthesis import images
 from tests.conftest import PICTURES
 from tests.serving.style_graph import (
     SHIPPED,

@@ -11,12 +11,12 @@ import pytest
 from PIL import ImageCms
 from typer.testing import CliRunner
 
+from imaging import images
+from imaging.provenance import Provenance, read
+from imaging.video.flicker import Smoother, flicker
+from imaging.video.restyle import VIDEOS, paint, stylize_folder, stylize_video
 from reverie.cli import cli
-from serving.style.flicker import Smoother, flicker
-from serving.style.video import VIDEOS, paint, stylize_folder, stylize_video
-from synthesis import images
-from synthesis.errors import InputError
-from synthesis.provenance import Provenance, read
+from reverie.errors import InputError
 from tests.conftest import PICTURES
 from tests.serving.style_graph import shipped_network
 

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from imaging import images
+from imaging.colors import mix
+from imaging.provenance import parse
+from reverie.errors import InputError
 from serving.errors import Unavailable
 from serving.parameters import markdown_table
-from serving.style.colors import mix
 from serving.style.margin import MARGIN
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import PixelBudget, Stylist
-from synthesis import images
-from synthesis.errors import InputError
-from synthesis.provenance import parse
 from tests.conftest import PROJECT
 from tests.serving.style_graph import tint, tint_as_version, with_mirrored_margin, write_version
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reverie_client import Client
 from typer.testing import CliRunner
 
+from imaging import images
 from reverie.cli import cli
-from serving.client import Client
-from synthesis import images
 from tests.conftest import PICTURES
 from tests.serving.films import HEIGHT, WIDTH, decoded, noise, write_film
 

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from reverie_client import Client, ReverieError
 
-from export import configuration
-from serving.client import Client, ReverieError
+from imaging import images
+from registry import configuration
 from serving.triton.server import TritonServer
-from synthesis import images
 from tests.serving.style_graph import tint, with_mirrored_margin, write_repository
 
 WORKERS, WAITING = 2, 4

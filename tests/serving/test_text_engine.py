@@ -18,13 +18,13 @@ import keras
 import numpy as np
 import pytest
 
-from export.language_model import round_to_float16
-from export.text import variants
+from export.language_model import variants
+from export.language_model.export import round_to_float16
 from language.vocabulary import Vocabulary
+from reverie.errors import InputError
 from serving.text.engine import Piece, QueueFull, Task, TextEngine, engine_of, joined, task_of
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import _AHEAD, EngineLost, EnginePool
-from synthesis.errors import InputError
 from training.language_model.model import LanguageModel, LanguageModelConfig
 
 POSITIONS = 40

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from export.language_model import round_to_float16
-from export.text import variants
+from export.language_model import variants
+from export.language_model.export import round_to_float16
 from language.byte_pairs import BytePairs
 from language.tokenizer import Tokenizer, load_tokenizer
+from reverie.errors import InputError
 from serving.text.decoder import PREFILL_CHUNK
 from serving.text.engine import TextEngine, TokenLogprobs, engine_of, joined
-from synthesis.errors import InputError
 from tests.serving.test_text_engine import ask
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
 

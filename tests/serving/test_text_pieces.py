@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.text.pieces import TextPieces, _StopString
+from serving.text.detokenizer import TextPieces, _StopString
 
 
 def shown(data: bytes, cuts: list[int], stops: list[str]) -> list[str]:

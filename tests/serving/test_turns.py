@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from serving.models.outbox import QUEUED_MESSAGES, Outbox, encode_preview
-from serving.models.turns import CREDIT_TURNS, SHORT_RATE, TURN_SECONDS, Turn, Turnstile
-from synthesis import images
+from imaging import images
+from serving.python_backend.background_sender import QUEUED_MESSAGES, Outbox, encode_preview
+from serving.python_backend.fair_share import CREDIT_TURNS, SHORT_RATE, TURN_SECONDS, Turn, Turnstile
 from synthesis.progress import Cancelled, Progress
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from reverie_client import Client, ReverieError
 
-from export import canary, configuration, publishing
-from export.publishing import PublishError
-from export.repository import Repository
-from export.switching import Model
-from serving.client import Client, ReverieError
+from registry import canary, configuration, publishing
+from registry.publishing import PublishError
+from registry.repository import Repository
+from registry.rollout import Model
 from serving.triton.server import TritonServer
 from tests.conftest import running_eagerly
 from tests.export import tiny
@@ -186,7 +186,7 @@ def test_a_version_that_does_not_load_or_answers_otherwise_is_withdrawn_and_the_
     repository = Repository(served.repository)
     staged = tiny.stage(repository, 1)
     spoil(staged.files)
-    monkeypatch.setattr("export.manifest.verify", lambda folder: None)  # It would find either first.
+    monkeypatch.setattr("registry.manifest.verify", lambda folder: None)  # It would find either first.
     with Callers.calling(served, photo) as callers, Client(served.address.grpc) as client:
         with pytest.raises(PublishError, match=f"was withdrawn: .*({message}).*as it was before"):
             publishing.publish(staged, repository, served.address.grpc)

@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from synthesis import compact, deepdream, features, images
+from benchmarks.reference.book import BookDream
+from imaging import images
+from reverie.errors import InputError
+from synthesis import compact, deepdream, features
 from synthesis.ascent import MARGIN, STRIDE, _windows, ascent
 from synthesis.deepdream import DeepDreamParameters, dream
-from synthesis.errors import InputError
 from synthesis.progress import Cancelled, Progress
 from tests.conftest import PICTURES
-from tests.synthesis.book import BookDream
 
 LAYERS = {"block4_conv1": 1.0, "block5_conv1": 2.0}
 PARAMETERS = DeepDreamParameters(

@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from synthesis import features, gatys, images, objective, optimisers
-from synthesis.errors import InputError
+from benchmarks.reference.book import BookTransfer
+from imaging import images
+from reverie.errors import InputError
+from synthesis import features, gatys, objective, optimizers
 from synthesis.gatys import GatysParameters, transfer
 from synthesis.objective import Style
 from synthesis.progress import Cancelled, NotANumberError
-from tests.synthesis.book import BookTransfer
 
 SMALL = GatysParameters(features="compact", steps=8, size=72, precision="float32")
 
@@ -155,9 +156,9 @@ def test_sgd_is_the_book_s_at_one_size_in_float32():
 @pytest.mark.slow
 def test_lbfgs_runs_once_a_stage_so_that_it_keeps_its_memory(pictures, monkeypatch):
     runs = []
-    minimise = optimisers.scipy.optimize.minimize
+    minimise = optimizers.scipy.optimize.minimize
     monkeypatch.setattr(
-        optimisers.scipy.optimize, "minimize", lambda *a, **k: runs.append(a[1].size) or minimise(*a, **k)
+        optimizers.scipy.optimize, "minimize", lambda *a, **k: runs.append(a[1].size) or minimise(*a, **k)
     )
     records = []
     wide = [images.resize(p, 130, 140) for p in pictures]
@@ -236,7 +237,7 @@ def test_bounded_pixels_stay_in_range_in_every_step_and_the_reported_loss_is_the
 
     def leaves_the_range(bounded: bool) -> bool:
         evaluated.clear()
-        minimise = optimisers.OPTIMISERS[optimizer]
+        minimise = optimizers.OPTIMISERS[optimizer]
         minimise(evaluate, dark[0].astype(float), 6, rate, lambda pixels, here: None, bounded)
         return min(p.min() for p in evaluated) < 0 or max(p.max() for p in evaluated) > 255
 

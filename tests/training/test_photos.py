@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from synthesis import images
+from imaging import images
 from training.photos import Photos, PhotosError
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.text import variants
-from training import progress
+from export.language_model import variants
+from reverie import progress
+from reverie.progress import followed
 from training.language_model import evaluate
 from training.language_model.evaluate import Row
-from training.progress import followed
 
 
 def test_work_over_two_seconds_is_told_and_then_every_five(capsys):

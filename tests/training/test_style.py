@@ -9,8 +9,9 @@ import pytest
 from keras import ops
 from typer.testing import CliRunner
 
+from imaging import images
 from reverie.cli import cli
-from synthesis import features, images
+from synthesis import features
 from synthesis.gatys import GatysParameters
 from tests.conftest import running_eagerly
 from training.loop import Schedule, TrainingStopped

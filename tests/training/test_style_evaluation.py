@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from synthesis import images
+from imaging import images
 from training.style.evaluation import evaluate, perception, surface
 from training.style.evaluation.classifier import Classifier, ClassifierError
 from training.style.evaluation.evaluate import EvaluationError, Judges, Photograph, Restyler

@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from synthesis import gatys, images
-from synthesis.optimisers import OPTIMISERS
+from imaging import images
+from synthesis import gatys
+from synthesis.optimizers import OPTIMISERS
 from training.style.evaluation import passes
 from training.style.evaluation.evaluate import EvaluationError, Restyler
 from training.style.evaluation.passes import PassesSettings, count_passes, passes_equal

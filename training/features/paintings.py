@@ -17,7 +17,7 @@ from keras import ops
 
 from synthesis.gatys import BOOK
 from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
-from synthesis.optimisers import Adam
+from synthesis.optimizers import Adam
 
 Beginning = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of a painting: its content, its style and its first picture."""

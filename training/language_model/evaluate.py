@@ -17,7 +17,7 @@ from rich.console import Console
 
 from language.tokenizer import Tokenizer
 from language.vocabulary import Vocabulary, words_of
-from training.progress import followed, say
+from reverie.progress import followed, say
 
 BOOK_WORDS = 100
 """The book looks at so many words of a review (listing 12-4)."""

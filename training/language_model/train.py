@@ -19,6 +19,7 @@ from keras import ops
 from rich.console import Console
 
 from language.tokenizer import Tokenizer, load_tokenizer
+from reverie.progress import followed, say
 from training import loop
 from training.distribution import Distribution
 from training.language_model import reviews
@@ -27,7 +28,6 @@ from training.language_model.model import LanguageModel, LanguageModelConfig, cr
 from training.language_model.optimizers import OPTIMIZERS
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
 from training.language_model.samples import continue_prompt
-from training.progress import followed, say
 from training.runs import Run, RunError
 
 KIND = "language_model"

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from synthesis import images
+from imaging import images
 
 EPSILON = 1e-5
 """Added to the variance by the normalisation."""

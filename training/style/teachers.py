@@ -14,7 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from synthesis import gatys, images
+from imaging import images
+from synthesis import gatys
 from synthesis.gatys import GatysParameters
 from training import files
 from training.photos import Photos

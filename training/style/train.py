@@ -18,11 +18,11 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
-from synthesis import images
+from imaging import images
+from reverie.progress import followed
 from synthesis.gatys import GatysParameters
 from training import files, loop
 from training.photos import Photos
-from training.progress import followed
 from training.runs import Run, RunError
 from training.style.balance import ContentBalance
 from training.style.loss import Errors, PerceptualLoss, Weights

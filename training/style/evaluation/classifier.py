@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from synthesis import images
+from imaging import images
 
 GUESSES = 5
 """A picture is recognised if the photograph's first guess is among so many of its own."""

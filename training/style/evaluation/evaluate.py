@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from synthesis import images
-from training.progress import followed
+from imaging import images
+from reverie.progress import followed
 from training.style.evaluation import faces as face_detection
 from training.style.evaluation import surface
 from training.style.evaluation.classifier import Classifier

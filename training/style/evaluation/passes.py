@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from synthesis import gatys, images
+from imaging import images
+from synthesis import gatys
 from synthesis.objective import Evaluation as ObjectiveEvaluation
 from synthesis.objective import Targets
-from synthesis.optimisers import OPTIMISERS
+from synthesis.optimizers import OPTIMISERS
 from training.style.evaluation.evaluate import Restyler, Say, check_styles
 from training.style.evaluation.surface import Paint
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from synthesis import features, images
+from imaging import images
+from synthesis import features
 from synthesis.losses import relative_error
 from training import files
 from training.style.loss import STYLE_LAYERS, mean_gram

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from synthesis import images, outputs
+from imaging import images
+from reverie import outputs
 from training.style.evaluation.evaluate import Restyler
 
 _PHOTOS, _SIDE = 8, 256

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from serving.models.requests import AnsweringModel, Outputs, Request
+from reverie.errors import InputError
+from serving.python_backend.request import AnsweringModel, Outputs, Request
 from serving.triton.graph_inputs import Feeds, GraphInputs, Samples
-from synthesis.errors import InputError
 
 MAX_ELEMENTS = 16_000_000
 """Largest input tensor that is run, in elements; a configuration may set another as a parameter."""

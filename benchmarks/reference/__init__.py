@@ -1,0 +1,1 @@
+"""What benchmarks and tests measure against: the book's own listings."""

@@ -1,0 +1,1 @@
+"""What every export needs: building and converting graphs, precisions, and the comparison with Keras."""

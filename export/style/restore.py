@@ -1,0 +1,63 @@
+"""A published style network back to a training run, to go on from or to teach another style.
+
+Reads the constants of `model_float16.onnx` by the names that `export/style/graph.py` gives them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from export.language_model.restore import RestoreError
+from export.style.graph import PHASES, weight_name, whole_kernels
+from registry import manifest
+from serving.style.files import GPU_MODEL
+from training import loop
+from training.runs import Run
+from training.style.network import StyleNetworkConfig, build
+from training.style.train import KIND, StyleTraining
+
+NETWORK = "network"
+"""Under this name a manifest's `measured` keeps the network's shape."""
+
+
+def restore(version: Path, path: Path | None = None) -> Run:
+    """A finished run with the weights of a published version, as they were rounded for it (float16).
+
+    Args:
+        version: a version's folder of `style`.
+        path: the run's folder; see `Run.create`.
+
+    Raises:
+        RestoreError: there is no version, or one that does not say what shape it has.
+    """
+    graph = version / GPU_MODEL
+    if not graph.exists():
+        raise RestoreError(f"{version} holds no style network that can be restored; see 'reverie models'")
+    known = manifest.read(version)
+    if NETWORK not in known.measured:
+        raise RestoreError(f"{version / manifest.FILE} does not say what shape the network has")
+    styles = tuple(json.loads((version / "styles.json").read_text()))
+    config = StyleTraining(StyleNetworkConfig(styles, **known.measured[NETWORK]), steps=known.result.get("steps", 1))
+    keras.config.set_dtype_policy("float32")
+    network = build(config.network)
+    constants = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in onnx.load(graph).graph.initializer}
+    loop.assign(network.variables, [_value(constants, i, v.shape) for i, v in enumerate(network.variables)])
+    run = Run.create(KIND, asdict(config), path)
+    network.save_weights(run.weights)
+    run.finish(dict(known.result))
+    return run
+
+
+def _value(constants: dict[str, np.ndarray], index: int, shape: tuple[int, ...]) -> np.ndarray:
+    name = weight_name(index)
+    if len(shape) < 4:
+        return constants[name][: shape[0]]  # A bias is repeated for each phase.
+    kernel = whole_kernels(constants[name + PHASES]) if name + PHASES in constants else constants[name]
+    return kernel.transpose(2, 3, 1, 0)

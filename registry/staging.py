@@ -1,0 +1,75 @@
+"""What an export produces: a staged version with its manifest and its recorded answer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.onnx.parity import Parity
+from registry import golden, manifest
+from registry.configuration import ModelConfiguration
+from registry.repository import Repository
+from reverie.progress import say
+from training.runs import Run
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A version that is ready to publish.
+
+    Attributes:
+        model: name of the ONNX model.
+        configuration: the description of its config.pbtxt.
+        parity: how far the graph is from Keras.
+        measured: what else was measured, for the manifest.
+        recorded: inputs of model.onnx whose answer is kept for smoke tests; drawn at random if none are given.
+    """
+
+    model: str
+    configuration: ModelConfiguration
+    parity: Parity
+    measured: dict[str, Any] = field(default_factory=dict)
+    recorded: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An exported version's files, outside the repository on its file system."""
+
+    exported: Exported
+    files: Path
+
+
+@contextlib.contextmanager
+def staged(run: Run, export: Callable[[Run, Path], Exported], repository: Repository, model: str) -> Iterator[Staged]:
+    """Export `run`, a version of `model`, into a staging folder and check it; the folder is gone afterwards, unless it was published.
+
+    Whatever fails, the repository stays as it was.
+
+    Raises:
+        RunError: the run is not finished.
+        ParityError: see `export.onnx.parity`.
+    """
+    result = run.result
+    with repository.staged(model) as folder:
+        files = folder / "version"
+        files.mkdir()
+        exported = export(run, files)
+        say(f"{exported.model}: recording answers")
+        golden.record(files, exported.configuration, exported.recorded)
+        described = manifest.describe(
+            files,
+            exported.model,
+            run.path,
+            asdict(exported.parity),
+            result,
+            exported.measured,
+            exported.configuration.facts,
+        )
+        described.write(files)
+        yield Staged(exported, files)
