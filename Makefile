@@ -127,10 +127,10 @@ $(VENV)/bin/python:
 	@python=$$(bash requirements/find_python.sh) && echo "using $$python" && { "$$python" -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "$$python cannot make a virtual environment; on Debian or Ubuntu install the package python3-venv"; exit 1; }; }
 
-$(VENV)/.runtime: requirements/$(if $(GPU),gpu,runtime).txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.runtime: requirements/$(if $(GPU),gpu,runtime).txt pyproject.toml clients/python/pyproject.toml clients/python/pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked packages (about 2 minutes)"
 	@$(PYTHON_M) pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	@$(PYTHON_M) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PYTHON_M) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable clients/python --editable clients/python
 	@install -m 755 requirements/reverie.sh $(BIN)/reverie
 	@touch $@
 

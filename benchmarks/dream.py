@@ -31,7 +31,7 @@ import tensorflow as tf
 from benchmarks.reference.book import BookDream
 from benchmarks.timing import say, seconds_of
 from imaging import images
-from serving.python_backend.background_sender import Outbox, encode_preview
+from serving.python_backend.background_sender import BackgroundSender, encode_preview
 from synthesis import features
 from synthesis.deepdream import DeepDreamParameters, dream, octave_shapes
 from synthesis.progress import Progress
@@ -138,11 +138,11 @@ def _preview_cost(photo: np.ndarray) -> dict:
             parameters = BOOK.model_copy(
                 update={"num_octave": 1, "iterations": 8, "preview_every": every, "precision": "auto", "max_loss": 0.0}
             )
-            with Outbox(lambda progress: (encode_preview(progress, 640), None)[1]) as outbox:
+            with BackgroundSender(lambda progress: (encode_preview(progress, 640), None)[1]) as sender:
                 stamps: list[float] = []
 
-                def on_progress(progress: Progress, stamps=stamps, outbox=outbox) -> None:
-                    outbox.put(progress)
+                def on_progress(progress: Progress, stamps=stamps, sender=sender) -> None:
+                    sender.send(progress)
                     stamps.append(progress.seconds)
 
                 dream(photo, parameters, on_progress)

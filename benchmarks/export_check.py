@@ -27,10 +27,11 @@ import keras
 import numpy as np
 from reverie_client import Client, ReverieError
 
+from export.publishing import export_runs
 from imaging import images
 from registry import canary, publishing, table
 from registry.repository import Repository
-from registry.rollout import Model
+from registry.rollout import Rollout
 from serving.triton.server import TritonServer
 from training.language_model import train as language_model
 from training.language_model.model import LanguageModelConfig
@@ -158,7 +159,7 @@ def check(folder: Path, text: bool) -> dict[str, Any]:
     steps = Steps()
     with TritonServer(repository, log=folder / "triton.log") as server, Client(server.address.grpc) as client:
         address = server.address.grpc
-        model = Model("style", Repository(repository), client, drain_seconds=1.0)
+        model = Rollout("style", Repository(repository), client, drain_seconds=1.0)
         load = Load(address, endpoints(text))
         with load.running():
             runs = steps("train style", lambda: train_style(folder / "runs", photos, 1))
@@ -166,12 +167,12 @@ def check(folder: Path, text: bool) -> dict[str, Any]:
                 steps("train language model", lambda: train_language_model(runs, texts))
             published = steps(
                 "export and publish",
-                lambda: list(publishing.export_runs(None, None, runs, repository, address)),
+                lambda: list(export_runs(None, None, runs, repository, address)),
             )
             steps("train style again", lambda: train_style(runs, photos, 2))
             (second,) = steps(
                 "export under a label",
-                lambda: list(publishing.export_runs("style", None, runs, repository, address, "museum")),
+                lambda: list(export_runs("style", None, runs, repository, address, "museum")),
             )
             # What it looks like does not matter here; that it is decided and done does.
             limits = canary.Limits(p95=1000.0, measure=1000.0, requests=5)

@@ -33,8 +33,8 @@ import tensorflow as tf
 
 from benchmarks.reference.book import BookTransfer
 from benchmarks.timing import say, seconds_of
-from serving.python_backend.background_sender import Outbox, encode_preview
-from serving.python_backend.fair_share import Turnstile
+from serving.python_backend.background_sender import BackgroundSender, encode_preview
+from serving.python_backend.fair_share import FairShareScheduler
 from synthesis import features, gatys
 from synthesis.gatys import GatysParameters
 from synthesis.objective import Evaluation, Objective, Targets, compiled
@@ -200,11 +200,11 @@ def _preview_cost(content: np.ndarray, style: np.ndarray) -> dict:
     for _ in range(3):
         for every, found in seconds.items():
             parameters = GatysParameters(recipe="book", features="vgg19", steps=10, scales=1, preview_every=every)
-            with Outbox(lambda progress: (encode_preview(progress, 0), None)[1]) as outbox:
+            with BackgroundSender(lambda progress: (encode_preview(progress, 0), None)[1]) as sender:
                 stamps: list[float] = []
 
-                def on_progress(progress: Progress, stamps=stamps, outbox=outbox) -> None:
-                    outbox.put(progress)
+                def on_progress(progress: Progress, stamps=stamps, sender=sender) -> None:
+                    sender.send(progress)
                     stamps.append(progress.seconds)
 
                 gatys.transfer(content, style, parameters, on_progress)
@@ -215,12 +215,12 @@ def _preview_cost(content: np.ndarray, style: np.ndarray) -> dict:
 
 def _two_jobs(content: np.ndarray, style: np.ndarray) -> dict:
     """Two transfers at once, taking turns as in an instance of the model, over one after the other."""
-    turnstile = Turnstile()
+    turnstile = FairShareScheduler()
 
     def job() -> None:
         with turnstile.job() as turn:
             parameters = GatysParameters(recipe="book", features="vgg19", steps=15, scales=1)
-            gatys.transfer(content, style, parameters, lambda progress: turn.pass_on())
+            gatys.transfer(content, style, parameters, lambda progress: turn.yield_slot())
 
     def both() -> None:
         with ThreadPoolExecutor(2) as pool:

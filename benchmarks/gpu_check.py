@@ -27,7 +27,7 @@ import onnxruntime as ort
 
 from registry import configuration, golden
 from registry.repository import Repository
-from registry.rollout import Model
+from registry.rollout import Rollout
 
 BATCHES = (1, 2, 4, 8)
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -85,7 +85,7 @@ def measure(model: ort.InferenceSession, inputs: dict[str, np.ndarray], seconds:
     }
 
 
-def check_model(model: Model, kinds: list[str], seconds: float) -> dict[str, Any]:
+def check_model(model: Rollout, kinds: list[str], seconds: float) -> dict[str, Any]:
     """Every provider's difference to the CPU and its speed by batch, for the stable version."""
     version = model.labels.stable
     assert version is not None
@@ -161,7 +161,9 @@ def check(repository: Path, seconds: float) -> tuple[dict[str, Any], int]:
         return {**found, "missing": missing}, 1
     files = Repository(repository)
     found["models"] = {
-        name: check_model(Model(name, files), kinds, seconds) for name in configuration.EXPORTED if files.versions(name)
+        name: check_model(Rollout(name, files), kinds, seconds)
+        for name in configuration.EXPORTED
+        if files.versions(name)
     }
     found["iterative"] = iterative()
     failed = any("error" in model.get(kind, {}) for model in found["models"].values() for kind in kinds)

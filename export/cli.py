@@ -72,11 +72,12 @@ def export_command(
     """Export trained models to ONNX, check them against Keras, and publish the next version."""
     if run is not None and model is None:
         raise typer.BadParameter("name the run's --model", param_hint="--run")
-    from registry import publishing
+
+    from export.publishing import export_runs
 
     kind = model.value if model else None
     is_required = _is_named(context)
-    for published in publishing.export_runs(kind, run, runs, repository, address, label, precision, is_required, _warn):
+    for published in export_runs(kind, run, runs, repository, address, label, precision, is_required, _warn):
         parity = published.exported.parity
         typer.echo(
             f"{published.exported.model} version {published.version}: published as {label}; largest difference to Keras "
@@ -315,13 +316,13 @@ def _warn(sentence: str) -> None:
 def _with_model(context: typer.Context, name: str, repository: Path, address: str, act: Callable):
     from registry import publishing
     from registry.repository import Repository as Files
-    from registry.rollout import Model
+    from registry.rollout import Rollout
 
     with ExitStack() as stack:
         client = stack.enter_context(publishing.connected(address, _is_named(context)))
         if client is None:
             typer.echo(f"warning: {_NOBODY.format(address)}", err=True)
-        return act(Model(name, Files(repository), client))
+        return act(Rollout(name, Files(repository), client))
 
 
 def _errors_of_a_pull() -> tuple[type[Exception], ...]:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reverie.errors import InputError
+
 KINDS = ("poisson", "constant")
 
 
-class ScheduleError(ValueError):
+class ScheduleError(InputError):
     """A schedule cannot be drawn; the message says which value, and what is accepted."""
 
 

@@ -16,13 +16,14 @@ from reverie_client import PictureStep, TextPiece
 from reverie_client.client import Score
 
 from loadtests.endpoints import Caller, Endpoint, Message
+from reverie.errors import ToolkitError
 
 REFUSALS = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 """Statuses by which a server says that it is busy; an unreachable server's is UNAVAILABLE too."""
 DROPPED = "DROPPED: as many requests as allowed were in flight"
 
 
-class BadAnswer(Exception):
+class BadAnswer(ToolkitError):
     """The service answered, but not with what was asked for."""
 
 

@@ -33,6 +33,7 @@ from loadtests.endpoints import (
     draw_sentences,
     painting,
 )
+from reverie.errors import InputError
 from serving.parameters import describe
 from serving.style.parameters import StylizeParameters
 from serving.text.parameters import GenerateParameters
@@ -49,7 +50,7 @@ Draw = Callable[[random.Random], Any]
 Parameter = str | int | float | bool
 
 
-class MixError(ValueError):
+class MixError(InputError):
     """A mix cannot be asked; the message says which key of which request, its value, and what is accepted."""
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from loadtests.arrivals import Arrival
 from loadtests.mix import Mix
+from reverie.errors import InputError
 
 LATEST_S = 7 * 24 * 3600.0
 """A later call is taken for a mistake: a time of day or of the calendar in place of seconds from the beginning."""
 
 
-class ReplayError(ValueError):
+class ReplayError(InputError):
     """A file cannot be replayed; the message says which line and column, the value, and what is accepted."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loadtests.measure import Measured
+from reverie.errors import InputError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +26,7 @@ LOADS = ("closed", "open", "capacity")
 DEFAULT_FILE = Path(__file__).parent / "slo.toml"
 
 
-class ObjectiveError(ValueError):
+class ObjectiveError(InputError):
     """The objectives cannot be used; the message says which entry, its value and what is accepted."""
 
 

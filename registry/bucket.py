@@ -29,7 +29,8 @@ from registry.configuration import Flavour
 from registry.manifest import ManifestError
 from registry.publishing import KEEP, connected, prune
 from registry.repository import Repository
-from registry.rollout import Model
+from registry.rollout import Rollout
+from reverie.errors import ToolkitError
 
 CONFIG = Flavour.portable.value
 _ABANDONED = timedelta(hours=1)
@@ -37,7 +38,7 @@ _ABANDONED = timedelta(hours=1)
 _CONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
-class BucketError(Exception):
+class BucketError(ToolkitError):
     """The bucket cannot be read or written, or holds something else; the message says what to do."""
 
 
@@ -149,7 +150,7 @@ def push(repository: Repository, bucket: Bucket) -> Iterator[Moved]:
     with repository.lock():
         for name in sorted(path.parent.name for path in repository.path.glob(f"*/{CONFIG}")):
             moved = (
-                _push_versions(Model(name, repository), bucket)
+                _push_versions(Rollout(name, repository), bucket)
                 if _is_versioned(name)
                 else _push_files(name, repository, bucket)
             )
@@ -177,14 +178,14 @@ def pull(repository: Repository, bucket: Bucket, address: str | None = None) -> 
         # A model that pins versions of another is loaded after that one has changed.
         for name in sorted(names, key=lambda name: (not _is_versioned(name), name)):
             if _is_versioned(name):
-                moved = _pull_versions(Model(name, repository, client), bucket)
+                moved = _pull_versions(Rollout(name, repository, client), bucket)
             else:
                 moved = _pull_files(name, repository, bucket, client)
             if moved:
                 yield moved
 
 
-def _push_versions(model: Model, bucket: Bucket) -> Moved | None:
+def _push_versions(model: Rollout, bucket: Bucket) -> Moved | None:
     before, labels = bucket.read(f"{model.name}/{CONFIG}"), model.labels
     named = set(_labels_in(model.name, before[0]).versions.values()) if before else set()
     new = [v for v in sorted(set(labels.versions.values())) if _push_version(model, v, bucket, named)]
@@ -203,7 +204,7 @@ def _push_versions(model: Model, bucket: Bucket) -> Moved | None:
     return Moved(model.name, tuple(new), tuple(_prune(model.name, labels, bucket)), labels)
 
 
-def _push_version(model: Model, version: int, bucket: Bucket, named: set[int]) -> bool:
+def _push_version(model: Rollout, version: int, bucket: Bucket, named: set[int]) -> bool:
     """Upload a version that is not there yet."""
     folder, place = model.repository.folder(model.name, version), f"{model.name}/{version}"
     ours, key = (folder / manifest.FILE).read_bytes(), f"{place}/{manifest.FILE}"
@@ -249,7 +250,7 @@ def _prune(name: str, labels: Labels, bucket: Bucket) -> Iterator[int]:
             yield version
 
 
-def _pull_versions(model: Model, bucket: Bucket) -> Moved | None:
+def _pull_versions(model: Rollout, bucket: Bucket) -> Moved | None:
     config = bucket.read(f"{model.name}/{CONFIG}")
     assert config is not None
     labels = _labels_in(model.name, config[0])
@@ -270,7 +271,7 @@ def _pull_versions(model: Model, bucket: Bucket) -> Moved | None:
     return Moved(model.name, tuple(new), tuple(prune(model)), labels)
 
 
-def _pull_version(model: Model, version: int, bucket: Bucket) -> bool:
+def _pull_version(model: Rollout, version: int, bucket: Bucket) -> bool:
     """Download a version that is not here yet."""
     folder, place = model.repository.folder(model.name, version), f"{model.name}/{version}"
     theirs = bucket.read(f"{place}/{manifest.FILE}")

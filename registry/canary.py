@@ -25,7 +25,7 @@ from reverie_client.labels import CANARY, STABLE
 
 from registry import answers, canary_latency, golden, manifest
 from registry.quality_metric import Measure
-from registry.rollout import Model, SwitchError
+from registry.rollout import Rollout, SwitchError
 from reverie import outputs
 
 _SUMMARY = "nv_inference_request_summary_us"
@@ -110,7 +110,7 @@ class Verdict:
 
 
 def run(
-    model: Model,
+    model: Rollout,
     version: int,
     percent: float,
     seconds: float,
@@ -156,7 +156,7 @@ def run(
     return verdict
 
 
-def check_measure(model: Model, measure: Measure) -> None:
+def check_measure(model: Rollout, measure: Measure) -> None:
     """Raise SwitchError unless the model can be measured so."""
     if model.name != "language_model" and measure is Measure.canary:
         raise SwitchError(
@@ -192,7 +192,7 @@ def _spread(stable: Observed) -> float:
     return canary_latency.TYPICAL_SPREAD if stable.spread is None else stable.spread
 
 
-def describe(model: Model, stable: Observed, canary: Observed, limits: Limits, rows: _Rows | None) -> tuple[str, ...]:
+def describe(model: Rollout, stable: Observed, canary: Observed, limits: Limits, rows: _Rows | None) -> tuple[str, ...]:
     """What was compared on what, a sentence each."""
     calls = (
         f"failed calls: of {canary.requests} that reached version {canary.version}, and of {stable.requests} that reached "
@@ -224,7 +224,7 @@ def describe_p95(stable: Observed, canary: Observed, limits: Limits) -> str:
     )
 
 
-def _recorded(model: Model, stable: Observed, canary: Observed) -> list[str]:
+def _recorded(model: Rollout, stable: Observed, canary: Observed) -> list[str]:
     seen = ((f"version {o.version}", model.repository.folder(model.name, o.version)) for o in (stable, canary))
     return [name for name, folder in seen if golden.read(folder)] or ["neither"]
 
@@ -245,7 +245,7 @@ def _exceeds(unit: str, stable: float | None, canary: float | None, limit: float
     return f"its {unit} is {canary:.4g}, the stable version's {stable:.4g}; accepted: {promised or limit:g} times that"
 
 
-def compare_answers(model: Model, stable: int, version: int) -> list[str]:
+def compare_answers(model: Rollout, stable: int, version: int) -> list[str]:
     """Why the answers of `version` cannot take the place of those of `stable`; nothing if they can."""
     questions, found = list(_questions(model, stable, version)), list[str]()
     if not questions:
@@ -260,7 +260,7 @@ def compare_answers(model: Model, stable: int, version: int) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _questions(model: Model, stable: int, version: int) -> Iterator[dict[str, np.ndarray]]:
+def _questions(model: Rollout, stable: int, version: int) -> Iterator[dict[str, np.ndarray]]:
     """What was recorded of both versions; of a model of pictures also one that shows something, in every style."""
     for folder in (model.repository.folder(model.name, v) for v in (stable, version)):
         if recorded := golden.read(folder):
@@ -271,7 +271,7 @@ def _questions(model: Model, stable: int, version: int) -> Iterator[dict[str, np
             yield {"image": answers.sample_picture(), "style_weights": weights[None]}
 
 
-def _answers(model: Model, version: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _answers(model: Rollout, version: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     assert model.client is not None
     return model.client.infer(model.name, inputs, version=str(version)).outputs
 
@@ -297,7 +297,7 @@ def observe(text: str, model: str, version: int) -> Observed:
 
 
 def _watch(
-    model: Model,
+    model: Rollout,
     stable: int,
     canary: int,
     seconds: float,
@@ -363,7 +363,7 @@ class _Rows:
     inputs: dict[str, np.ndarray] | None = None
 
 
-def _rows(model: Model, stable: int, canary: int, measure: Measure) -> _Rows | None:
+def _rows(model: Rollout, stable: int, canary: int, measure: Measure) -> _Rows | None:
     if measure is Measure.none:
         return None
     if model.name != "language_model":
@@ -387,13 +387,13 @@ def _rows(model: Model, stable: int, canary: int, measure: Measure) -> _Rows | N
     )
 
 
-def _same_tokenizer(model: Model, *versions: int) -> bool:
+def _same_tokenizer(model: Rollout, *versions: int) -> bool:
     folders = [model.repository.folder(model.name, v) for v in versions]
     files = [{name: (f / name).read_bytes() for name in _TOKENIZERS if (f / name).exists()} for f in folders]
     return files[0] == files[1]
 
 
-def _training_losses(model: Model, stable: int, canary: int) -> _Rows:
+def _training_losses(model: Rollout, stable: int, canary: int) -> _Rows:
     """Of a network that makes pictures."""
     what = "held-out loss, which each version's own training measured on its own photographs"
     versions = {v: manifest.read(model.repository.folder(model.name, v)) for v in (stable, canary)}
@@ -408,7 +408,7 @@ def _training_losses(model: Model, stable: int, canary: int) -> _Rows:
     return _Rows(f"measure ({what})", what, losses={v: float(loss) for v, loss in found.items() if loss is not None})
 
 
-def _measured(model: Model, version: int, rows: _Rows | None) -> float | None:
+def _measured(model: Rollout, version: int, rows: _Rows | None) -> float | None:
     """The task's measure; less is better. None where there is none that compares."""
     if rows is None or rows.losses is not None:
         return rows.losses[version] if rows and rows.losses else None
@@ -418,12 +418,12 @@ def _measured(model: Model, version: int, rows: _Rows | None) -> float | None:
         return None  # `compare_answers` says why.
 
 
-def _perplexity(model: Model, version: int, inputs: dict[str, np.ndarray]) -> float:
+def _perplexity(model: Rollout, version: int, inputs: dict[str, np.ndarray]) -> float:
     logprobs = _answers(model, version, inputs)["token_logprobs"]
     return float(np.exp(-logprobs.astype(np.float64).mean()))
 
 
-def _end(model: Model, version: int, promote: bool) -> None:
+def _end(model: Rollout, version: int, promote: bool) -> None:
     with model.repository.lock():
         labels = model.labels
         model.switch(labels.naming(STABLE, version) if promote else labels.without(CANARY))

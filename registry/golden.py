@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from registry.configuration import ModelConfiguration
+from reverie.errors import ToolkitError
 from serving.triton.graph_inputs import RECORDED as FILE
 from serving.triton.graph_inputs import RECORDED_INPUT as _IN
 
@@ -24,7 +25,7 @@ _SIDE = 64
 """Of a random picture, in pixels: enough to go through every operator."""
 
 
-class RecordingError(Exception):
+class RecordingError(ToolkitError):
     """A version does not answer as it did at export; the message says by how much."""
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import onnx
 from pydantic import TypeAdapter, ValidationError
 
+from reverie.errors import ToolkitError
+
 FILE = "manifest.json"
 _TOOLS = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy")
 _PROJECT = Path(__file__).resolve().parents[1]
@@ -26,7 +28,7 @@ _DATA_FILES = ("held_out.npy", "vocabulary.txt", "tokenizer.json")
 """Files of a run that are cut from its data; where they are, their hash tells one data set from another."""
 
 
-class ManifestError(Exception):
+class ManifestError(ToolkitError):
     """A version is not what its manifest says, or has none; the message names every file at fault."""
 
 

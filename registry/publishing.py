@@ -1,4 +1,4 @@
-"""From finished runs to served versions: export, publish, label, roll back, and drop what no label names."""
+"""From staged to served versions: publish, label, roll back, and drop what no label names."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 from reverie_client import Client, ReverieError, hosts
 from reverie_client.labels import CANDIDATE, PREVIOUS, STABLE, Labels
 
-from export.onnx.precision import CPU_DEFAULT, Precision
 from registry.repository import Repository
-from registry.rollout import Model, SwitchError
-from registry.staging import Exported, Staged
+from registry.rollout import Rollout, SwitchError
+from registry.staging import ExportResult, StagedVersion
+from reverie.errors import ToolkitError
 from reverie.progress import say
-from training.runs import Run, RunError
 
 KEEP = 5
 """Newest versions that stay on disk without a label."""
-KINDS = ("language_model", "style")
 _CONNECT_S = 2.0
 
 Warn = Callable[[str], None]
 
 
-class PublishError(Exception):
+class PublishError(ToolkitError):
     """A version was not published; the old one still serves."""
 
 
@@ -40,54 +36,14 @@ class Published:
         pruned: older versions that were removed.
     """
 
-    exported: Exported
+    exported: ExportResult
     version: int
     served: bool = False
     pruned: tuple[int, ...] = ()
 
 
-def export_runs(
-    kind: str | None,
-    run: Path | None,
-    runs: Path,
-    repository: Path,
-    address: str | None = None,
-    label: str = STABLE,
-    precision: Precision = CPU_DEFAULT,
-    is_required: bool = False,
-    warn: Warn = lambda sentence: None,
-) -> Iterator[Published]:
-    """Export and publish one run, or the newest finished run of every kind.
-
-    Args:
-        address: of a server that should serve the result at once, if one answers there.
-        is_required: a server must answer at `address`.
-        precision: of a style network's `model.onnx`, in which a CPU computes.
-        warn: told in a sentence, before it happens, what callers of the server will notice; not called if they notice nothing.
-
-    Raises:
-        RunError: there is no finished run to export.
-        ParityError, PrecisionError: a graph departs from Keras, or a precision from float32; nothing was published.
-        PublishError: the version did not get into service; it is gone and the old one serves. Or the server did not
-            answer (see `connected`), which is found before anything is converted.
-    """
-    from registry.staging import staged
-
-    chosen = {kind: Run(run)} if kind and run else _newest(kind, runs)
-    with connected(address, is_required):  # Before minutes of work, and not silently on disk alone.
-        pass
-    for name, found in chosen.items():
-        say(f"{name}: exporting {found.path}")  # TensorFlow, imported next, takes seconds.
-        try:
-            with staged(found, _exporter(name, precision), Repository(repository), name) as version:
-                published = publish(version, Repository(repository), address, label, is_required=is_required, warn=warn)
-        except OSError as error:
-            raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
-        yield published
-
-
 def publish(
-    staged: Staged,
+    staged: StagedVersion,
     repository: Repository,
     address: str | None = None,
     label: str = STABLE,
@@ -98,18 +54,24 @@ def publish(
 ) -> Published:
     """Put a staged version into the repository under `label`, and into service where a server answers.
 
+    Args:
+        address: of a server that should serve the result at once, if one answers there.
+        keep: newest versions that stay without a label.
+        is_required: a server must answer at `address`.
+        warn: told in a sentence, before it happens, what callers of the server will notice; not called if they notice nothing.
+
     Raises:
         PublishError: it failed; the version is gone and what served before serves.
     """
     name = staged.exported.model
     with connected(address, is_required) as client, repository.lock():
         repository.sweep()
-        model = Model(name, repository, client, drain_seconds)
+        model = Rollout(name, repository, client, drain_seconds)
         before = model.labels
         try:
             version = repository.publish(name, staged.files)
         except OSError as error:
-            raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
+            raise PublishError(f"{name}: {reason(error)}; nothing was published") from error
         try:
             _switch(model, _naming(before, label, version), warn)
         except BaseException as error:
@@ -118,14 +80,14 @@ def publish(
             if not isinstance(error, Exception):
                 raise
             if isinstance(error, OSError):
-                raise PublishError(f"{name}: {_reason(error)}; nothing was published") from error
+                raise PublishError(f"{name}: {reason(error)}; nothing was published") from error
             raise PublishError(f"{name} version {version} was withdrawn: {error}") from error
         repository.record(event="published", model=name, version=version, label=label, was=before.versions.get(label))
         return Published(staged.exported, version, client is not None, tuple(prune(model, keep)))
 
 
-def promote(model: Model, version: int, label: str = STABLE, warn: Warn = lambda sentence: None) -> None:
-    """Let `label` name `version`; `warn` as in `export_runs`.
+def promote(model: Rollout, version: int, label: str = STABLE, warn: Warn = lambda sentence: None) -> None:
+    """Let `label` name `version`; `warn` as in `publish`.
 
     Raises:
         SwitchError: there is no such version, or it does not serve; nothing changed.
@@ -138,8 +100,8 @@ def promote(model: Model, version: int, label: str = STABLE, warn: Warn = lambda
         )
 
 
-def rollback(model: Model, warn: Warn = lambda sentence: None) -> int:
-    """Make the version stable that was stable before; returns it. `warn` as in `export_runs`.
+def rollback(model: Rollout, warn: Warn = lambda sentence: None) -> int:
+    """Make the version stable that was stable before; returns it. `warn` as in `publish`.
 
     Raises:
         SwitchError: none is labelled `previous`, or it does not serve; nothing changed.
@@ -154,7 +116,7 @@ def rollback(model: Model, warn: Warn = lambda sentence: None) -> int:
         return version
 
 
-def _switch(model: Model, labels: Labels, warn: Warn) -> None:
+def _switch(model: Rollout, labels: Labels, warn: Warn) -> None:
     if model.client is not None:
         say(f"{model.name}: the server changes over, and calls under way are waited for")
     if sentence := model.interruption(labels):
@@ -162,7 +124,7 @@ def _switch(model: Model, labels: Labels, warn: Warn) -> None:
     model.switch(labels)
 
 
-def _no_way_back(model: Model, labels: Labels) -> str:
+def _no_way_back(model: Rollout, labels: Labels) -> str:
     """Why there is nothing to roll back to, and what may be promoted instead."""
     said = f"{model.name} has no version labelled {PREVIOUS}"
     there = model.repository.versions(model.name)
@@ -182,14 +144,14 @@ def _no_way_back(model: Model, labels: Labels) -> str:
     )
 
 
-def _stable_before(model: Model, version: int | None) -> int | None:
+def _stable_before(model: Rollout, version: int | None) -> int | None:
     """What `version` took the place of when it became stable, as the history says."""
     events = model.repository.history(model.name)
     found = [e["was"] for e in events if e.get("label") == STABLE and e.get("version") == version and e.get("was")]
     return found[-1] if found else None
 
 
-def prune(model: Model, keep: int = KEEP) -> list[int]:
+def prune(model: Rollout, keep: int = KEEP) -> list[int]:
     """Remove all versions but the `keep` newest and those that a label names; returns what was removed."""
     versions = model.repository.versions(model.name)
     labelled = set(model.labels.versions.values())
@@ -246,30 +208,5 @@ def _naming(labels: Labels, label: str, version: int) -> Labels:
         raise SwitchError(str(error)) from None
 
 
-def _exporter(kind: str, precision: Precision) -> Callable[[Run, Path], Exported]:
-    """Imported here: TensorFlow takes seconds, and only an export needs it."""
-    if kind == "style":
-        from export.style.export import export_style
-
-        return partial(export_style, precision=precision)
-    from export.language_model.export import export_language_model
-
-    return export_language_model
-
-
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
     return f"{error.filename or 'the repository'}: {error.strerror}"
-
-
-def _newest(kind: str | None, runs: Path) -> dict[str, Run]:
-    found = {}
-    for name in [kind] if kind else KINDS:
-        try:
-            found[name] = Run.newest_finished(name, runs)
-        except RunError:
-            continue
-    if not found:
-        raise RunError(
-            f"no finished run of {kind or ' or '.join(KINDS)} under {runs}; train one with 'make train-lm' or 'make train-style'"
-        )
-    return found

@@ -23,6 +23,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from reverie.errors import ToolkitError
+
 _log = logging.getLogger(__name__)
 _HISTORY = "history.jsonl"
 """A plain file: Triton takes folders for models, and a file in a model's folder for a change of that model."""
@@ -30,7 +32,7 @@ _held: dict[Path, int] = {}
 """Locks on this process's staging folders; a folder whose lock is free belongs to a process that died."""
 
 
-class RepositoryError(Exception):
+class RepositoryError(ToolkitError):
     """The repository cannot be written, or is being written by another; the message says what to do."""
 
 

@@ -21,17 +21,18 @@ from tritonclient.grpc import model_config_pb2
 from registry import configuration, golden, manifest
 from registry.configuration import Flavour, ModelConfiguration
 from registry.repository import Repository
+from reverie.errors import ToolkitError
 
 _READY_SECONDS = 60.0
 _SETTLED_SECONDS = 10.0
 
 
-class SwitchError(Exception):
+class SwitchError(ToolkitError):
     """What a model serves could not be changed; everything is as it was before, or the message says what is not."""
 
 
 @dataclass(frozen=True)
-class Model:
+class Rollout:
     """An exported model in a repository, and the server that serves it, if one runs.
 
     Attributes:

@@ -6,20 +6,47 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from export.onnx.parity import Parity
 from registry import golden, manifest
 from registry.configuration import ModelConfiguration
 from registry.repository import Repository
 from reverie.progress import say
-from training.runs import Run
+
+
+class FinishedRun(Protocol):
+    """A training run, as far as a version says where it is from."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """What it reached."""
+
+
+RunT = TypeVar("RunT", bound=FinishedRun)
 
 
 @dataclass(frozen=True)
-class Exported:
+class Parity:
+    """Measured differences between a graph and the model that it was made from.
+
+    Attributes:
+        largest: of any element; mean: over all elements.
+        inputs: how many inputs were compared.
+    """
+
+    largest: float
+    mean: float
+    unit: str
+    inputs: int
+
+
+@dataclass(frozen=True)
+class ExportResult:
     """A version that is ready to publish.
 
     Attributes:
@@ -38,22 +65,23 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedVersion:
     """An exported version's files, outside the repository on its file system."""
 
-    exported: Exported
+    exported: ExportResult
     files: Path
 
 
 @contextlib.contextmanager
-def staged(run: Run, export: Callable[[Run, Path], Exported], repository: Repository, model: str) -> Iterator[Staged]:
+def stage(
+    run: RunT, export: Callable[[RunT, Path], ExportResult], repository: Repository, model: str
+) -> Iterator[StagedVersion]:
     """Export `run`, a version of `model`, into a staging folder and check it; the folder is gone afterwards, unless it was published.
 
     Whatever fails, the repository stays as it was.
 
     Raises:
-        RunError: the run is not finished.
-        ParityError: see `export.onnx.parity`.
+        ToolkitError: what reading the run or `export` raises.
     """
     result = run.result
     with repository.staged(model) as folder:
@@ -72,4 +100,4 @@ def staged(run: Run, export: Callable[[Run, Path], Exported], repository: Reposi
             exported.configuration.facts,
         )
         described.write(files)
-        yield Staged(exported, files)
+        yield StagedVersion(exported, files)

@@ -13,7 +13,7 @@ from rich.table import Table
 from registry import configuration, golden, manifest
 from registry.manifest import Manifest, ManifestError
 from registry.repository import Repository
-from registry.rollout import Model
+from registry.rollout import Rollout
 
 _COLUMNS = ("model", "version", "labels", "state", "from and measured")
 
@@ -76,21 +76,21 @@ def write_configurations(repository: Path, check: bool = False) -> list[Path]:
     }
     for name in configuration.EXPORTED:
         if files.versions(name):
-            texts |= {(name, flavour.value): text for flavour, text in Model(name, files).texts().items()}
+            texts |= {(name, flavour.value): text for flavour, text in Rollout(name, files).texts().items()}
     changed = [key for key, text in texts.items() if _read(repository.joinpath(*key)) != text]
     for name, file in [] if check else changed:
         files.write(name, file, texts[name, file])
     return [repository.joinpath(*key) for key in changed]
 
 
-def _versions(repository: Path) -> Iterator[tuple[Model, int]]:
+def _versions(repository: Path) -> Iterator[tuple[Rollout, int]]:
     files = Repository(repository)
     for name in configuration.EXPORTED:
         for version in files.versions(name):
-            yield Model(name, files), version
+            yield Rollout(name, files), version
 
 
-def _row(model: Model, version: int, state: str) -> tuple[str, str, str]:
+def _row(model: Rollout, version: int, state: str) -> tuple[str, str, str]:
     labels = model.labels
     names = [f"{n} {labels.percent:g} %" if n == "canary" and labels.percent else n for n in labels.of(version)]
     try:

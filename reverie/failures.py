@@ -14,7 +14,20 @@ from pathlib import Path
 from typing import TextIO
 
 PROJECT = Path(__file__).resolve().parents[1]
-PACKAGES = frozenset({"training", "export", "serving", "synthesis", "language", "loadtests", "reverie"})
+PACKAGES = frozenset(
+    {
+        "training",
+        "export",
+        "registry",
+        "serving",
+        "synthesis",
+        "imaging",
+        "language",
+        "loadtests",
+        "reverie",
+        "reverie_client",
+    }
+)
 _BROKEN_FILE = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 TRACEBACK_VARIABLE = "REVERIE_TRACEBACK"
 """Set it to see where a failure came from."""

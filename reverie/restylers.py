@@ -17,6 +17,7 @@ import onnxruntime
 
 from imaging import images
 from registry.repository import Repository
+from reverie.errors import ToolkitError
 from serving.style.files import MODEL
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
@@ -31,7 +32,7 @@ _Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """uint8 (1, height, width, 3) and float32 (1, styles) to uint8 (1, height, width, 3)."""
 
 
-class RestylerError(Exception):
+class RestylerError(ToolkitError):
     """What was named is no style network; the message says what is."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reverie.errors import InputError
+from reverie.errors import InputError, ToolkitError
 
 MAX_SECONDS = "max_seconds"
 
@@ -41,14 +41,10 @@ class Progress:
     exact: bool = True
 
 
-class Cancelled(Exception):
-    """Raised by an `OnProgress` callback to stop the optimisation at once."""
-
-
 OnProgress = Callable[[Progress], None]
 
 
-class TimeUpError(Exception):
+class TimeUpError(ToolkitError):
     """Unwinds an optimisation whose `max_seconds` have passed; never reaches the caller."""
 
 

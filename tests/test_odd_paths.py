@@ -30,7 +30,18 @@ def clone(tmp_path_factory) -> Path:
     """The code in a folder with an odd name, the environment of these tests linked, and two small models."""
     place = tmp_path_factory.mktemp("odd") / ODD
     ignored = shutil.ignore_patterns("__pycache__", "results")
-    for name in ("reverie", "export", "serving", "synthesis", "language", "training", "requirements"):
+    for name in (
+        "reverie",
+        "export",
+        "registry",
+        "serving",
+        "synthesis",
+        "imaging",
+        "language",
+        "training",
+        "requirements",
+        "clients",
+    ):
         shutil.copytree(PROJECT / name, place / name, ignore=ignored)
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(PROJECT / name, place)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import keras
 
+from reverie.errors import ToolkitError
 
-class DownloadError(Exception):
+
+class DownloadError(ToolkitError):
     """A file could not be fetched or is not the one expected; the message says what to do instead."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from reverie.errors import ToolkitError
 from training.logs import MetricsLog
 from training.runs import Run, RunError
 from training.signals import StopSignals
@@ -114,7 +115,7 @@ def fit(
     return fitting.last_loss
 
 
-class TrainingStopped(Exception):
+class TrainingStopped(ToolkitError):
     """A signal ended a training; its checkpoint is saved, and the message says how to go on."""
 
     exit_status = 130

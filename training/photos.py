@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from imaging import images
+from reverie.errors import ToolkitError
 from training import files
 from training.downloads import fetch
 
@@ -29,7 +30,7 @@ _NAMED = 5
 """Files that a message names."""
 
 
-class PhotosError(Exception):
+class PhotosError(ToolkitError):
     """No usable photographs at a path; the message says what to do."""
 
 

@@ -26,12 +26,13 @@ from typing import Any
 
 import numpy as np
 
+from reverie.errors import ToolkitError
 from training import files
 
 RUNS = Path("runs")
 
 
-class RunError(Exception):
+class RunError(ToolkitError):
     """A run cannot be found, resumed or read; the message says what to do."""
 
 

@@ -20,7 +20,7 @@ from keras import ops
 from export.language_model import variants
 from export.onnx import conversion, parity
 from registry import configuration
-from registry.staging import Exported
+from registry.staging import ExportResult
 from reverie.progress import say
 from training.language_model import train
 from training.runs import Run
@@ -34,7 +34,7 @@ _CALIBRATION_ROWS = 32
 _ROUNDED_FROM = 1024
 
 
-def export_language_model(run: Run, folder: Path) -> Exported:
+def export_language_model(run: Run, folder: Path) -> ExportResult:
     """Write the version's files into `folder`.
 
     Raises:
@@ -54,7 +54,7 @@ def export_language_model(run: Run, folder: Path) -> Exported:
     tokenizer.save(folder)
     say(f"{NAME}: measuring the perplexity of every precision on {len(rows)} held-out rows")
     perplexities = check_precisions(folder, rows, len(tokenizer), padding)
-    return Exported(
+    return ExportResult(
         NAME,
         configuration.language_model(model.config.positions),
         measured,

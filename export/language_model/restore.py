@@ -16,13 +16,14 @@ import onnx
 from onnx import numpy_helper
 
 from language.tokenizer import load_tokenizer
+from reverie.errors import ToolkitError
 from training import loop
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
 from training.language_model.train import KIND, LanguageModelTraining, build
 from training.runs import Run
 
 
-class RestoreError(Exception):
+class RestoreError(ToolkitError):
     """A version cannot be restored; the message says why."""
 
 

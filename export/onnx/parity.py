@@ -9,12 +9,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from registry.staging import Parity
+from reverie.errors import ToolkitError
 
-class ParityError(Exception):
+
+class ParityError(ToolkitError):
     """The exported graph departs from the trained model; the message shows by how much."""
 
 
-class PrecisionError(Exception):
+class PrecisionError(ToolkitError):
     """A precision departs too far from float32, or costs too much of the task's own measure; the message says how much."""
 
 
@@ -29,16 +32,6 @@ class Tolerance:
     largest: float
     mean: float
     unit: str
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Measured differences between the graph and Keras."""
-
-    largest: float
-    mean: float
-    unit: str
-    inputs: int
 
 
 def run_graph(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:

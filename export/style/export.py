@@ -23,7 +23,7 @@ from export.style import restore, variants
 from export.style.graph import StyleGraph
 from export.style.variants import Inputs
 from registry import configuration
-from registry.staging import Exported
+from registry.staging import ExportResult
 from reverie.progress import followed, say
 from serving.style.files import GPU_MODEL, MODEL
 from training.runs import Run
@@ -35,7 +35,7 @@ TOLERANCE = parity.Tolerance(largest=6.0, mean=0.1, unit="of 255")
 """Of the float32 graph against Keras. Rounding to uint8 alone makes 1; weights are stored as float16."""
 
 
-def export_style(run: Run, folder: Path, precision: Precision = CPU_DEFAULT) -> Exported:
+def export_style(run: Run, folder: Path, precision: Precision = CPU_DEFAULT) -> ExportResult:
     """Write the version's files into `folder`.
 
     Args:
@@ -63,7 +63,7 @@ def export_style(run: Run, folder: Path, precision: Precision = CPU_DEFAULT) -> 
         departures[variant] = variants.check(variant, variants.session_paint(made), expected)
         (folder / file).write_bytes(made.SerializeToString())
     (folder / "styles.json").write_text(json.dumps(styles) + "\n")
-    return Exported(
+    return ExportResult(
         NAME,
         configuration.style(styles),
         max(measured, key=lambda p: p.largest),

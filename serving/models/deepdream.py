@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imaging import images
-from serving.python_backend.image_stream import PictureModel, StreamFormat
+from serving.python_backend.image_stream import IterativeImageModel, StreamFormat
 from serving.python_backend.request import Request, Send
 from synthesis.deepdream import DeepDreamParameters, dream, pixel_steps
 
@@ -12,7 +12,7 @@ class DeepDreamRequest(DeepDreamParameters, StreamFormat):
     """Parameters of a request."""
 
 
-class TritonPythonModel(PictureModel):
+class TritonPythonModel(IterativeImageModel):
     """Inputs `image` and, optional, `guide_image`: encoded pictures. Outputs: see `serving.python_backend.image_stream.to_outputs`."""
 
     def respond(self, request: Request, send: Send) -> None:

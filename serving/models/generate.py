@@ -16,9 +16,9 @@ from reverie_client.token_text import to_text
 
 from language.sampling import Logprobs
 from language.tokenizer import Tokenizer, load_tokenizer
-from serving.errors import Unavailable
-from serving.python_backend.admission import Places
-from serving.python_backend.pinned_model import Sibling
+from reverie.errors import Unavailable
+from serving.python_backend.admission import AdmissionController
+from serving.python_backend.pinned_model import PinnedModel
 from serving.python_backend.request import Request, client_of, to_stream_error
 from serving.text.engine import Piece, TokenLogprobs
 from serving.text.parameters import GenerateParameters
@@ -35,12 +35,12 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         settings = {k: v["string_value"] for k, v in json.loads(args["model_config"])["parameters"].items()}
-        folder = Sibling(args, "language_model").folder
+        folder = PinnedModel(args, "language_model").folder
         self._tokenizer = load_tokenizer(folder)
         slots, waiting, workers = (int(settings[name]) for name in ("slots", "max_waiting", "workers"))
         workers = workers or len(os.sched_getaffinity(0))
         self._engine = EnginePool(folder, settings["precision"], workers * slots, workers)
-        self._places = Places(2 * workers * (slots + waiting))
+        self._places = AdmissionController(2 * workers * (slots + waiting))
         # Reading a request can mean tokenising a long prompt; another request should not wait for that.
         self._readers = ThreadPoolExecutor(2)
 
@@ -48,11 +48,11 @@ class TritonPythonModel:
         for raw in requests:
             sender, client = raw.get_response_sender(), client_of(raw)
             try:
-                self._places.take(client)
+                self._places.acquire(client)
             except Unavailable as full:
                 sender.send(pb_utils.InferenceResponse(error=to_stream_error(full)), flags=_FINAL)
             else:
-                sink = _TritonSink(sender, self._tokenizer, partial(self._places.free, client))
+                sink = _TritonSink(sender, self._tokenizer, partial(self._places.release, client))
                 self._readers.submit(self._submit, raw, sink)
 
     def finalize(self) -> None:

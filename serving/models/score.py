@@ -9,15 +9,15 @@ from reverie_client.token_text import to_text
 
 from language.tokenizer import load_tokenizer
 from reverie.errors import InputError
-from serving.python_backend.fair_share import Turnstile
-from serving.python_backend.pinned_model import Sibling
-from serving.python_backend.request import AnsweringModel, Outputs, Request
+from serving.python_backend.fair_share import FairShareScheduler
+from serving.python_backend.pinned_model import PinnedModel
+from serving.python_backend.request import Outputs, Request, UnaryModel
 
 MAX_TOKENS = 4096
 _MAX_BYTES = 64 * MAX_TOKENS
 
 
-class TritonPythonModel(AnsweringModel):
+class TritonPythonModel(UnaryModel):
     """Input `text_input`; outputs `logprob`, the sum, and `tokens` and `token_logprobs`, one entry a scored token.
 
     Tokens are text, see `reverie_client.token_text`: HTTP puts them into JSON, which cannot carry a part of a character.
@@ -28,8 +28,8 @@ class TritonPythonModel(AnsweringModel):
     """
 
     def setup(self) -> None:
-        self._turnstile = Turnstile(turn_seconds=0.005)
-        self._model = Sibling(self.args, "language_model")
+        self._turnstile = FairShareScheduler(turn_seconds=0.005)
+        self._model = PinnedModel(self.args, "language_model")
         self._tokenizer = load_tokenizer(self._model.folder)
         self._positions = _positions(self._model)
 
@@ -41,7 +41,7 @@ class TritonPythonModel(AnsweringModel):
         with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
             logprobs = []
             for part in parts:
-                turn.pass_on()
+                turn.yield_slot()
                 logprobs.append(self._window(request.client, tokens, *part))
         return self._outputs(tokens, np.concatenate(logprobs))
 
@@ -85,7 +85,7 @@ def windows(length: int, positions: int) -> Iterator[tuple[int, int, int]]:
         scored = end
 
 
-def _positions(model: Sibling) -> int:
+def _positions(model: PinnedModel) -> int:
     """Tokens that the model sees at once."""
     from serving.text.decoder import positions_of
 

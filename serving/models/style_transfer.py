@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imaging import images
-from serving.python_backend.image_stream import PictureModel, StreamFormat
+from serving.python_backend.image_stream import IterativeImageModel, StreamFormat
 from serving.python_backend.request import Request, Send
 from synthesis.gatys import GatysParameters, pixel_steps, transfer
 
@@ -12,7 +12,7 @@ class StyleTransferRequest(GatysParameters, StreamFormat):
     """Parameters of a request."""
 
 
-class TritonPythonModel(PictureModel):
+class TritonPythonModel(IterativeImageModel):
     """Inputs `image`, `style_image` (one or more) and, optional, `style_mask` (one for each style): encoded pictures.
 
     Outputs: see `serving.python_backend.image_stream.to_outputs`.

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.python_backend.pinned_model import Sibling
-from serving.python_backend.request import AnsweringModel, Outputs, Request, byte_array
+from serving.python_backend.pinned_model import PinnedModel
+from serving.python_backend.request import Outputs, Request, UnaryModel, byte_array
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
 
 
-class TritonPythonModel(AnsweringModel):
+class TritonPythonModel(UnaryModel):
     """Input `image`, output `stylized`: encoded pictures. The network is the ONNX model `style` with its batcher."""
 
     def setup(self) -> None:
-        style = Sibling(self.args, "style")
+        style = PinnedModel(self.args, "style")
 
         def network(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
             stylized, version = style({"image": photo[None], "style_weights": weights[None]}, "stylized", client)

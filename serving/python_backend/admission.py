@@ -1,4 +1,4 @@
-"""Places for requests, so many in all and so many for one client; and a queue in which clients take turns.
+"""Admission of requests, so many in all and so many for one client; and a queue in which clients take turns.
 
 A client is who says so in the header `reverie-client`, which a proxy in front should set; all who say nothing count as
 one. Knows nothing about Triton.
@@ -11,12 +11,12 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from serving.errors import Unavailable
+from reverie.errors import Unavailable
 
 Item = TypeVar("Item")
 
 
-class Places:
+class AdmissionController:
     """Counts what is waiting or running; safe to use from many threads.
 
     Args:
@@ -36,7 +36,7 @@ class Places:
         with self._lock:
             return self._taken.total()
 
-    def take(self, client: str, count: int = 1) -> None:
+    def acquire(self, client: str, count: int = 1) -> None:
         """Take places; "" is all callers without a name.
 
         Raises:
@@ -54,7 +54,7 @@ class Places:
                 )
             self._taken[client] += count
 
-    def free(self, client: str, count: int = 1) -> None:
+    def release(self, client: str, count: int = 1) -> None:
         """Give places back."""
         with self._lock:
             self._taken[client] -= count
@@ -67,7 +67,7 @@ def described(client: str) -> str:
     return f"client {client[:80]!r}" if client else "callers without a name"
 
 
-class TurnQueue(Generic[Item]):
+class FairQueue(Generic[Item]):
     """First in, first out for each client; the clients that wait take turns. Safe to use from many threads.
 
     Args:

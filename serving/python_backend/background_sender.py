@@ -23,7 +23,7 @@ Encode = Callable[[np.ndarray, str, int], bytes]
 """From a picture, a format and a quality to a file."""
 
 
-class Outbox:
+class BackgroundSender:
     """Sends records in order; a failure of `send` is raised at the next record, or when the block ends."""
 
     def __init__(self, send: Callable[[Progress], None]):
@@ -31,22 +31,22 @@ class Outbox:
         self._thread = ThreadPoolExecutor(1)
         self._sent: list[Future[None]] = []
 
-    def __enter__(self) -> Outbox:
+    def __enter__(self) -> BackgroundSender:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Whoever ends the stream must be the last to speak: nothing may be sent after its final response.
         self._thread.shutdown(wait=True, cancel_futures=kind is not None)
         if kind is None:
-            self.drain()
+            self.flush()
 
-    def put(self, progress: Progress) -> None:
+    def send(self, progress: Progress) -> None:
         """Send a record soon; raises what an earlier one failed with, `Cancelled` for example."""
         while self._sent and (self._sent[0].done() or len(self._sent) >= QUEUED_MESSAGES):
             self._sent.pop(0).result()
         self._sent.append(self._thread.submit(self._send, progress))
 
-    def drain(self) -> None:
+    def flush(self) -> None:
         """Wait until all is sent."""
         while self._sent:
             self._sent.pop(0).result()

@@ -32,7 +32,7 @@ Check = Callable[[], None]
 """Raises, `Cancelled` for example, if the job should end."""
 
 
-class Turnstile:
+class FairShareScheduler:
     """Lets one job through at a time; see the module. It is a `synthesis.checkpoints.Listener`.
 
     Args:
@@ -42,22 +42,22 @@ class Turnstile:
     def __init__(self, turn_seconds: float = TURN_SECONDS) -> None:
         self.turn_seconds = turn_seconds
         self._condition = threading.Condition()
-        self._waiting: list[Turn] = []
-        self._jobs: list[Turn] = []
+        self._waiting: list[Slot] = []
+        self._jobs: list[Slot] = []
         self._used: dict[str, float] = {}
-        self._inside: Turn | None = None
-        self._in_call: Turn | None = None
+        self._inside: Slot | None = None
+        self._in_call: Slot | None = None
         self._own = threading.local()
 
     @contextmanager
-    def job(self, client: str = "", check: Check = lambda: None) -> Iterator[Turn]:
+    def job(self, client: str = "", check: Check = lambda: None) -> Iterator[Slot]:
         """A job's whole time; it has its turn whenever this block's code runs.
 
         Args:
             client: whose job it is; those without a name count as one.
             check: called while the job waits and at its checkpoints, every `CHECK_SECONDS`; what it raises ends the job.
         """
-        turn = Turn(self, client, check)
+        turn = Slot(self, client, check)
         with self._condition:
             self._join(turn)
         try:
@@ -71,20 +71,20 @@ class Turnstile:
                 self._jobs.remove(turn)
 
     def checkpoint(self) -> None:
-        """`Turn.pass_on` of this thread's job."""
-        turn: Turn | None = getattr(self._own, "turn", None)
+        """`Slot.yield_slot` of this thread's job."""
+        turn: Slot | None = getattr(self._own, "turn", None)
         if turn is not None:
-            turn.pass_on()
+            turn.yield_slot()
 
     @contextmanager
     def large_call(self) -> Iterator[None]:
         """A call of this thread's job that has checkpoints inside; waits while another job is in such a call."""
-        turn: Turn | None = getattr(self._own, "turn", None)
+        turn: Slot | None = getattr(self._own, "turn", None)
         if turn is None:
             yield
             return
         turn.makes_large_calls = True
-        turn.pass_on(must=self._in_call is not None)
+        turn.yield_slot(must=self._in_call is not None)
         self._in_call = turn
         try:
             yield
@@ -94,13 +94,13 @@ class Turnstile:
                 self._condition.notify_all()
 
     def checkpoint_inside(self) -> None:
-        """`Turn.pass_on` of the job in a large call; from any thread that computes it, also several at a time."""
+        """`Slot.yield_slot` of the job in a large call; from any thread that computes it, also several at a time."""
         turn = self._in_call
         if turn is not None:
             with turn.only_one:
-                turn.pass_on()
+                turn.yield_slot()
 
-    def _join(self, turn: Turn) -> None:
+    def _join(self, turn: Slot) -> None:
         """Let a job begin level: its client owes nothing from before, and claims `CREDIT_TURNS` at most."""
         active = [self._used[job.client] for job in self._jobs]
         least = min(active) - CREDIT_TURNS * self.turn_seconds if active else 0.0
@@ -110,7 +110,7 @@ class Turnstile:
         turn.used = min((job.used for job in self._jobs if job.client == turn.client), default=0.0)
         self._jobs.append(turn)
 
-    def _enter(self, turn: Turn) -> None:
+    def _enter(self, turn: Slot) -> None:
         with self._condition:
             self._waiting.append(turn)
         try:
@@ -121,7 +121,7 @@ class Turnstile:
                 self._waiting.remove(turn)
                 self._condition.notify_all()
 
-    def _is_in(self, turn: Turn) -> bool:
+    def _is_in(self, turn: Slot) -> bool:
         """Let a job in that waits, as soon as it is the next; False if that takes longer than `CHECK_SECONDS`."""
         with self._condition:
             if not self._condition.wait_for(lambda: self._inside is None and self._next() is turn, CHECK_SECONDS):
@@ -129,34 +129,34 @@ class Turnstile:
             self._inside = turn
             return True
 
-    def _leave(self, turn: Turn) -> None:
+    def _leave(self, turn: Slot) -> None:
         with self._condition:
             if self._inside is turn:
                 turn.charge()
                 self._inside = None
                 self._condition.notify_all()
 
-    def _charge(self, turn: Turn, seconds: float) -> None:
+    def _charge(self, turn: Slot, seconds: float) -> None:
         with self._condition:
             self._used[turn.client] += seconds * (SHORT_RATE if turn.used < SHORT_TURNS * self.turn_seconds else 1.0)
             turn.used += seconds
 
-    def _next(self) -> Turn | None:
+    def _next(self) -> Slot | None:
         """The job that goes next, of those that may."""
         may_go = [turn for turn in self._waiting if self._in_call in (None, turn) or not turn.makes_large_calls]
         return min(may_go, key=self._order, default=None)
 
-    def _is_behind(self, turn: Turn) -> bool:
+    def _is_behind(self, turn: Slot) -> bool:
         """Whether one that waits has had less than `turn`."""
         with self._condition:
             first = self._next()
             return first is not None and self._order(first) < self._order(turn)
 
-    def _order(self, turn: Turn) -> tuple[float, float]:
+    def _order(self, turn: Slot) -> tuple[float, float]:
         return self._used[turn.client], turn.used
 
 
-class Turn:
+class Slot:
     """One job's place.
 
     Attributes:
@@ -165,14 +165,14 @@ class Turn:
         only_one: held by the thread that passes on for a large call.
     """
 
-    def __init__(self, turnstile: Turnstile, client: str = "", check: Check = lambda: None):
+    def __init__(self, turnstile: FairShareScheduler, client: str = "", check: Check = lambda: None):
         self._turnstile, self.client, self._check = turnstile, client, check
         self.used = 0.0
         self.makes_large_calls = False
         self.only_one = threading.Lock()
         self._entered = self._charged = self._asked = time.monotonic()
 
-    def pass_on(self, must: bool = False) -> None:
+    def yield_slot(self, must: bool = False) -> None:
         """Let another job go if this one has had its turn; returns when this one may go on.
 
         Args:

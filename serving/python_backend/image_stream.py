@@ -1,7 +1,7 @@
 """What the two iterative image models share: progress records as messages, previews and the last picture.
 
 Jobs of an instance take turns (`turns`), and all of them together give way to the models that answer at once; messages
-leave from a thread of their own (`outbox`).
+leave from a thread of their own (`background_sender`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pydantic import BaseModel, Field
 from imaging import images
 from imaging.provenance import Provenance, file_hash
 from reverie.errors import InputError
-from serving.python_backend.background_sender import Outbox, encode_preview
-from serving.python_backend.fair_share import Turnstile
+from serving.python_backend.background_sender import BackgroundSender, encode_preview
+from serving.python_backend.fair_share import FairShareScheduler
 from serving.python_backend.request import Outputs, Request, Send, StreamingModel, byte_array
 from serving.python_backend.result_files import ResultFiles
 from synthesis import checkpoints, features
@@ -48,7 +48,7 @@ class StreamFormat(BaseModel):
     provenance: bool = True
 
 
-class PictureModel(StreamingModel):
+class IterativeImageModel(StreamingModel):
     """Base of the iterative image models: many jobs may run, one computes at a time.
 
     Attributes:
@@ -69,7 +69,7 @@ class PictureModel(StreamingModel):
         # A job that stands still inside a call keeps some of TensorFlow's threads, and the others need some.
         tf.config.threading.set_inter_op_parallelism_threads(_INTER_OP_THREADS)
         give_way_to_other_processes()
-        self._turnstile = Turnstile()
+        self._turnstile = FairShareScheduler()
         checkpoints.listen(self._turnstile)
 
     def threads(self) -> int:
@@ -125,7 +125,7 @@ class PictureModel(StreamingModel):
         files = ResultFiles(photo.alpha, photo.icc_profile, packet, zoom)
         with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
             try:
-                stream_pictures(optimise, parameters, send, turn.pass_on, files)
+                stream_pictures(optimise, parameters, send, turn.yield_slot, files)
             except tf.errors.OpError:
                 request.raise_if_cancelled()  # TensorFlow hides what a checkpoint inside a call has raised.
                 raise
@@ -173,18 +173,18 @@ def stream_pictures(
     def encoded(picture: np.ndarray, zooms: int) -> bytes:
         return files.encode(picture, pictures.format, zooms=zooms)
 
-    with Outbox(tell) as outbox:
+    with BackgroundSender(tell) as sender:
 
         def on_progress(progress: Progress) -> None:
             nonlocal last
-            outbox.put(progress)
+            sender.send(progress)
             last = replace(progress, image=None, frame=0)
             after_step()
 
         try:
             picture = optimise(on_progress)
         except NotANumberError as error:
-            outbox.drain()
+            sender.flush()
             send(to_outputs(last, encoded(error.image, frames), done=False, shape=error.image.shape))
             raise
     send(to_outputs(last, encoded(picture, max(0, frames - 1)), done=True, shape=picture.shape))

@@ -23,7 +23,7 @@ _COMPANIONS = ("styles.json", "vocabulary.txt", "tokenizer.json")
 """Files that callers read beside the graph; a canary must have the same."""
 
 
-class Sibling:
+class PinnedModel:
     """Model `name` beside the model whose `args` these are."""
 
     def __init__(self, args: dict[str, str], name: str):

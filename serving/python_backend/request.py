@@ -18,12 +18,10 @@ import triton_python_backend_utils as pb_utils
 from pydantic import BaseModel, ValidationError
 from reverie_client import headers
 
-from reverie.errors import InputError
-from serving.errors import Unavailable
+from reverie.errors import Cancelled, InputError, Unavailable
 from serving.parameters import describe
 from serving.python_backend import shared_memory
-from serving.python_backend.admission import Places, TurnQueue
-from synthesis.progress import Cancelled
+from serving.python_backend.admission import AdmissionController, FairQueue
 
 log = logging.getLogger("reverie")
 
@@ -144,8 +142,8 @@ class PooledModel:
         self.args = args
         self.config = json.loads(args["model_config"])
         workers, waiting = self.limits()
-        self._places = Places(2 * (workers + waiting), workers + waiting)
-        self._queue: TurnQueue[_Waiting] = TurnQueue(workers)
+        self._places = AdmissionController(2 * (workers + waiting), workers + waiting)
+        self._queue: FairQueue[_Waiting] = FairQueue(workers)
         self._closed = threading.Event()
         self.setup()
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads())]
@@ -169,7 +167,7 @@ class PooledModel:
         for raw in requests:
             sender, client = raw.get_response_sender(), client_of(raw)
             try:
-                self._places.take(client)
+                self._places.acquire(client)
             except Unavailable as full:
                 self.send_error(sender, full)
             else:
@@ -213,7 +211,7 @@ class PooledModel:
             finally:
                 del taken, item  # Until the next one comes, nothing of this one should be kept.
                 self._queue.done(client)
-                self._places.free(client)
+                self._places.release(client)
 
     def _drop_abandoned(self) -> None:
         """End the requests that wait for a thread and whose callers have left, or whose deadlines have passed."""
@@ -224,7 +222,7 @@ class PooledModel:
                 except BaseException:
                     log.exception("a response could not be sent")
                 finally:
-                    self._places.free(client)
+                    self._places.release(client)
 
 
 def _has_left(item: _Waiting) -> bool:
@@ -259,7 +257,7 @@ class StreamingModel(PooledModel):
         sender.send(pb_utils.InferenceResponse(error=to_stream_error(failure)), flags=_FINAL)
 
 
-class AnsweringModel(PooledModel):
+class UnaryModel(PooledModel):
     """Base of models that answer once, for unary calls, and still work on several requests at a time.
 
     Triton (since 24.06) lets a model that is not decoupled return from `execute` and answer each request later

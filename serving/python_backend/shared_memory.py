@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from reverie.errors import ToolkitError
+
 TOO_LARGE = "too large for the server's shared memory"
 _FOLDER = Path("/dev/shm")
 _SPARE = 2**20
 """What Triton itself keeps in a region."""
 
 
-class NoRoom(RuntimeError):
+class NoRoom(ToolkitError):
     """Tensors do not fit into shared memory."""
 
 

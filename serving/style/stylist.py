@@ -19,8 +19,8 @@ from imaging import images
 from imaging.colors import mix
 from imaging.provenance import Provenance, file_hash
 from reverie.errors import InputError
-from serving.python_backend.admission import Places
-from serving.python_backend.fair_share import CHECK_SECONDS, Check, Turnstile
+from serving.python_backend.admission import AdmissionController
+from serving.python_backend.fair_share import CHECK_SECONDS, Check, FairShareScheduler
 from serving.style.files import graph_for_tiles
 from serving.style.margin import Margins
 from serving.style.parameters import StylizeParameters
@@ -65,8 +65,8 @@ class Stylist:
         self._folder = folder
         self._network = network
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
-        self._large = Places(2 * LARGE_AT_ONCE, LARGE_AT_ONCE, "large pictures")
-        self._one_large = Turnstile()
+        self._large = AdmissionController(2 * LARGE_AT_ONCE, LARGE_AT_ONCE, "large pictures")
+        self._one_large = FairShareScheduler()
 
     def stylize(
         self, data: bytes, parameters: StylizeParameters, client: str = "", check: Check = lambda: None
@@ -132,11 +132,11 @@ class Stylist:
         if not is_large:
             yield
             return
-        self._large.take(client)
+        self._large.acquire(client)
         try:
             yield
         finally:
-            self._large.free(client)
+            self._large.release(client)
 
 
 def _finished(picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters, packet: bytes) -> bytes:

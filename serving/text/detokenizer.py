@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 
-class TextPieces:
+class IncrementalDetokenizer:
     """Turns one sequence's tokens into pieces of text that can be shown at once.
 
     Args:

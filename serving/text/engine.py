@@ -28,10 +28,9 @@ import numpy as np
 
 from language.sampling import BatchSampler, Logprobs, Sampling, log_probabilities
 from language.tokenizer import Tokenizer, load_tokenizer
-from reverie.errors import InputError
-from serving.errors import Unavailable
+from reverie.errors import InputError, Unavailable
 from serving.text.decoder import PREFILL_CHUNK, Decoder
-from serving.text.detokenizer import TextPieces
+from serving.text.detokenizer import IncrementalDetokenizer
 from serving.text.parameters import GenerateParameters
 from serving.text.step_shares import StepShares
 from serving.text.token_spans import TokenSpans
@@ -204,7 +203,7 @@ class Sequence:
     index: int
     worker: Worker
     slot: int
-    pieces: TextPieces
+    pieces: IncrementalDetokenizer
     filled: int = 0
     reported: int = 0
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -345,7 +344,9 @@ class TextEngine:
             if request is None:
                 return None
             self._waiting.remove(request)
-            sequence = Sequence(request, request.waiting.popleft(), worker, slot, TextPieces(request.parameters.stop))
+            sequence = Sequence(
+                request, request.waiting.popleft(), worker, slot, IncrementalDetokenizer(request.parameters.stop)
+            )
             if request.waiting:
                 self._waiting.append(request)
             if request.echo:
@@ -742,7 +743,7 @@ class Worker:
             self.engine.send(sequence.request, sequence.take(""))
 
     def _read_tokens(self, sequence: Sequence, last: bool = False) -> None:
-        """Turn the tokens that are new into text."""
+        """Slot the tokens that are new into text."""
         slot = sequence.slot
         new = self._tokens[slot, sequence.shown : self._count[slot]].tolist()
         sequence.shown += len(new)

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from language.tokenizer import load_tokenizer
-from serving.errors import Unavailable
-from serving.python_backend.admission import Places
+from reverie.errors import Unavailable
+from serving.python_backend.admission import AdmissionController
 from serving.text.decoder import positions_of
 from serving.text.engine import Piece, QueueFull, Sink, Task, has_gone, task_of
 from serving.text.parameters import GenerateParameters
@@ -124,7 +124,7 @@ class EnginePool:
         self._share = -(-slots // workers)
         self._slots = self._share + max(1, self._share // 4)
         of_one = workers * self._share + max_waiting
-        self._places = Places(2 * of_one, of_one, "continuations")
+        self._places = AdmissionController(2 * of_one, of_one, "continuations")
         self._load_fd = os.memfd_create("reverie-text-load")
         os.ftruncate(self._load_fd, 8)
         self._load = memoryview(mmap.mmap(self._load_fd, 8)).cast("q")
@@ -163,7 +163,7 @@ class EnginePool:
             if self._closed or all(process.process.poll() is not None for process in self._processes):
                 raise EngineLost("the text engine has ended")
             try:
-                self._places.take(client, parameters.n)
+                self._places.acquire(client, parameters.n)
             except Unavailable as full:
                 raise QueueFull(str(full)) from None
             request = _Request(sink, task, deque(task.indices), parameters.n)
@@ -276,7 +276,7 @@ class EnginePool:
     def _end(self, request: _Request) -> None:
         """Nothing will be heard of a request any more; the lock is held."""
         if self._live.pop(request, request) is None:
-            self._places.free(request.task.client, request.left)
+            self._places.release(request.task.client, request.left)
 
     # The pool's own threads.
 
@@ -317,7 +317,7 @@ class EnginePool:
                 self._end(request)
             elif last and request in self._live:
                 request.left -= 1
-                self._places.free(request.task.client)
+                self._places.release(request.task.client)
             if failed:
                 self._cancel(request)
             self._dispatch()

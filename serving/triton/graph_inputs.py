@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reverie.errors import InputError
+from reverie.errors import InputError, ToolkitError
 
 RECORDED = "recorded.npz"
 RECORDED_INPUT = "in:"
@@ -31,7 +31,7 @@ _BAD_INDEX = re.compile(r"ind(?:ex|ices)\b.*?(?:idx|index) ?= ?(-?\d+)(?:.*?rang
 _BAD_SIZES = re.compile(r"(\d+) by (\d+)|Got: (\d+) Expected: (\d+)")
 
 
-class ModelError(RuntimeError):
+class ModelError(ToolkitError):
     """A model failed on inputs that it should take."""
 
 

@@ -33,6 +33,7 @@ from reverie_client import headers, hosts
 from reverie_client.control_keys import ControlKeyFile
 from reverie_client.credentials import SECRET_VARIABLES, SecurityError
 
+from reverie.errors import ToolkitError
 from serving.security import Security
 from serving.triton import arguments, memory
 from serving.triton.folder import ServerFolder
@@ -47,7 +48,7 @@ _PATIENCE_S = 0.5
 """Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
 
 
-class ServerError(Exception):
+class ServerError(ToolkitError):
     """Triton cannot start, or ended by itself; the message says why and what to do."""
 
 

@@ -12,13 +12,14 @@ from export.language_model import restore, variants
 from export.language_model.export import export_language_model
 from export.onnx import conversion, parity
 from export.onnx.builder import Graph
+from export.publishing import export_runs
 from export.style import export as style
 from export.style.export import export_style
 from language.sampling import FINE_GROUP
 from language.vocabulary import Vocabulary
 from registry import manifest, publishing
 from registry.repository import Repository
-from registry.staging import staged
+from registry.staging import stage
 from serving.text.decoder import Decoder
 from training.language_model.model import LanguageModel, LanguageModelConfig
 from training.language_model.model import build as build_language_model
@@ -64,7 +65,7 @@ def repository(tmp_path) -> Repository:
 
 def publish(run: Run, export, repository: Repository):
     """Export and publish without a server: what was exported, and its version."""
-    with staged(run, export, repository, run.path.parent.name) as made:
+    with stage(run, export, repository, run.path.parent.name) as made:
         return made.exported, publishing.publish(made, repository).version
 
 
@@ -75,7 +76,7 @@ GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant
 @pytest.mark.parametrize(
     ("module", "export", "extra"),
     [
-        (export_language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}),
+        (language_model, export_language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}),
         (style, export_style, {"styles.json", "model_float16.onnx"}),
     ],
 )
@@ -264,7 +265,7 @@ def test_an_unfinished_run_is_not_exported(runs, repository, tmp_path):
 
 def test_without_runs_the_message_says_how_to_train(tmp_path):
     with pytest.raises(RunError, match="make train-lm"):
-        list(publishing.export_runs(None, None, tmp_path, tmp_path))
+        list(export_runs(None, None, tmp_path, tmp_path))
 
 
 def test_the_style_graph_takes_any_size_and_gives_it_back(runs, tmp_path):

@@ -10,7 +10,7 @@ from export.style.export import export_style, graph_of
 from export.style.graph import StyleGraph, phase_kernels, whole_kernels
 from export.style.restore import restore
 from registry.repository import Repository
-from registry.staging import staged
+from registry.staging import stage
 from training.runs import Run
 from training.style.network import PRESETS, StyleNetworkConfig, build, restyle
 from training.style.train import StyleTraining, load
@@ -77,7 +77,7 @@ def test_a_published_network_is_restored_to_a_run(network, tmp_path):
     run = Run.create("style", asdict(StyleTraining(network.config)), tmp_path / "run")
     network.save_weights(run.weights)
     run.finish({"held_out_loss": 1.0, "steps": 7})
-    with staged(run, export_style, Repository(tmp_path / "repository"), "style") as made:
+    with stage(run, export_style, Repository(tmp_path / "repository"), "style") as made:
         restored = restore(made.files, tmp_path / "restored")
         (made.files / "model_float16.onnx").unlink()
         with pytest.raises(RestoreError, match="holds no style network"):

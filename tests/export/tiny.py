@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.onnx.parity import Parity
 from registry import configuration, golden, manifest
 from registry.repository import Repository
-from registry.staging import Exported, Staged
+from registry.staging import ExportResult, StagedVersion
 
 STYLES = ("starry_night",)
 
@@ -39,7 +39,9 @@ def graph(shift: float, styles: tuple[str, ...] = STYLES) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
-def stage(repository: Repository, shift: float = 1, styles: tuple[str, ...] = STYLES, loss: float = 1.0) -> Staged:
+def stage(
+    repository: Repository, shift: float = 1, styles: tuple[str, ...] = STYLES, loss: float = 1.0
+) -> StagedVersion:
     """A version of `style`, staged as an export would stage it."""
     files = repository.staging("style") / "version"
     files.mkdir()
@@ -50,7 +52,7 @@ def stage(repository: Repository, shift: float = 1, styles: tuple[str, ...] = ST
     inputs = {"image": picture, "style_weights": np.ones((2, len(styles)), np.float32)}
     golden.record(files, described, inputs)
     sign(files, styles, loss)
-    return Staged(Exported("style", ("stylize",), described, Parity(0, 0, "of 255", 1)), files)
+    return StagedVersion(ExportResult("style", ("stylize",), described, Parity(0, 0, "of 255", 1)), files)
 
 
 def sign(files: Path, styles: tuple[str, ...] = STYLES, loss: float = 1.0) -> None:

@@ -15,8 +15,8 @@ from reverie_client.labels import Labels
 
 from registry import manifest, publishing
 from registry.repository import Repository
-from registry.rollout import Model
-from registry.staging import Staged
+from registry.rollout import Rollout
+from registry.staging import StagedVersion
 from tests.export import tiny
 
 
@@ -46,11 +46,11 @@ def main(folder: Path, kills: int) -> None:
     print(f"{kills} kills, {before} versions")
 
 
-def publish(made: Staged, repository: Repository) -> int:
+def publish(made: StagedVersion, repository: Repository) -> int:
     """Stage a copy of what was made, and publish it."""
     with repository.staged("style") as folder:
         files = Path(shutil.copytree(made.files, folder / "version"))
-        return publishing.publish(Staged(made.exported, files), repository, keep=3).version
+        return publishing.publish(StagedVersion(made.exported, files), repository, keep=3).version
 
 
 def inspect(repository: Repository) -> None:
@@ -61,7 +61,7 @@ def inspect(repository: Repository) -> None:
     labels = Labels.read(repository.path / "style" / "config.pbtxt")
     assert labels.stable in versions, (labels, versions)
     assert set(labels.versions.values()) <= set(versions), (labels, versions)
-    assert Model("style", repository).texts(), "its configuration can be written"
+    assert Rollout("style", repository).texts(), "its configuration can be written"
 
 
 if __name__ == "__main__":

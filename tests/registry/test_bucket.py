@@ -16,7 +16,7 @@ from registry import bucket, publishing
 from registry.bucket import Bucket, BucketError
 from registry.manifest import ManifestError
 from registry.repository import Repository, RepositoryError
-from registry.rollout import Model, SwitchError
+from registry.rollout import Rollout, SwitchError
 from reverie.cli import cli
 from serving.triton.server import PROJECT, TritonServer
 from tests.export import tiny
@@ -70,7 +70,7 @@ def files(repository: Repository) -> dict[str, bytes]:
 
 
 def labels(repository: Repository) -> dict[str, int]:
-    return dict(Model("style", repository).labels.versions)
+    return dict(Rollout("style", repository).labels.versions)
 
 
 def test_what_is_pushed_is_pulled_byte_for_byte(store, here, there):
@@ -93,12 +93,12 @@ def test_a_new_version_and_a_moved_label_follow_and_so_does_the_way_back(store, 
     list(bucket.push(here, store))
     list(bucket.pull(there, store))
     publishing.publish(tiny.stage(here, 2), here)
-    publishing.promote(Model("style", here), 1, "museum")
+    publishing.promote(Rollout("style", here), 1, "museum")
     (pushed,) = bucket.push(here, store)
     (pulled,) = bucket.pull(there, store)
     assert pushed.versions == pulled.versions == (2,)
     assert labels(there) == {"stable": 2, "previous": 1, "museum": 1}
-    publishing.rollback(Model("style", here))
+    publishing.rollback(Rollout("style", here))
     assert [moved.versions for moved in bucket.push(here, store)] == [()]
     list(bucket.pull(there, store))
     assert labels(there) == {"stable": 1, "museum": 1}
@@ -178,8 +178,8 @@ def test_of_two_that_push_the_same_number_one_is_told_to_pull(store, here, there
 def test_a_label_that_another_moved_meanwhile_is_not_moved_back(store, here, there, monkeypatch):
     list(bucket.push(here, store))
     list(bucket.pull(there, store))
-    publishing.promote(Model("style", here), 1, "museum")
-    publishing.promote(Model("style", there), 1, "gallery")
+    publishing.promote(Rollout("style", here), 1, "museum")
+    publishing.promote(Rollout("style", there), 1, "gallery")
     before = store.read("style/config.pbtxt")
     list(bucket.push(there, store))
     read = Bucket.read

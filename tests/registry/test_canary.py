@@ -20,7 +20,7 @@ from registry import canary, canary_latency, configuration, golden
 from registry.canary import Limits, Observed, Verdict, compare_answers, describe_p95, judge, observe
 from registry.quality_metric import Measure
 from registry.repository import Repository
-from registry.rollout import Model, SwitchError
+from registry.rollout import Rollout, SwitchError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -156,10 +156,10 @@ class Runner:
 
 
 @pytest.fixture
-def shipped(tmp_path) -> Model:
+def shipped(tmp_path) -> Rollout:
     """The shipped style network, with versions of a test's own beside it."""
     repository = Repository(shutil.copytree(PROJECT / "model_repository", tmp_path / "models"))
-    return Model("style", repository, Runner(repository))
+    return Rollout("style", repository, Runner(repository))
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_a_version_is_compared_with_the_stable_one_on_the_recorded_inputs_and_in
         assert fault in compare_answers(shipped, stable, spoiled(shipped, spoil))[0]
 
 
-def spoiled(model: Model, how: str) -> int:
+def spoiled(model: Rollout, how: str) -> int:
     """A version that paints black in every style or in the third, and records that at export, or that fails."""
     stable = model.labels.stable
     version = model.repository.versions("style")[-1] + 1
@@ -200,7 +200,7 @@ def spoiled(model: Model, how: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory) -> Model:
+def texts(tmp_path_factory) -> Rollout:
     """Two versions of the shipped language model; the second says of itself that other rows were recorded with it."""
     repository = Repository(tmp_path_factory.mktemp("texts"))
     for version in (1, 2):
@@ -210,7 +210,7 @@ def texts(tmp_path_factory) -> Model:
             (folder / name).symlink_to(PROJECT / "model_repository" / "language_model" / "3" / name)
         rows = np.full((2, 5 + version), 7 * version, np.int32)
         golden.record(folder, configuration.language_model(256), {"token_ids": rows})
-    return Model("language_model", repository, Runner(repository))
+    return Rollout("language_model", repository, Runner(repository))
 
 
 SEEN = (Observed(1, 300, 0, 50.0), Observed(2, 300, 0, 50.0))
@@ -248,7 +248,7 @@ def test_perplexities_of_other_tokenizers_are_not_compared(texts, tmp_path):
     other = repository.folder("language_model", 2) / "tokenizer.json"
     other.unlink()
     other.write_text("{}")
-    model = Model("language_model", repository, Runner(repository))
+    model = Rollout("language_model", repository, Runner(repository))
     rows = canary._rows(model, 1, 2, Measure.canary)
     seen = [replace(o, measure=canary._measured(model, o.version, rows)) for o in SEEN]
     (reason,) = judge(*seen, Limits(), rows.name)

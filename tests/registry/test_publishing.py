@@ -18,7 +18,7 @@ from export.cli import models_app
 from registry import configuration, manifest, publishing
 from registry.publishing import PublishError
 from registry.repository import Repository, RepositoryError
-from registry.rollout import Model, SwitchError
+from registry.rollout import Rollout, SwitchError
 from tests.export import tiny
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -33,8 +33,8 @@ def repository(tmp_path) -> Repository:
     return found
 
 
-def style(repository: Repository) -> Model:
-    return Model("style", repository)
+def style(repository: Repository) -> Rollout:
+    return Rollout("style", repository)
 
 
 def state(repository: Repository) -> dict[str, bytes]:
@@ -234,7 +234,7 @@ def told(repository, monkeypatch) -> list[str]:
     """What a person is told of a repository that a server serves, and "changed" where what is served changes."""
     events: list[str] = []
     monkeypatch.setattr(publishing, "connected", lambda address, is_required=False: nullcontext(object()))
-    monkeypatch.setattr(Model, "switch", lambda model, labels: events.append("changed"))
+    monkeypatch.setattr(Rollout, "switch", lambda model, labels: events.append("changed"))
     return events
 
 
@@ -252,7 +252,7 @@ def test_who_publishes_or_promotes_a_network_with_one_style_more_is_told_first_t
     publishing.publish(staged, repository, "a server", warn=told.append)
     assert told == [TWO_STYLES, "changed"]
     told.clear()
-    publishing.promote(Model("style", repository, client=object()), 2, warn=told.append)
+    publishing.promote(Rollout("style", repository, client=object()), 2, warn=told.append)
     assert told == [TWO_STYLES, "changed"]
 
 
@@ -263,13 +263,13 @@ def test_nothing_is_said_where_callers_notice_nothing(repository, told):
     two = tiny.stage(repository, 3, styles=("starry_night", "wave"))
     publishing.publish(two, repository, "a server", label="museum", warn=told.append)
     assert told == ["changed"] * 2
-    publishing.promote(Model("style", repository), 3, warn=told.append)
+    publishing.promote(Rollout("style", repository), 3, warn=told.append)
     assert told == ["changed"] * 3
 
 
 def test_a_rollback_to_another_number_of_styles_says_so_too(repository):
     publishing.publish(tiny.stage(repository, 2, styles=("starry_night", "wave")), repository)
-    model = Model("style", repository, client=object())
+    model = Rollout("style", repository, client=object())
     said = model.interruption(model.labels.without("previous").naming("stable", 1))
     assert said.startswith("style version 1 takes other inputs (1 style;")
 

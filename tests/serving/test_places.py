@@ -4,36 +4,36 @@ import threading
 
 import pytest
 
-from serving.errors import Unavailable
-from serving.python_backend.admission import Places, TurnQueue
+from reverie.errors import Unavailable
+from serving.python_backend.admission import AdmissionController, FairQueue
 
 
 @pytest.mark.parametrize(("greedy", "described"), [("greedy", "client 'greedy'"), ("", "callers without a name")])
 def test_a_client_gets_half_and_all_together_no_more_than_there_are(greedy, described):
-    places = Places(5)
+    places = AdmissionController(5)
     for _ in range(3):
-        places.take(greedy)
+        places.acquire(greedy)
     with pytest.raises(Unavailable, match=f"3 requests of {described} are waiting or running; at most 3 of one client"):
-        places.take(greedy)
-    places.take("other")
-    places.take("third")
+        places.acquire(greedy)
+    places.acquire("other")
+    places.acquire("third")
     with pytest.raises(Unavailable, match="5 requests are waiting or running; at most 5 may"):
-        places.take("other")
-    places.free(greedy)
-    places.take(greedy)
+        places.acquire("other")
+    places.release(greedy)
+    places.acquire(greedy)
 
 
 def test_a_request_may_take_several_places():
-    places = Places(20, 10, "continuations")
-    places.take("greedy", 9)
+    places = AdmissionController(20, 10, "continuations")
+    places.acquire("greedy", 9)
     with pytest.raises(Unavailable, match="9 continuations of client 'greedy'"):
-        places.take("greedy", 2)
-    places.free("greedy", 9)
-    places.take("greedy", 10)
+        places.acquire("greedy", 2)
+    places.release("greedy", 9)
+    places.acquire("greedy", 10)
 
 
-def queued(at_once: int, *items: tuple[str, int]) -> TurnQueue[int]:
-    queue: TurnQueue[int] = TurnQueue(at_once)
+def queued(at_once: int, *items: tuple[str, int]) -> FairQueue[int]:
+    queue: FairQueue[int] = FairQueue(at_once)
     for client, item in items:
         queue.put(client, item)
     queue.close()

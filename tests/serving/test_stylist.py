@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from imaging import images
 from imaging.colors import mix
 from imaging.provenance import parse
-from reverie.errors import InputError
-from serving.errors import Unavailable
+from reverie.errors import InputError, Unavailable
 from serving.parameters import markdown_table
 from serving.style.margin import MARGIN
 from serving.style.parameters import StylizeParameters

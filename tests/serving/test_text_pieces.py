@@ -5,12 +5,12 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.text.detokenizer import TextPieces, _StopString
+from serving.text.detokenizer import IncrementalDetokenizer, _StopString
 
 
 def shown(data: bytes, cuts: list[int], stops: list[str]) -> list[str]:
     """The pieces that `data`, cut at `cuts`, is shown in."""
-    pieces = TextPieces(stops)
+    pieces = IncrementalDetokenizer(stops)
     borders = [0, *sorted({c % (len(data) + 1) for c in cuts}), len(data)]
     parts = [data[a:b] for a, b in pairwise(borders)]
     return [*(pieces.add(part) for part in parts), pieces.add(b"", last=True)]
@@ -54,13 +54,13 @@ def test_long_stop_strings_cost_a_character_no_more_than_short_ones():
 
 
 def test_half_a_character_waits_for_its_other_half():
-    pieces = TextPieces()
+    pieces = IncrementalDetokenizer()
     data = "\U0001f600".encode()
     assert [pieces.add(data[i : i + 1]) for i in range(4)] == ["", "", "", "\U0001f600"]
 
 
 def test_what_may_begin_a_stop_string_is_held_back_and_released():
-    pieces = TextPieces(["END"])
+    pieces = IncrementalDetokenizer(["END"])
     assert pieces.add(b"the E") == "the "
     assert pieces.add(b"Nough") == "ENough"
     assert pieces.add(b" EN") == " "

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from imaging import images
-from serving.python_backend.background_sender import QUEUED_MESSAGES, Outbox, encode_preview
-from serving.python_backend.fair_share import CREDIT_TURNS, SHORT_RATE, TURN_SECONDS, Turn, Turnstile
-from synthesis.progress import Cancelled, Progress
+from reverie.errors import Cancelled
+from serving.python_backend.background_sender import QUEUED_MESSAGES, BackgroundSender, encode_preview
+from serving.python_backend.fair_share import CREDIT_TURNS, SHORT_RATE, TURN_SECONDS, FairShareScheduler, Slot
+from synthesis.progress import Progress
 
 
 def record(step: int, image: np.ndarray | None = None, frame: int = 0) -> Progress:
@@ -21,26 +22,26 @@ def record(step: int, image: np.ndarray | None = None, frame: int = 0) -> Progre
 
 
 def test_a_short_job_ends_while_a_long_one_goes_on():
-    turnstile, order = Turnstile(turn_seconds=0.001), []
+    turnstile, order = FairShareScheduler(turn_seconds=0.001), []
 
     def short() -> None:
         with turnstile.job() as turn:
             for _ in range(3):
                 order.append("short")
-                turn.pass_on()
+                turn.yield_slot()
 
     thread = threading.Thread(target=short, daemon=True)
     with turnstile.job() as turn:
         thread.start()
         while thread.is_alive():
             order.append("long")
-            turn.pass_on()
+            turn.yield_slot()
     assert order.count("short") == 3
 
 
-def waiting(turnstile: Turnstile, used: dict[str, tuple[float, ...]]) -> list[Turn]:
+def waiting(turnstile: FairShareScheduler, used: dict[str, tuple[float, ...]]) -> list[Slot]:
     """Jobs of clients that have had so many seconds each."""
-    made = [Turn(turnstile, client) for client, jobs in used.items() for _ in jobs]
+    made = [Slot(turnstile, client) for client, jobs in used.items() for _ in jobs]
     for turn, turn.used in zip(made, itertools.chain(*used.values()), strict=True):
         turnstile._jobs.append(turn)
         turnstile._waiting.append(turn)
@@ -49,29 +50,29 @@ def waiting(turnstile: Turnstile, used: dict[str, tuple[float, ...]]) -> list[Tu
 
 
 def test_the_job_that_has_had_the_least_time_goes_next():
-    turnstile = Turnstile()
+    turnstile = FairShareScheduler()
     jobs = waiting(turnstile, {"": (3.0, 1.0, 2.0)})
     assert turnstile._next() is jobs[1]
 
 
 def test_the_client_that_has_had_the_least_time_goes_next_however_many_jobs_it_has():
-    turnstile = Turnstile()
+    turnstile = FairShareScheduler()
     *_, lone = waiting(turnstile, {"greedy": (1.0,) * 6, "lone": (5.0,)})
     assert turnstile._next() is lone
 
 
 @pytest.mark.parametrize("client", ["", "another"])
 def test_a_newcomer_starts_level_with_those_that_are_there(client):
-    turnstile = Turnstile()
+    turnstile = FairShareScheduler()
     waiting(turnstile, {"": (100.0,)})
-    newcomer = Turn(turnstile, client)
+    newcomer = Slot(turnstile, client)
     turnstile._join(newcomer)
     assert newcomer.used == (0.0 if client else 100.0)
     assert turnstile._used[client] == (100.0 - CREDIT_TURNS * TURN_SECONDS if client else 100.0)
 
 
 def test_the_beginning_of_a_job_counts_less_than_the_rest():
-    turnstile = Turnstile(turn_seconds=1.0)
+    turnstile = FairShareScheduler(turn_seconds=1.0)
     (turn,) = waiting(turnstile, {"": (0.0,)})
     turnstile._charge(turn, 20.0)
     assert turnstile._used == {"": pytest.approx(20.0 * SHORT_RATE)}
@@ -80,29 +81,29 @@ def test_the_beginning_of_a_job_counts_less_than_the_rest():
 
 
 def test_a_client_that_comes_back_has_not_had_less_than_it_had():
-    turnstile = Turnstile()
+    turnstile = FairShareScheduler()
     waiting(turnstile, {"": (100.0,)})
     turnstile._used |= {"back": 99.9, "long ago": 3.0}
-    turnstile._join(Turn(turnstile, "back"))
+    turnstile._join(Slot(turnstile, "back"))
     assert turnstile._used == {"": 100.0, "back": 99.9}
 
 
 def test_a_turn_is_time_and_not_a_step():
-    turnstile, steps = Turnstile(turn_seconds=3600.0), []
+    turnstile, steps = FairShareScheduler(turn_seconds=3600.0), []
     with turnstile.job() as turn:
         thread, _ = start(turnstile, lambda: steps.append("other"))
         for _ in range(100):
-            turn.pass_on()
+            turn.yield_slot()
         assert not steps
         turn._entered -= 3601
         turn.used = turnstile._used[""] = 2.0
-        turn.pass_on()
+        turn.yield_slot()
         assert steps == ["other"]
     thread.join(10)
 
 
 def test_a_job_that_waits_ends_when_its_caller_leaves():
-    turnstile, left = Turnstile(), threading.Event()
+    turnstile, left = FairShareScheduler(), threading.Event()
 
     def check() -> None:
         if left.is_set():
@@ -120,14 +121,14 @@ def test_a_job_that_computes_learns_at_a_checkpoint_that_its_caller_has_left():
     def check() -> None:
         raise Cancelled
 
-    turnstile = Turnstile()
+    turnstile = FairShareScheduler()
     with pytest.raises(Cancelled), turnstile.job("", check):
         while True:
             turnstile.checkpoint()
 
 
 def test_inside_a_large_call_small_jobs_may_go_and_other_large_ones_wait():
-    turnstile, order = Turnstile(turn_seconds=0.0), []
+    turnstile, order = FairShareScheduler(turn_seconds=0.0), []
 
     def large() -> None:
         with turnstile.large_call():
@@ -154,7 +155,7 @@ def test_inside_a_large_call_small_jobs_may_go_and_other_large_ones_wait():
 
 
 def start(
-    turnstile: Turnstile, act: Callable[[], None], check: Callable[[], None] = lambda: None, client: str = ""
+    turnstile: FairShareScheduler, act: Callable[[], None], check: Callable[[], None] = lambda: None, client: str = ""
 ) -> tuple[threading.Thread, list[BaseException]]:
     """A job in a thread of its own that waits for its turn, and what it has raised."""
     raised: list[BaseException] = []
@@ -174,7 +175,7 @@ def start(
 
 
 def test_only_one_job_computes_at_a_time():
-    turnstile, inside, most = Turnstile(), [], []
+    turnstile, inside, most = FairShareScheduler(), [], []
 
     def work() -> None:
         with turnstile.job() as turn:
@@ -182,7 +183,7 @@ def test_only_one_job_computes_at_a_time():
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()
-                turn.pass_on()
+                turn.yield_slot()
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for thread in threads:
@@ -194,7 +195,7 @@ def test_only_one_job_computes_at_a_time():
 
 
 def test_a_job_that_fails_lets_the_others_through():
-    turnstile = Turnstile()
+    turnstile = FairShareScheduler()
     with pytest.raises(Cancelled), turnstile.job():
         raise Cancelled
     with turnstile.job():
@@ -204,17 +205,17 @@ def test_a_job_that_fails_lets_the_others_through():
 
 def test_messages_keep_their_order_and_all_are_sent_when_the_block_ends():
     sent: list[int] = []
-    with Outbox(lambda progress: sent.append(progress.step)) as outbox:
+    with BackgroundSender(lambda progress: sent.append(progress.step)) as sender:
         for step in range(20):
-            outbox.put(record(step))
+            sender.send(record(step))
     assert sent == list(range(20))
 
 
 def test_encoding_does_not_hold_up_the_steps():
     may_send = threading.Event()
-    with Outbox(lambda progress: (may_send.wait(10), None)[1]) as outbox:
+    with BackgroundSender(lambda progress: (may_send.wait(10), None)[1]) as sender:
         for step in range(QUEUED_MESSAGES):
-            outbox.put(record(step))  # returns though nothing can be sent yet
+            sender.send(record(step))  # returns though nothing can be sent yet
         may_send.set()
 
 
@@ -225,11 +226,11 @@ def test_a_caller_that_is_gone_ends_the_job_at_its_next_step():
         tried.set()
         raise Cancelled
 
-    with pytest.raises(Cancelled), Outbox(send) as outbox:
-        outbox.put(record(1))
+    with pytest.raises(Cancelled), BackgroundSender(send) as sender:
+        sender.send(record(1))
         tried.wait(10)
-        outbox._sent[0].exception(10)
-        outbox.put(record(2))
+        sender._sent[0].exception(10)
+        sender.send(record(2))
         pytest.fail("the second step went on")
 
 

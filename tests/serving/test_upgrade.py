@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from reverie_client import Client, ReverieError
 
+from export.publishing import export_runs
 from registry import canary, configuration, publishing
 from registry.publishing import PublishError
 from registry.repository import Repository
-from registry.rollout import Model
+from registry.rollout import Rollout
 from serving.triton.server import TritonServer
 from tests.conftest import running_eagerly
 from tests.export import tiny
@@ -121,9 +122,9 @@ def two(served) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def model_of(server: TritonServer) -> Iterator[Model]:
+def model_of(server: TritonServer) -> Iterator[Rollout]:
     with Client(server.address.grpc) as client:
-        yield Model("style", Repository(server.repository), client, drain_seconds=0.5)
+        yield Rollout("style", Repository(server.repository), client, drain_seconds=0.5)
 
 
 def added(client: Client, **which: str) -> int:
@@ -135,7 +136,7 @@ def test_every_call_succeeds_while_version_2_is_published_and_later_ones_are_ans
     with Callers.calling(served, photo) as callers, Client(served.address.grpc) as client:
         before = client.stylize(photo, size=64)
         callers.wait_for(1)
-        (published,) = publishing.export_runs("style", None, retrained, served.repository, served.address.grpc)
+        (published,) = export_runs("style", None, retrained, served.repository, served.address.grpc)
         assert (published.version, published.served) == (2, True)
         # While Triton swaps the reloaded instances in, the version before may answer a call that names none.
         callers.wait_for(2, calls=20)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from reverie.errors import Cancelled
 from synthesis import checkpoints
 from synthesis.deepdream import DeepDreamParameters, dream
 from synthesis.gatys import GatysParameters, transfer
-from synthesis.progress import Cancelled
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (120, 100, 3), np.uint8)
 DREAM = DeepDreamParameters(num_octave=1, iterations=2, max_loss=0)

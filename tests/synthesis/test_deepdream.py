@@ -8,11 +8,11 @@ from PIL import Image
 
 from benchmarks.reference.book import BookDream
 from imaging import images
-from reverie.errors import InputError
+from reverie.errors import Cancelled, InputError
 from synthesis import compact, deepdream, features
 from synthesis.ascent import MARGIN, STRIDE, _windows, ascent
 from synthesis.deepdream import DeepDreamParameters, dream
-from synthesis.progress import Cancelled, Progress
+from synthesis.progress import Progress
 from tests.conftest import PICTURES
 
 LAYERS = {"block4_conv1": 1.0, "block5_conv1": 2.0}

@@ -5,11 +5,11 @@ import tensorflow as tf
 
 from benchmarks.reference.book import BookTransfer
 from imaging import images
-from reverie.errors import InputError
+from reverie.errors import Cancelled, InputError
 from synthesis import features, gatys, objective, optimizers
 from synthesis.gatys import GatysParameters, transfer
 from synthesis.objective import Style
-from synthesis.progress import Cancelled, NotANumberError
+from synthesis.progress import NotANumberError
 
 SMALL = GatysParameters(features="compact", steps=8, size=72, precision="float32")
 

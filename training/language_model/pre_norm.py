@@ -63,7 +63,7 @@ def rotary_tables(positions: int, head_dim: int) -> tuple[np.ndarray, np.ndarray
 
 
 def rotate(x, cosine, sine):
-    """Turn each pair (i, i + head_dim / 2) of `x` by its position's angle (Su et al. 2021, in halves).
+    """Slot each pair (i, i + head_dim / 2) of `x` by its position's angle (Su et al. 2021, in halves).
 
     Args:
         x: float (batch, heads, time, head_dim).

@@ -27,6 +27,7 @@ from rich.console import Console
 from language.byte_pairs import BytePairs
 from language.tokenizer import Tokenizer, load_tokenizer
 from language.vocabulary import Vocabulary
+from reverie.errors import ToolkitError
 from training import files
 from training.downloads import fetch
 from training.language_model import texts
@@ -43,7 +44,7 @@ _PART = 2_000
 _REVIEW = re.compile(r"(?:^|/)(train|test)/(?:pos|neg|unsup)/[^/]+\.txt$")
 
 
-class DataError(Exception):
+class DataError(ToolkitError):
     """Reviews cannot be found or read; the message says what to do."""
 
 

@@ -2,7 +2,7 @@
 
 They are parameters of the model's `config.pbtxt`, so one file says which versions are served and what they
 are called, one `rename(2)` changes both, and every client can ask a server for them (`ModelConfig`). Written
-by `export`; read by the client and by the models that call a sibling.
+by `export`; read by the client and by the models that call another.
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from imaging import images
+from reverie.errors import ToolkitError
 
 GUESSES = 5
 """A picture is recognised if the photograph's first guess is among so many of its own."""
 
 
-class ClassifierError(Exception):
+class ClassifierError(ToolkitError):
     """A classifier file that cannot be used; the message says what can."""
 
 

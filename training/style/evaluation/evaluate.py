@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from imaging import images
+from reverie.errors import InputError
 from reverie.progress import followed
 from training.style.evaluation import faces as face_detection
 from training.style.evaluation import surface
@@ -37,7 +38,7 @@ CURVE_STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 _TIMED_SIDE, _TIMED_ROUNDS = 512, 10
 
 
-class EvaluationError(ValueError):
+class EvaluationError(InputError):
     """Networks, paintings and photographs that do not fit together; the message says what would."""
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from reverie.errors import ToolkitError
 
-class FacesError(Exception):
+
+class FacesError(ToolkitError):
     """No detector; the message says how to get it."""
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import onnxruntime as ort
 
 from reverie.errors import InputError
-from serving.python_backend.request import AnsweringModel, Outputs, Request
+from serving.python_backend.request import Outputs, Request, UnaryModel
 from serving.triton.graph_inputs import Feeds, GraphInputs, Samples
 
 MAX_ELEMENTS = 16_000_000
 """Largest input tensor that is run, in elements; a configuration may set another as a parameter."""
 
 
-class TritonPythonModel(AnsweringModel):
+class TritonPythonModel(UnaryModel):
     """One instance of one version of an ONNX model.
 
     As many requests may wait as the parameter `max_waiting` says, or else as its batcher's queue would hold.
