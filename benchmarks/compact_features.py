@@ -1,4 +1,4 @@
-"""How far do the compact features carry Gatys' optimisation and DeepDream? Beside VGG19 and InceptionV3.
+"""How far do the compact features carry Gatys' optimization and DeepDream? Beside VGG19 and InceptionV3.
 
     REVERIE_WEIGHTS_DIR=... python -m benchmarks.compact_features --style a.jpg --style b.jpg
 

@@ -3,7 +3,7 @@
     make bench-distillation STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder TEACHER=runs/style/shipped
 
 Every network starts from the same random weights and takes the same number of steps: all with the perceptual loss, or a
-part of them copying first, pairs that Gatys' optimisation makes (the book's description) or a trained network. Judged by
+part of them copying first, pairs that Gatys' optimization makes (the book's description) or a trained network. Judged by
 the loss on held-out photographs that every training ends with (`training.style.loss`): the style error and the weighted
 content error. Copying steps need no VGG19, so `seconds` differ; those of making the pairs are apart.
 """

@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
 
 
 def _load(path: Path) -> np.ndarray:
-    """Listing 12-17: Keras resizes with nearest neighbours."""
+    """Listing 12-17: Keras resizes with nearest neighbors."""
     return np.asarray(keras.utils.load_img(path, target_size=(HEIGHT, WIDTH)), np.uint8)
 
 

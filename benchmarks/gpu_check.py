@@ -140,11 +140,11 @@ def iterative() -> dict[str, Any]:
     transfer = gatys.GatysParameters(features="compact", size=256, steps=20)
     began = time.perf_counter()
     deepdream.dream(picture, dream)
-    dreamt = time.perf_counter()
+    dreamed = time.perf_counter()
     gatys.transfer(picture, picture[::-1].copy(), transfer)
     return {
-        "deepdream_seconds": round(dreamt - began, 2),
-        "style_transfer_seconds": round(time.perf_counter() - dreamt, 2),
+        "deepdream_seconds": round(dreamed - began, 2),
+        "style_transfer_seconds": round(time.perf_counter() - dreamed, 2),
     }
 
 

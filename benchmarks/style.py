@@ -3,7 +3,7 @@
     make bench-style [STYLES="a.jpg b.jpg" PHOTOS=held-out/ CLASSIFIER=file.tflite WEIGHTS=folder]
 
 - *Johnson* is the network of Johnson et al. 2016 at its full size (1.68 million parameters), with random weights
-  (the work does not depend on them) unless a run is given, in ONNX Runtime (our own export: fused normalisation,
+  (the work does not depend on them) unless a run is given, in ONNX Runtime (our own export: fused normalization,
   `Resize`), in OpenVINO on that graph, and in TensorFlow as a traced function, in float32 as it was published.
 - *Reverie* is what a CPU serves: the version in `model_repository`, or with `--run` a run's export, or with
   `--untrained` the preset `fast` with random weights. Its convolutions are 8-bit; `variants` has the other

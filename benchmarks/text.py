@@ -6,7 +6,7 @@ All have the same weights in the book's architecture, a finished `book` run's or
 depend on the values), and sample 90 tokens after "this movie was" at temperature 0.7 from the 40 likeliest.
 The end of a text is ignored by all, so all produce as many tokens.
 
-- *The book* is listing 12-7 on Keras: the text is tokenised again for each word, the model run over 100
+- *The book* is listing 12-7 on Keras: the text is tokenized again for each word, the model run over 100
   positions, and one word drawn in NumPy (over all words: it has no top-k).
 - *CTranslate2* gets a decoder without the book's second attention, which it cannot express: 9 % less work than
   the others. Of its compute types and of one or two workers the fastest counts; `*_one_worker` is its default.
@@ -134,7 +134,7 @@ def export(model: LanguageModel, vocabulary: Vocabulary, files: Path) -> None:
 
 
 def book_rate(model: LanguageModel, vocabulary: Vocabulary, words: int = 20) -> float:
-    """Listing 12-7: tokenise, run the model over all positions, draw, append the word, again."""
+    """Listing 12-7: tokenize, run the model over all positions, draw, append the word, again."""
     say("the book's loop")
     vectorize = keras.layers.TextVectorization(
         max_tokens=len(vocabulary), output_sequence_length=model.config.positions, vocabulary=list(vocabulary.words[2:])

@@ -1,1 +1,1 @@
-"""Picture and video files in and out, resizing, colour, and what a picture says of how it was made; knows nothing of networks."""
+"""Picture and video files in and out, resizing, color, and what a picture says of how it was made; knows nothing of networks."""

@@ -1,4 +1,4 @@
-"""Colours apart from brightness: to paint in luminance only, and to start from a painting's colours.
+"""Colors apart from brightness: to paint in luminance only, and to start from a painting's colors.
 
 Luminance and chroma are those of JPEG's YCbCr (ITU-R BT.601).
 """
@@ -16,9 +16,9 @@ _STRIP = 512
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    """The picture in grey: uint8 (height, width, 3), all channels alike."""
-    grey = np.rint(image.astype(np.float32) @ _LUMINANCE)
-    return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
+    """The picture in gray: uint8 (height, width, 3), all channels alike."""
+    gray = np.rint(image.astype(np.float32) @ _LUMINANCE)
+    return np.repeat(gray[..., None], 3, axis=2).astype(np.uint8)
 
 
 def with_colors_of(pixels: np.ndarray, photo: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def with_colors_of(pixels: np.ndarray, photo: np.ndarray) -> np.ndarray:
         photo: uint8 of the same size.
 
     Returns:
-        float32 (height, width, 3). Adding the same grey to red, green and blue keeps YCbCr's chroma.
+        float32 (height, width, 3). Adding the same gray to red, green and blue keeps YCbCr's chroma.
     """
     photo = photo.astype(np.float32)
     change = (np.asarray(pixels, np.float32) - photo) @ _LUMINANCE
@@ -37,7 +37,7 @@ def with_colors_of(pixels: np.ndarray, photo: np.ndarray) -> np.ndarray:
 
 
 def mix(photo: np.ndarray, stylized: np.ndarray, strength: float, preserve_colors: bool) -> np.ndarray:
-    """photo + strength * (stylized - photo), the colours of `stylized` first replaced where asked.
+    """photo + strength * (stylized - photo), the colors of `stylized` first replaced where asked.
 
     Args:
         photo: uint8 (height, width, 3), as is `stylized` and the result.
@@ -56,7 +56,7 @@ def mix(photo: np.ndarray, stylized: np.ndarray, strength: float, preserve_color
 
 
 def match_colors(image: np.ndarray, palettes: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """`image` with the mean and covariance of colour that `palettes` have on a weighted average.
+    """`image` with the mean and covariance of color that `palettes` have on a weighted average.
 
     The linear optimal transport between two normal distributions (as in Gatys et al. 2017, section 3.1).
 
@@ -68,16 +68,16 @@ def match_colors(image: np.ndarray, palettes: list[np.ndarray], weights: np.ndar
     Returns:
         float64 (height, width, 3), not clipped.
     """
-    colours = image.reshape(-1, 3).astype(np.float64)
+    colors = image.reshape(-1, 3).astype(np.float64)
     wanted = [p.reshape(-1, 3).astype(np.float64) for p in palettes]
     mean = sum(w * p.mean(0) for w, p in zip(weights, wanted, strict=True))
     covariance = sum(w * np.cov(p.T) for w, p in zip(weights, wanted, strict=True))
-    root, inverse = _power(np.cov(colours.T), 0.5), _power(np.cov(colours.T), -0.5)
+    root, inverse = _power(np.cov(colors.T), 0.5), _power(np.cov(colors.T), -0.5)
     transport = inverse @ _power(root @ covariance @ root, 0.5) @ inverse
-    return ((colours - colours.mean(0)) @ transport.T + mean).reshape(image.shape)
+    return ((colors - colors.mean(0)) @ transport.T + mean).reshape(image.shape)
 
 
 def _power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(symmetric)
-    # A grey picture has no variance along two axes; the floor keeps its inverse finite.
+    # A gray picture has no variance along two axes; the floor keeps its inverse finite.
     return (vectors * np.maximum(values, 1.0) ** exponent) @ vectors.T

@@ -34,7 +34,7 @@ ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _DRAFT = 1.5
 """A JPEG is decoded at a half, a quarter or an eighth if that leaves so many times the pixels a side asked for."""
 _TO_8_BITS = {"L;2": 85, "L;4": 17}
-"""From a grey of so few bits to one of 8."""
+"""From a gray of so few bits to one of 8."""
 _STRIP = 256
 """Rows that are copied at once."""
 FILMS = (".webp", ".gif", ".png")
@@ -56,7 +56,7 @@ class Picture:
         pixels: uint8 (height, width, 3), RGB; under transparent parts what the file has there.
         alpha: uint8 (height, width), 255 opaque; None where the file has no transparency.
         format: one of `FORMATS`, as the file.
-        icc_profile: the file's colour space, where it is one of RGB.
+        icc_profile: the file's color space, where it is one of RGB.
     """
 
     pixels: np.ndarray
@@ -84,7 +84,7 @@ def decode(data: bytes, name: str = "image") -> np.ndarray:
 def decode_picture(data: bytes, name: str = "image", longest: int | None = None) -> Picture:
     """Decode PNG, JPEG or WebP bytes, upright (EXIF); of an animation the first frame.
 
-    Greyscale, palette, CMYK and 16-bit files become 8-bit RGB.
+    Grayscale, palette, CMYK and 16-bit files become 8-bit RGB.
 
     Args:
         data: the encoded file.
@@ -156,7 +156,7 @@ def encode(
         format: one of `FORMATS`.
         quality: 1 to 100, of jpeg and webp.
         alpha: uint8 (height, width); jpeg, which has none, gets the picture on white.
-        icc_profile: the colour space of `image`; None for sRGB.
+        icc_profile: the color space of `image`; None for sRGB.
         packet: XMP, see `imaging.provenance`; empty for none.
     """
     if alpha is not None and format == "jpeg":
@@ -215,7 +215,7 @@ def write_film(
     """Write uint8 frames of one size as an endless animation, with an XMP packet unless it is empty.
 
     Args:
-        icc_profile: the colour space of the frames; None for sRGB. GIF has no place for one.
+        icc_profile: the color space of the frames; None for sRGB. GIF has no place for one.
 
     Raises:
         ImageError: no frames, or an ending that is not one of `FILMS`.
@@ -308,23 +308,23 @@ def _read(data: bytes, name: str, size: tuple[int, int]) -> Picture:
 
 def _to_rgb(file: Image.Image) -> Image.Image:
     """Decode as RGB, or RGBA where the file has transparency."""
-    if file.mode.startswith("I"):  # 16-bit greyscale, which Pillow's conversion would clip.
+    if file.mode.startswith("I"):  # 16-bit grayscale, which Pillow's conversion would clip.
         return _from_16_bits(np.asarray(file), file.info.get("transparency"))
     if isinstance(file, PngImageFile) and "transparency" in file.info:
         file.info["transparency"] = _in_8_bits(file.info["transparency"], file.tile[0].args if file.tile else "")
     return file.convert("RGBA" if file.has_transparency_data else "RGB")
 
 
-def _from_16_bits(greys: np.ndarray, transparent: int | None) -> Image.Image:
-    """Args: `transparent`: the grey that stands for nothing; None where there is none."""
-    image = Image.fromarray((greys >> 8).astype(np.uint8)).convert("RGB")
+def _from_16_bits(grays: np.ndarray, transparent: int | None) -> Image.Image:
+    """Args: `transparent`: the gray that stands for nothing; None where there is none."""
+    image = Image.fromarray((grays >> 8).astype(np.uint8)).convert("RGB")
     if transparent is not None:
-        image.putalpha(Image.fromarray(np.where(greys == transparent, 0, 255).astype(np.uint8)))
+        image.putalpha(Image.fromarray(np.where(grays == transparent, 0, 255).astype(np.uint8)))
     return image
 
 
 def _in_8_bits(transparent: Any, stored: object) -> Any:
-    """A PNG's transparent colour in the bits that Pillow decodes to: it gives that of the file.
+    """A PNG's transparent color in the bits that Pillow decodes to: it gives that of the file.
 
     Args:
         stored: Pillow's name for the bits in the file. Of 16-bit RGB it decodes the upper halves only.

@@ -1,6 +1,6 @@
 """How a picture was made, as it says itself: software, model, version, style, parameters and seed, in an XMP packet.
 
-`DigitalSourceType` is IPTC's, by which search engines and editors recognise pictures that a trained model had a part
+`DigitalSourceType` is IPTC's, by which search engines and editors recognize pictures that a trained model had a part
 in; the rest has names of our own. Nothing of the photograph's own metadata is taken over, and nothing says when: the
 same request gives the same bytes.
 """

@@ -21,7 +21,7 @@ GROUP = 128
 """Logits are padded to a multiple of this; see `padded_width`."""
 
 FINE_GROUP = 16
-"""Neighbouring columns whose largest logit a model may hand over with the logits."""
+"""Neighboring columns whose largest logit a model may hand over with the logits."""
 
 _NUCLEUS_FLOORS = (2.0**-7, 2.0**-14, 0.0)
 """The nucleus is looked for among tokens of at least these weights, relative to the likeliest, one after the other."""
@@ -223,7 +223,7 @@ class BatchSampler:
         return tokens
 
     def _part(self, rows: slice) -> BatchSampler:
-        """A sampler of neighbouring slots; its arrays are views, so what it draws and counts stays here."""
+        """A sampler of neighboring slots; its arrays are views, so what it draws and counts stays here."""
         part = copy.copy(self)
         for name in ("_uniforms", "_drawn", "_temperature", "_top_k", "_top_p", "_log_min_p", "_sampling"):
             setattr(part, name, getattr(self, name)[rows])
@@ -417,7 +417,7 @@ class _Edits:
         self._adding[target] = self._adding[source]
 
     def part(self, rows: slice) -> _Edits:
-        """The edits of neighbouring slots; see `BatchSampler._part`."""
+        """The edits of neighboring slots; see `BatchSampler._part`."""
         if self._used[rows].max() == self._tokens.shape[1]:
             self._widen()  # Now, because afterwards the rows would no longer be views.
         part = copy.copy(self)

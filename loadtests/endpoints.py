@@ -86,7 +86,7 @@ class Endpoint:
 
 
 def photograph(height: int, width: int, seed: int) -> np.ndarray:
-    """Soft coloured blotches, uint8 (height, width, 3): the size and detail of a small photograph, without a file."""
+    """Soft colored blotches, uint8 (height, width, 3): the size and detail of a small photograph, without a file."""
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), np.uint8)
     return images.resize(coarse, height, width)
 

@@ -54,7 +54,7 @@ class Measured:
     def of(
         cls, calls: Sequence[Call], offered_s: float, good_ms: float = math.inf, achieved_s: float | None = None
     ) -> Measured:
-        """Summarise the calls of one endpoint.
+        """Summarize the calls of one endpoint.
 
         Args:
             calls: every request that was due.
@@ -84,7 +84,7 @@ class Measured:
 
     @classmethod
     def of_times(cls, milliseconds: Sequence[float], seconds: float, good_ms: float = math.inf) -> Measured:
-        """Summarise times within answers: to first messages, or between messages."""
+        """Summarize times within answers: to first messages, or between messages."""
         count, seconds = len(milliseconds), max(seconds, 1e-9)
         good = sum(t <= good_ms for t in milliseconds)
         per_s = count / seconds

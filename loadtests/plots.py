@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-COLOURS = (
+COLORS = (
     *("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf"),
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#393b79", "#ad494a"),
 )
@@ -159,22 +159,22 @@ def _y_axis(scale: Scale, label: str, frame: Frame) -> str:
 
 
 def _drawn(line: Line, number: int, across: Scale, up: Scale, frame: Frame) -> str:
-    colour = COLOURS[number % len(COLOURS)]
+    color = COLORS[number % len(COLORS)]
     dash = ' stroke-dasharray="5 4"' if line.dashed else ""
     points = [(f"{across(a):.1f}", f"{up(b):.1f}") for a, b in line.points]
     joined = " ".join(f"{a},{b}" for a, b in points)
     radius = 2 if len(points) > 1 else 4
-    dots = "".join(f'<circle cx="{a}" cy="{b}" r="{radius}" fill="{colour}"/>' for a, b in points if len(points) <= 40)
+    dots = "".join(f'<circle cx="{a}" cy="{b}" r="{radius}" fill="{color}"/>' for a, b in points if len(points) <= 40)
     name, y = html.escape(line.name), _TOP + 10 + 16 * number
     key = frame.right + 10
     legend = f'<text x="{key + 24}" y="{y + 4}">{name}</text>'
-    swatch = f'<line x1="{key}" x2="{key + 18}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"{dash}/>'
-    drawn = f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>'
-    return f"{drawn}{dots}{_labels(line, points, colour)}{swatch}{legend}"
+    swatch = f'<line x1="{key}" x2="{key + 18}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="2"{dash}/>'
+    drawn = f'<polyline points="{joined}" fill="none" stroke="{color}" stroke-width="1.5"{dash}/>'
+    return f"{drawn}{dots}{_labels(line, points, color)}{swatch}{legend}"
 
 
-def _labels(line: Line, points: Sequence[tuple[str, str]], colour: str) -> str:
+def _labels(line: Line, points: Sequence[tuple[str, str]], color: str) -> str:
     return "".join(
-        f'<text x="{a}" y="{b}" dx="6" dy="-3" font-size="10" fill="{colour}">{html.escape(label)}</text>'
+        f'<text x="{a}" y="{b}" dx="6" dy="-3" font-size="10" fill="{color}">{html.escape(label)}</text>'
         for (a, b), label in zip(points, line.labels, strict=False)
     )

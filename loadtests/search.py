@@ -33,7 +33,7 @@ def highest_rate(meets: Callable[[float], bool], start: float, search: Search | 
     """The highest rate that meets objectives: steps of two around `start`, then bisection on a logarithmic scale.
 
     The lowest rate that failed is tried again at the end, and the search goes on above it if it is met then: a busy
-    neighbour makes a step fail, none makes one succeed.
+    neighbor makes a step fail, none makes one succeed.
 
     Args:
         meets: tries a rate, and says whether the objectives were met; assumed to hold below a rate and not above.

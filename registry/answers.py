@@ -54,7 +54,7 @@ def is_picture(array: np.ndarray) -> bool:
 
 
 def sample_picture() -> np.ndarray:
-    """A picture that every style should show: waves of colour, a disc and a square; uint8 (1, 128, 128, 3)."""
+    """A picture that every style should show: waves of color, a disc and a square; uint8 (1, 128, 128, 3)."""
     y, x = np.mgrid[:_CARD_SIDE, :_CARD_SIDE] / _CARD_SIDE
     waves = [np.sin(7 * x + 3 * y), np.cos(5 * y - 4 * x), np.sin(9 * x * y + 1)]
     card = 128 + 80 * np.stack(waves, -1)
@@ -82,7 +82,7 @@ def _picture_fault(photo: np.ndarray | None, stable: np.ndarray, canary: np.ndar
     """Of one picture's luminance, float (height, width) each."""
     deviation, expected = canary.std(), stable.std()
     if deviation < _BLANK <= (expected if photo is None else max(expected, photo.std())):
-        return f"a picture of one colour (luminance {canary.mean():.0f} of 255)"
+        return f"a picture of one color (luminance {canary.mean():.0f} of 255)"
     if deviation < _LEAST_CONTRAST * expected:
         return (
             f"its contrast is {deviation:.3g}, the stable version's {expected:.3g}; accepted: {_LEAST_CONTRAST} of it"

@@ -104,7 +104,7 @@ def rollback(model: Rollout, warn: Warn = lambda sentence: None) -> int:
     """Make the version stable that was stable before; returns it. `warn` as in `publish`.
 
     Raises:
-        SwitchError: none is labelled `previous`, or it does not serve; nothing changed.
+        SwitchError: none is labeled `previous`, or it does not serve; nothing changed.
     """
     with model.repository.lock():
         before = model.labels
@@ -126,7 +126,7 @@ def _switch(model: Rollout, labels: Labels, warn: Warn) -> None:
 
 def _no_way_back(model: Rollout, labels: Labels) -> str:
     """Why there is nothing to roll back to, and what may be promoted instead."""
-    said = f"{model.name} has no version labelled {PREVIOUS}"
+    said = f"{model.name} has no version labeled {PREVIOUS}"
     there = model.repository.versions(model.name)
     others = [version for version in there if version != labels.stable]
     if not others:
@@ -154,8 +154,8 @@ def _stable_before(model: Rollout, version: int | None) -> int | None:
 def prune(model: Rollout, keep: int = KEEP) -> list[int]:
     """Remove all versions but the `keep` newest and those that a label names; returns what was removed."""
     versions = model.repository.versions(model.name)
-    labelled = set(model.labels.versions.values())
-    old = [v for v in versions[: max(0, len(versions) - keep)] if v not in labelled]
+    labeled = set(model.labels.versions.values())
+    old = [v for v in versions[: max(0, len(versions) - keep)] if v not in labeled]
     for version in old:
         with suppress(OSError):  # What stays takes space and nothing else; the next export tries again.
             model.repository.withdraw(model.name, version)

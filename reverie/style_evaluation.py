@@ -57,7 +57,7 @@ def eval_style(
         float | None, typer.Option(min=0, max=1, help="Of the style. Default: as it is served.")
     ] = None,
     classifier: Annotated[
-        Path | None, typer.Option(help="TensorFlow Lite image classifier that recognises things; without one: null.")
+        Path | None, typer.Option(help="TensorFlow Lite image classifier that recognizes things; without one: null.")
     ] = None,
     passes: Annotated[
         int, typer.Option(min=0, help="Also count the L-BFGS passes that reach the network, at most so many: minutes.")

@@ -37,7 +37,7 @@ Features = Annotated[str, typer.Option(help="auto, vgg19, inception_v3 or compac
 SaveEvery = Annotated[int, typer.Option(help="Also write the picture every so many steps, beside OUTPUT.")]
 Video = Annotated[Path | None, typer.Option(help="Also write the saved pictures as a film: .webp, .gif or .png.")]
 MaxSeconds = Annotated[float, typer.Option(help="Take the best picture after this time; 0 for no limit.")]
-PreserveColors = Annotated[bool, typer.Option(help="Paint in luminance only; the picture keeps its colours.")]
+PreserveColors = Annotated[bool, typer.Option(help="Paint in luminance only; the picture keeps its colors.")]
 MarkOrNot = Annotated[bool, typer.Option(help="Say in the result's XMP how it was made.")]
 Repository = Annotated[Path, typer.Option(help="Model repository to serve.")]
 
@@ -155,7 +155,7 @@ def stylize(
     style: Annotated[str, typer.Option(help="Name of the style; empty takes the model's first.")] = "",
     styles: Annotated[str, typer.Option(help="A blend instead: name=weight, separated by commas.")] = "",
     strength: Annotated[float, typer.Option(help="From the photograph, 0, to the whole style, 1.")] = 1.0,
-    preserve_colors: Annotated[bool, typer.Option(help="Keep the photograph's colours.")] = False,
+    preserve_colors: Annotated[bool, typer.Option(help="Keep the photograph's colors.")] = False,
     quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1 to 100.")] = 92,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 1024,
     detail: Annotated[
@@ -222,7 +222,7 @@ def dream(
     num_octave: Annotated[
         int | None, typer.Option(help="Sizes to dream at; 0 takes as many as the picture has room for.")
     ] = None,
-    octave_scale: Annotated[float, typer.Option(help="Ratio between neighbouring sizes.")] = 1.4,
+    octave_scale: Annotated[float, typer.Option(help="Ratio between neighboring sizes.")] = 1.4,
     iterations: Annotated[int | None, typer.Option(help="Steps an octave.")] = None,
     max_loss: Annotated[float | None, typer.Option(help="End an octave above this loss; 0 never.")] = None,
     size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 640,
@@ -265,7 +265,7 @@ def transfer(
     recipe: Annotated[
         str, typer.Option(help="balanced, or book; it decides whatever has no default here: docs/transfer.md.")
     ] = "balanced",
-    steps: Annotated[int, typer.Option(help="Iterations of the optimiser.")] = 100,
+    steps: Annotated[int, typer.Option(help="Iterations of the optimizer.")] = 100,
     optimizer: Annotated[str, typer.Option(help="lbfgs, adam or sgd.")] = "lbfgs",
     content_weight: Annotated[float | None, typer.Option(help="How much of the picture is kept.")] = None,
     style_weight: Annotated[float, typer.Option(help="How much of the style is taken.")] = 1e-6,
@@ -292,7 +292,7 @@ def transfer(
     provenance: MarkOrNot = True,
     address: Address = LOCAL,
 ) -> None:
-    """Paint a picture in the style of others by Gatys' optimisation; all parameters: docs/transfer.md."""
+    """Paint a picture in the style of others by Gatys' optimization; all parameters: docs/transfer.md."""
     options: dict[str, Any] = {
         "recipe": recipe, "bounded": bounded, "steps": steps, "optimizer": optimizer, "content_weight": content_weight, "style_weight": style_weight,
         "total_variation_weight": total_variation_weight, "style_weights": style_weights, "style_scale": style_scale,

@@ -16,7 +16,7 @@ from reverie.errors import InputError
 from synthesis import checkpoints, features
 
 BORDER = 2
-"""Activations at the border are left out of the loss, against artefacts (listing 12-12)."""
+"""Activations at the border are left out of the loss, against artifacts (listing 12-12)."""
 MARGIN = 64
 """Pixels that a tile sees beyond its own: more than the border that its loss leaves out (2 cells of 16 or 32)."""
 
@@ -24,7 +24,7 @@ GUIDE_SIDE, GUIDE_PLACES = 384, 1024
 """A guide is shrunk to this longer side, and at most so many of its places are compared with: the comparison's
 cost is the product of the places of picture and guide."""
 STRIDE = 32
-"""Largest distance in pixels between neighbouring cells of a layer."""
+"""Largest distance in pixels between neighboring cells of a layer."""
 
 Guide = tuple[tf.Tensor, ...]
 """Activations of a guide picture, float32 (places, channels), one a layer; empty without a guide."""

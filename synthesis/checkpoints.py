@@ -1,6 +1,6 @@
 """Places inside long computations where a job can be made to wait for another, or to end.
 
-An optimisation calls `checkpoint` between its pieces of work: tiles, octaves, targets, evaluations. The gradient of a
+An optimization calls `checkpoint` between its pieces of work: tiles, octaves, targets, evaluations. The gradient of a
 large picture is one call that takes seconds or minutes; `pausing` puts checkpoints between its convolutions.
 Who listens (`serving.python_backend.fair_share`) is one for the process. Without a listener nothing here costs anything.
 """

@@ -2,7 +2,7 @@
 
 With the recipe `book` this is the book's algorithm (listings 12-11 to 12-15), computed on pixels in [0, 255]
 instead of [-1, 1]; resizing and ascent are linear in the pixels, so the pictures agree. Its steps are so long that
-grain and clipped colours grow. The default recipe departs from it: short steps on a picture that is rolled before each,
+grain and clipped colors grow. The default recipe departs from it: short steps on a picture that is rolled before each,
 along a gradient into which its blur is mixed, over one more octave. Forms grow then. What else the field has is off
 unless asked for: tiles, single channels, a guide, zoom sequences.
 """
@@ -41,7 +41,7 @@ class DeepDreamParameters(WithRecipes):
         layers: weight of each layer's mean squared activation; empty takes the extractor's defaults
             (for inception_v3 the book's mixed4 to mixed7). `name:channel` is a single channel of a layer.
         step: length of one ascent step along the unit gradient, pixels in [-1, 1].
-        num_octave, octave_scale: how many sizes, and the ratio between neighbours; 0 takes as many as the picture has
+        num_octave, octave_scale: how many sizes, and the ratio between neighbors; 0 takes as many as the picture has
             room for, at most 4.
         iterations: steps an octave.
         max_loss: an octave ends when its loss is above this; 0 never. The book's 15 suits inception_v3.
@@ -53,10 +53,10 @@ class DeepDreamParameters(WithRecipes):
             none up to 2 million pixels, and 512 above.
         smooth: standard deviation of the blur that is mixed into the gradient, in pixels; 0 for none.
         strength: of the change: 0 is the photograph, 1 the dream, above it exaggerates.
-        preserve_colors: dream in luminance only, and keep the photograph's colours.
-        frames, zoom: pictures of a zoom sequence, each dreamt from the one before enlarged by `zoom`.
+        preserve_colors: dream in luminance only, and keep the photograph's colors.
+        frames, zoom: pictures of a zoom sequence, each dreamed from the one before enlarged by `zoom`.
         precision: of the convolutions. "float32" gives the book's picture within rounding; "auto" folds the batch
-            normalisations and takes bfloat16 where the processor has it; the dream is then another one, as good.
+            normalizations and takes bfloat16 where the processor has it; the dream is then another one, as good.
         max_seconds: the picture so far is returned after this time; 0 for no limit.
         seed: of the jitter and of the tiles' positions.
     """
@@ -174,10 +174,10 @@ def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
     return images.resize(image[top : top + inner[0], left : left + inner[1]], height, width)
 
 
-def reinject_detail(dreamt, original, shrunk, shape: Sequence[int]):
+def reinject_detail(dreamed, original, shrunk, shape: Sequence[int]):
     """Add what the original lost by having been smaller; returns the picture and the original at this size."""
     same_size = tf.image.resize(original, shape)
-    return dreamt + same_size - tf.image.resize(shrunk, shape), same_size
+    return dreamed + same_size - tf.image.resize(shrunk, shape), same_size
 
 
 class _Job:
@@ -211,17 +211,17 @@ class _Job:
     def dream(self, image: np.ndarray) -> np.ndarray:
         """All octaves (listing 12-15); where the time is up, the picture so far at full size."""
         original = tf.constant(image[None], tf.float32)
-        dreamt, shrunk = original, tf.image.resize(original, self._shapes[0])
+        dreamed, shrunk = original, tf.image.resize(original, self._shapes[0])
         for octave, shape in enumerate(self._shapes):
             checkpoints.checkpoint()
-            dreamt = self._ascend(tf.image.resize(dreamt, shape), octave)
-            dreamt, shrunk = reinject_detail(dreamt, original, shrunk, shape)
+            dreamed = self._ascend(tf.image.resize(dreamed, shape), octave)
+            dreamed, shrunk = reinject_detail(dreamed, original, shrunk, shape)
             if self.stopped:
                 break
         if self.stopped:
-            dreamt, _ = reinject_detail(tf.image.resize(dreamt, image.shape[:2]), original, shrunk, image.shape[:2])
+            dreamed, _ = reinject_detail(tf.image.resize(dreamed, image.shape[:2]), original, shrunk, image.shape[:2])
         self._frame += 1
-        return self._finished(dreamt.numpy()[0], image)
+        return self._finished(dreamed.numpy()[0], image)
 
     def tell_frame(self, number: int, frame: np.ndarray) -> None:
         """Report a finished frame of a zoom sequence."""
@@ -237,40 +237,40 @@ class _Job:
     def _steps(self) -> int:
         return self._parameters.iterations * len(self._shapes) * self._parameters.frames
 
-    def _ascend(self, dreamt, octave: int):
+    def _ascend(self, dreamed, octave: int):
         """One octave (listing 12-13)."""
         p = self._parameters
         for i in range(p.iterations):
             self._step = (self._frame * len(self._shapes) + octave) * p.iterations + i + 1
-            loss, parts, ascended = self._one_step(dreamt)
+            loss, parts, ascended = self._one_step(dreamed)
             self._loss = float(loss)
             if not np.isfinite(self._loss):
-                raise NotANumberError(self._step, images.to_uint8(dreamt.numpy()[0]))
-            dreamt = ascended
-            self._tell_step(dreamt, octave, parts)
+                raise NotANumberError(self._step, images.to_uint8(dreamed.numpy()[0]))
+            dreamed = ascended
+            self._tell_step(dreamed, octave, parts)
             if self.stopped or 0 < p.max_loss < self._loss:
                 break
-        return dreamt
+        return dreamed
 
-    def _one_step(self, dreamt):
+    def _one_step(self, dreamed):
         """Loss, its parts and the picture after a step."""
         p = self._parameters
         shift = self._shift(p.jitter)
-        rolled = roll(dreamt, shift)
-        tile = p.tile or (LARGE_TILE if dreamt.shape[1] * dreamt.shape[2] > UNTILED_PIXELS else 0)
-        if 0 < tile < max(dreamt.shape[1:3]):
+        rolled = roll(dreamed, shift)
+        tile = p.tile or (LARGE_TILE if dreamed.shape[1] * dreamed.shape[2] > UNTILED_PIXELS else 0)
+        if 0 < tile < max(dreamed.shape[1:3]):
             offset = self._random.integers(0, tile, 2)
             at_once = ascent(*self._kind, checkpoints.is_large(tile**2))
             loss, parts, gradient = at_once.tiled_gradient(
                 rolled, self._coefficients, self._guide, tile, (int(offset[0]), int(offset[1]))
             )
         else:
-            at_once = ascent(*self._kind, checkpoints.is_large(dreamt.shape[1] * dreamt.shape[2]))
+            at_once = ascent(*self._kind, checkpoints.is_large(dreamed.shape[1] * dreamed.shape[2]))
             loss, parts, gradient = at_once.whole_gradient(rolled, self._coefficients, self._guide)
         gradient = roll(gradient, (-shift[0], -shift[1]))
         if p.smooth:
             gradient = smoothed(gradient, p.smooth)
-        return loss, parts, climb(dreamt, gradient, p.step * PIXELS_PER_UNIT)
+        return loss, parts, climb(dreamed, gradient, p.step * PIXELS_PER_UNIT)
 
     def _shift(self, jitter: int) -> tuple[int, int]:
         if not jitter:
@@ -278,7 +278,7 @@ class _Job:
         down, right = self._random.integers(-jitter, jitter + 1, 2)
         return int(down), int(right)
 
-    def _tell_step(self, dreamt, octave: int, parts) -> None:
+    def _tell_step(self, dreamed, octave: int, parts) -> None:
         every = self._parameters.preview_every
         self.stopped = self._clock.stopped()
         self._on_progress(
@@ -288,7 +288,7 @@ class _Job:
                 stage=octave,
                 loss=self._loss,
                 seconds=self._clock.seconds(),
-                image=images.to_uint8(dreamt.numpy()[0]) if every and self._step % every == 0 else None,
+                image=images.to_uint8(dreamed.numpy()[0]) if every and self._step % every == 0 else None,
                 exact=self._is_exact,
                 parts=dict(zip(self._names, parts.numpy().tolist(), strict=True)),
                 stopped=self.stopped,

@@ -153,7 +153,7 @@ def load(
         layers: names out of `layer_names(name)`.
         dtype: of the convolutions, "float32" or "bfloat16"; see `fast_dtype`.
         pooling: "max", or "average" in place of every maximum (Gatys et al. found it smoother).
-        folded: fold batch normalisations into convolutions: the same network, faster, but rounded otherwise.
+        folded: fold batch normalizations into convolutions: the same network, faster, but rounded otherwise.
         pauses: put checkpoints between the convolutions; see `synthesis.checkpoints`.
 
     Returns:
@@ -198,17 +198,17 @@ def _full_model(name: str) -> keras.Model:
     return model
 
 
-def fold_normalisation(model: keras.Model) -> keras.Model:
-    """The same network with each batch normalisation folded into the convolution before it.
+def fold_normalization(model: keras.Model) -> keras.Model:
+    """The same network with each batch normalization folded into the convolution before it.
 
-    A normalisation with fixed statistics is a scale and a shift of each channel. Layers keep their names.
+    A normalization with fixed statistics is a scale and a shift of each channel. Layers keep their names.
     """
-    followers = {_source(layer).name: layer for layer in model.layers if _is_normalisation(layer)}
+    followers = {_source(layer).name: layer for layer in model.layers if _is_normalization(layer)}
     if not followers:
         return model
 
     def fold(layer: keras.Layer) -> keras.Layer:
-        if _is_normalisation(layer):
+        if _is_normalization(layer):
             return _Folded(name=layer.name)
         extra = {"use_bias": True} if layer.name in followers else {}
         return type(layer).from_config(layer.get_config() | extra)
@@ -222,13 +222,13 @@ def fold_normalisation(model: keras.Model) -> keras.Model:
 
 
 class _Folded(keras.layers.Layer):
-    """In a normalisation's place, called like one: what comes in is normalised already."""
+    """In a normalization's place, called like one: what comes in is normalized already."""
 
     def call(self, inputs, training=None, mask=None):
         return inputs
 
 
-def _is_normalisation(layer: keras.Layer) -> bool:
+def _is_normalization(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
@@ -236,12 +236,12 @@ def _source(layer: keras.Layer) -> keras.Layer:
     return layer.input._keras_history.operation
 
 
-def _scaled_weights(convolution: keras.Layer, normalisation: keras.Layer) -> list[np.ndarray]:
+def _scaled_weights(convolution: keras.Layer, normalization: keras.Layer) -> list[np.ndarray]:
     kernel, *bias = convolution.get_weights()
-    gamma = normalisation.gamma.numpy() if normalisation.scale else 1.0
-    factor = gamma / np.sqrt(normalisation.moving_variance.numpy() + normalisation.epsilon)
-    shift = (bias[0] if bias else 0.0) - normalisation.moving_mean.numpy()
-    return [kernel * factor, shift * factor + (normalisation.beta.numpy() if normalisation.center else 0.0)]
+    gamma = normalization.gamma.numpy() if normalization.scale else 1.0
+    factor = gamma / np.sqrt(normalization.moving_variance.numpy() + normalization.epsilon)
+    shift = (bias[0] if bias else 0.0) - normalization.moving_mean.numpy()
+    return [kernel * factor, shift * factor + (normalization.beta.numpy() if normalization.center else 0.0)]
 
 
 @lru_cache(maxsize=2 * len(_NETWORKS))
@@ -249,9 +249,9 @@ def _adapted(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
     """The network in another arithmetic or with another pooling.
 
     The first convolution stays in float32: rounding pixels to the 8 bits of bfloat16 would lose the last
-    steps of an optimisation, and it is a small part of the work.
+    steps of an optimization, and it is a small part of the work.
     """
-    full = fold_normalisation(_full_model(name)) if folded else _full_model(name)
+    full = fold_normalization(_full_model(name)) if folded else _full_model(name)
     if (dtype, pooling) == ("float32", "max"):
         return full
     first = next(layer.name for layer in full.layers if isinstance(layer, keras.layers.Conv2D))
@@ -292,7 +292,7 @@ def _network(name: str) -> _Network:
 
 
 def _suggested(name: str) -> list[str]:
-    """Layer names short enough for a message: blocks, not every normalisation and pooling."""
+    """Layer names short enough for a message: blocks, not every normalization and pooling."""
     return [n for n in layer_names(name) if n.startswith(("mixed", "block")) and not n.endswith("pool")]
 
 

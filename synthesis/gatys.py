@@ -1,4 +1,4 @@
-"""Neural style transfer by optimisation (Gatys et al. 2015; section 12.3).
+"""Neural style transfer by optimization (Gatys et al. 2015; section 12.3).
 
 The book's objective: VGG19, content at block5_conv2, Gram matrices at five layers, total variation to the 1.25. With
 the recipe `book` its three weights too, over all numbers that a pixel could be. The default recipe departs in both:
@@ -6,8 +6,8 @@ content weighs 40 times as much, so that faces and windows stay, and pixels stay
 the loss of the picture that is returned. In its work it departs from the book in any case:
 
 - the targets are computed once instead of in every step (a third of the arithmetic);
-- the default optimiser is Gatys' L-BFGS (SciPy's) instead of SGD;
-- it starts from the photograph in the painting's colours, at half the size, where a step costs a quarter;
+- the default optimizer is Gatys' L-BFGS (SciPy's) instead of SGD;
+- it starts from the photograph in the painting's colors, at half the size, where a step costs a quarter;
 - until the last steps the convolutions run in bfloat16 where the processor has it, and the network ends before
   the layers that hold next to nothing of the loss; the last steps have all layers in float32.
 """
@@ -36,7 +36,7 @@ from synthesis.objective import (
     restricted,
     without_negligible,
 )
-from synthesis.optimizers import OPTIMISERS
+from synthesis.optimizers import OPTIMIZERS
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress, TimeUpError
 from synthesis.recipes import WithRecipes
 
@@ -61,7 +61,7 @@ class GatysParameters(WithRecipes):
 
     Attributes:
         recipe: "balanced", or "book" for other defaults of content_weight and bounded; see `RECIPES`.
-        steps: iterations of the optimiser, at all sizes together.
+        steps: iterations of the optimizer, at all sizes together.
         optimizer: "lbfgs" (SciPy's), "sgd" (the book's schedule: rate x 0.96 every 100 steps, at one size and
             in float32) or "adam".
         learning_rate: of sgd and adam, pixels in [0, 255]; 0 takes 100 for sgd (meant for pictures 400
@@ -73,7 +73,7 @@ class GatysParameters(WithRecipes):
         style_scale: size of the style image over that of the picture: above 1 gives larger strokes.
         pooling: "max" as in VGG19, or "average".
         bounded: keep every pixel in [0, 255] in every step; else only the result is clipped.
-        preserve_colors: paint in luminance only, and keep the photograph's colours.
+        preserve_colors: paint in luminance only, and keep the photograph's colors.
         initial: start from the content picture, from the style picture (stretched) or from noise.
         scales: sizes, each twice the one before; 0 chooses.
         precision: of the convolutions before the last steps; "auto" is bfloat16 where the machine is faster
@@ -342,16 +342,16 @@ class _Job:
         return colors.match_colors(self._content, [style.image for style in self._styles], weights)
 
     def _descend(self, stage: Stage, start: np.ndarray) -> np.ndarray:
-        """One uninterrupted run of the optimiser, so that L-BFGS keeps its memory; see `Stage`."""
+        """One uninterrupted run of the optimizer, so that L-BFGS keeps its memory; see `Stage`."""
         self._best_loss, self._best = np.inf, start
-        minimise, first = OPTIMISERS[self._parameters.optimizer], self._step
+        minimize, first = OPTIMIZERS[self._parameters.optimizer], self._step
         evaluate = self._evaluator(stage, first)
         p = self._parameters
-        pixels = minimise(evaluate, start, stage.steps, p.learning_rate, self._report, p.bounded)
+        pixels = minimize(evaluate, start, stage.steps, p.learning_rate, self._report, p.bounded)
         if (left := first + stage.steps - self._step) > 0 and stage.exact:
             # The line search met the noise of bfloat16, or of the change to float32: go on without it.
             exact = self._evaluator(Stage(stage.height, stage.width, left, left, "float32"), self._step)
-            pixels = minimise(exact, pixels, left, p.learning_rate, self._report, p.bounded)
+            pixels = minimize(exact, pixels, left, p.learning_rate, self._report, p.bounded)
         self._step = first + stage.steps
         self._before = self._latest
         return pixels

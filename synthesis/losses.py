@@ -1,6 +1,6 @@
 """What content, style and smoothness mean: listings 12-19 to 12-21, in `keras.ops` for batches.
 
-Used by Gatys' optimisation, by the training of the style network and by that of the compact extractor.
+Used by Gatys' optimization, by the training of the style network and by that of the compact extractor.
 """
 
 from __future__ import annotations

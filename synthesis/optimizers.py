@@ -16,7 +16,7 @@ from synthesis.objective import Evaluation
 Evaluate = Callable[[np.ndarray], Evaluation]
 """Float pixels (height, width, 3) in [0, 255] to the loss there."""
 Report = Callable[[np.ndarray, Evaluation], None]
-"""Called after every step with the pixels and the loss there; may raise, which ends the optimisation."""
+"""Called after every step with the pixels and the loss there; may raise, which ends the optimization."""
 
 LOW, HIGH = 0.0, 255.0
 LBFGS_PAIRS, LBFGS_BYTES = 30, 512 * 2**20
@@ -109,4 +109,4 @@ class Adam:
         return pixels - self.rate * mean / (np.sqrt(square) + 1e-8)
 
 
-OPTIMISERS = {"lbfgs": lbfgs, "sgd": sgd, "adam": adam}
+OPTIMIZERS = {"lbfgs": lbfgs, "sgd": sgd, "adam": adam}

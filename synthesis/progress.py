@@ -1,4 +1,4 @@
-"""What an optimisation tells its caller while it runs, and how the caller stops it."""
+"""What an optimization tells its caller while it runs, and how the caller stops it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_SECONDS = "max_seconds"
 
 @dataclass(frozen=True)
 class Progress:
-    """One record of a running optimisation.
+    """One record of a running optimization.
 
     Attributes:
         step, steps: steps done, of how many in all (an early end may make fewer).
         stage: octave (DeepDream) or stage (Gatys: a size and a precision), from 0.
         loss: the objective at this step; an early stage of Gatys has its own.
-        seconds: since the optimisation began, waiting for other jobs included.
+        seconds: since the optimization began, waiting for other jobs included.
         image: uint8 (height, width, 3) where a preview was asked for, else None.
         parts: what the loss is the sum of, by name, already weighted.
         frame: above 0 where `image` is this finished frame of a zoom sequence.
@@ -45,7 +45,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class TimeUpError(ToolkitError):
-    """Unwinds an optimisation whose `max_seconds` have passed; never reaches the caller."""
+    """Unwinds an optimization whose `max_seconds` have passed; never reaches the caller."""
 
 
 class Clock:

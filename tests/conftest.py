@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# tf2onnx copies a graph before each of its optimisers, in case that fails, which takes longer than all else that it
+# tf2onnx copies a graph before each of its optimizers, in case that fails, which takes longer than all else that it
 # does. Here a failure is to be seen.
 os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
 

@@ -83,7 +83,7 @@ def test_so_do_the_patched_deployment_and_the_pod_of_the_kserve_runtime(release)
 
 
 @pytest.mark.parametrize(("place", "value"), [("replica", 2), ("replicas", "two")])
-def test_the_schema_refuses_a_field_that_is_misspelt_or_of_another_type(place, value):
+def test_the_schema_refuses_a_field_that_is_misspelled_or_of_another_type(place, value):
     wrong = the("Deployment")
     wrong["spec"][place] = value
     with pytest.raises(kubernetes_validate.ValidationError):

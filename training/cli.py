@@ -69,7 +69,7 @@ def train_lm(
     sample_every: Annotated[int | None, typer.Option(help="Steps between samples. Default: each epoch.")] = None,
     checkpoint_every: CheckpointEvery = 300,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 300,
-    cache: Annotated[Path, typer.Option(help="Where the tokenised reviews are kept.")] = Path("cache"),
+    cache: Annotated[Path, typer.Option(help="Where the tokenized reviews are kept.")] = Path("cache"),
 ) -> None:
     """Train a Transformer language model on movie reviews."""
     from training.distribution import Distribution
@@ -122,7 +122,7 @@ def average_lm(
         typer.Option(help="Texts to validate on, as for lm. Default: download IMDB."),
     ] = None,
     run: RunOption = None,
-    cache: Annotated[Path, typer.Option(help="Where the tokenised reviews are kept.")] = Path("cache"),
+    cache: Annotated[Path, typer.Option(help="Where the tokenized reviews are kept.")] = Path("cache"),
 ) -> None:
     """Make a run of the mean of several language models' weights."""
     from training.language_model import reviews
@@ -193,7 +193,7 @@ def train_style(
     ] = 0,
     teacher: Annotated[Path | None, typer.Option(help="A finished style run with the same styles.")] = None,
     pairs: Annotated[
-        int, typer.Option(help="Transfers by Gatys' optimisation to make (once, kept in --cache) and copy.")
+        int, typer.Option(help="Transfers by Gatys' optimization to make (once, kept in --cache) and copy.")
     ] = 0,
     cache: Annotated[Path, typer.Option(help="Where the pairs are kept.")] = Path("cache") / "style_pairs",
     features: Annotated[

@@ -110,7 +110,7 @@ class Distribution:
         return Run(path)
 
     def scope(self) -> AbstractContextManager:
-        """Models and optimisers are made inside it."""
+        """Models and optimizers are made inside it."""
         return nullcontext() if self.strategy is None else self.strategy.scope()
 
     def train_step(

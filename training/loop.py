@@ -207,7 +207,7 @@ def _train_on_batch(model: keras.Model, batch: Batch) -> float:
 
 
 def restore(run: Run, model: keras.Model) -> int:
-    """Set `model` and its optimiser to the run's checkpoint; returns the step (0 without one)."""
+    """Set `model` and its optimizer to the run's checkpoint; returns the step (0 without one)."""
     model.optimizer.build(model.trainable_variables)
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
@@ -230,7 +230,7 @@ def _keep_best(run: Run, model: keras.Model, step: int, loss: float) -> None:
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    """Everything a step changes: weights, random states, optimiser slots; the model's come first."""
+    """Everything a step changes: weights, random states, optimizer slots; the model's come first."""
     return [*model.variables, *model.optimizer.variables]
 
 

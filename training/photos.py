@@ -118,7 +118,7 @@ def _fault(path: Path) -> str:
 def _named(faults: dict[Path, str]) -> str:
     shown = "; ".join(f"{path}: {fault}" for path, fault in list(faults.items())[:_NAMED])
     more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-    return f"{len(faults)} files that cannot be learnt from: {shown}{more}"
+    return f"{len(faults)} files that cannot be learned from: {shown}{more}"
 
 
 @lru_cache(maxsize=2048)

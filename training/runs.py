@@ -5,7 +5,7 @@
         inputs.json        where that was: the command goes on from there without being told again
         metrics.csv        one line every `log_every` steps; validation.csv likewise; events/ for TensorBoard
         samples/           texts or pictures made during training
-        checkpoint.npz     model, optimiser and step; replaced atomically; enough for exact resume
+        checkpoint.npz     model, optimizer and step; replaced atomically; enough for exact resume
         best.npz           the model at the lowest validation loss so far, with its step and loss
         model.weights.h5   the result
         result.json        written last: a run without it is unfinished

@@ -38,7 +38,7 @@ def convert(function: Callable, inputs: Sequence[tf.TensorSpec], output: str, na
 
 
 def weights_hash(model: onnx.ModelProto) -> str:
-    """SHA-256 (first 16 hex digits) over the initialisers of a graph."""
+    """SHA-256 (first 16 hex digits) over the initializers of a graph."""
     digest = hashlib.sha256()
     for tensor in model.graph.initializer:
         digest.update(tensor.name.encode())

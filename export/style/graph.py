@@ -1,9 +1,9 @@
 """The style network as an ONNX graph, built from the trained Keras weights.
 
 Pictures are uint8 (batch, height, width, 3) at the edge and float32 NCHW inside. Against what a converter makes:
-normalisations are `InstanceNormalization` nodes, reflection pads are one node each, and nothing is transposed
+normalizations are `InstanceNormalization` nodes, reflection pads are one node each, and nothing is transposed
 between the layers. Enlarging before a 3x3 convolution is merged into it (see `_enlarging_convolution`).
-Normalisation and the pictures themselves are float32 whatever the convolutions are in: a fully float16
+Normalization and the pictures themselves are float32 whatever the convolutions are in: a fully float16
 `InstanceNormalization` gives wrong results in ONNX Runtime (microsoft/onnxruntime#10079).
 """
 
@@ -123,7 +123,7 @@ class StyleGraph:
         return self._convolution(x, layer.conv, layer.padding, layer.enlarges)
 
     def _normalization(self, x: str, norm: ConditionalInstanceNormalization) -> str:
-        """Instance normalisation, then the scale and shift of the weighted styles, which differ by picture."""
+        """Instance normalization, then the scale and shift of the weighted styles, which differ by picture."""
         channels = norm.gamma.shape[1]
         ones, zeros = self._constant(np.ones(channels, np.float32)), self._constant(np.zeros(channels, np.float32))
         normal = self._op("InstanceNormalization", self._float32(x), ones, zeros, epsilon=EPSILON)
@@ -147,7 +147,7 @@ class StyleGraph:
         return self._op("Conv", padded, *weights, strides=list(conv.strides))
 
     def _enlarging_convolution(self, x: str, conv, kernel: np.ndarray) -> str:
-        """Nearest-neighbour enlarging, reflection padding by one and a 3x3 convolution, at the small size.
+        """Nearest-neighbor enlarging, reflection padding by one and a 3x3 convolution, at the small size.
 
         A pixel of the enlarged picture sees two rows and two columns of the small one, so each of the four
         pixels that a small pixel becomes is a 2x2 convolution: 4/9 of the arithmetic, and no large tensor with
@@ -184,7 +184,7 @@ class StyleGraph:
         """The photograph, reflected below and at the right to what the network takes."""
         multiple = self._constant(np.array([self._network.config.multiple]))
         sides = self._op("Shape", photo, start=2, end=4)
-        # Of positive operands only, since ONNX's Mod truncates towards zero.
+        # Of positive operands only, since ONNX's Mod truncates toward zero.
         over = self._op("Mod", sides, multiple)
         missing = self._op("Mod", self._op("Sub", multiple, over), multiple)
         pads = self._op("Concat", self._constant(np.zeros(6, np.int64)), missing, axis=0)

@@ -1,8 +1,8 @@
 """The precisions that a style network is served in: how each is made, and how far it may be from float32.
 
 - `int8`, for CPUs: 8-bit convolutions with static ranges, measured on photographs. The convolutions on the way down,
-  which see fine detail, and the last, which makes the pixels, stay float32, as does all normalisation.
-- `float16`, for GPUs: float16 convolutions, float32 normalisation.
+  which see fine detail, and the last, which makes the pixels, stay float32, as does all normalization.
+- `float16`, for GPUs: float16 convolutions, float32 normalization.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class _Reader(quantization.CalibrationDataReader):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice to run a preprocessing that this graph has no need of."""
+    """Without the quantizer's advice to run a preprocessing that this graph has no need of."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,1 +1,1 @@
-"""Videos and folders of frames: read, restyled frame by frame through a function, written with their colours, times and sound."""
+"""Videos and folders of frames: read, restyled frame by frame through a function, written with their colors, times and sound."""

@@ -1,8 +1,8 @@
-"""Which colours the numbers of a video mean, and the way to RGB and back that keeps them.
+"""Which colors the numbers of a video mean, and the way to RGB and back that keeps them.
 
 A video is luma and two chroma planes; a matrix makes RGB of them, in a full or a limited range. Players take both, and
 primaries and transfer, from the video's tags (code points of ITU-T H.273). Whoever converts with one matrix and leaves
-another's tag, or none, has changed the colours.
+another's tag, or none, has changed the colors.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Colors:
         return frame.to_ndarray(format="rgb24")
 
     def to_frame(self, frame: Any) -> Any:
-        """A PyAV frame of RGB as one of these colours, 4:2:0."""
+        """A PyAV frame of RGB as one of these colors, 4:2:0."""
         to = _TO_SWSCALE[self.matrix]
         converted = frame.reformat(format="yuv420p", dst_colorspace=to, dst_color_range=self.range)
         converted.colorspace = self.matrix

@@ -56,7 +56,7 @@ def _camera_stands(frame: np.ndarray, still: np.ndarray) -> float:
 
 
 def motion(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Change of lightness between two frames, averaged over neighbours: float32 (height, width), 0 to 255."""
+    """Change of lightness between two frames, averaged over neighbors: float32 (height, width), 0 to 255."""
     return np.abs(_lightness(after) - _lightness(before))
 
 

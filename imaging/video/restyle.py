@@ -36,7 +36,7 @@ T = TypeVar("T")
 def stylize_folder(source: Path, target: Path, restyle: Restyle, on_frame: OnFrame, smooth: bool = True) -> None:
     """Restyle the pictures of a folder, in the order of their names' numbers, into files of the same names.
 
-    Each keeps its transparency, where its format has any, and its colour profile.
+    Each keeps its transparency, where its format has any, and its color profile.
 
     Raises:
         InputError: `source` holds no pictures.
@@ -75,7 +75,7 @@ def stylize_video(
     tell: Callable[[str], None] = lambda line: None,
     frames_per_second: Fraction = FRAMES_PER_SECOND,
 ) -> None:
-    """Restyle a video as H.264, with the times, the shape of pixels, the colours and the first audio stream of `source`.
+    """Restyle a video as H.264, with the times, the shape of pixels, the colors and the first audio stream of `source`.
 
     Args:
         source: a video, an animated picture, or a folder of pictures of one size.

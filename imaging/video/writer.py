@@ -1,4 +1,4 @@
-"""A video file out of frames: H.264, with the times, the shape of pixels and the colours of its source, and its sound."""
+"""A video file out of frames: H.264, with the times, the shape of pixels and the colors of its source, and its sound."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class VideoWriter:
 
     def write(self, pixels: np.ndarray, start: int, duration: int, sound: deque[Any]) -> None:
         """The next frame, uint8 (height, width, 3), and packets of the source's sound; the first frame decides the size."""
-        height, width = (side // 2 * 2 for side in pixels.shape[:2])  # H.264 halves the colours' resolution.
+        height, width = (side // 2 * 2 for side in pixels.shape[:2])  # H.264 halves the colors' resolution.
         picture = pyav().VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
         frame = self._look.colors.to_frame(picture)
         frame.pts, frame.time_base = start, self._look.time_base

@@ -57,7 +57,7 @@ _LEADS = {
     ),
     "style_transfer": (
         "A transfer, step by step",
-        "Gatys' optimisation repaints the photograph towards the textures of the stained glass, here through the small shipped features.",
+        "Gatys' optimization repaints the photograph toward the textures of the stained glass, here through the small shipped features.",
     ),
 }
 

@@ -102,7 +102,7 @@ def dream(client: Client, out: Path, result: Result) -> None:
 
 
 def transfer(client: Client, out: Path, result: Result) -> None:
-    """Gatys' optimisation with the shipped features, towards a painting that the demo draws."""
+    """Gatys' optimization with the shipped features, toward a painting that the demo draws."""
     photo, glass = (PICTURES / "pagoda.jpg").read_bytes(), stained_glass()
     _save(out, result, Picture("glass.jpg", "the style"), images.encode(glass, "jpeg"))
     options: dict[str, Any] = {"features": "compact", "size": 320, "steps": 40, "style_weight": 1e-5}

@@ -41,7 +41,7 @@ class TritonPythonModel:
         workers = workers or len(os.sched_getaffinity(0))
         self._engine = EnginePool(folder, settings["precision"], workers * slots, workers)
         self._places = AdmissionController(2 * workers * (slots + waiting))
-        # Reading a request can mean tokenising a long prompt; another request should not wait for that.
+        # Reading a request can mean tokenizing a long prompt; another request should not wait for that.
         self._readers = ThreadPoolExecutor(2)
 
     def execute(self, requests: list[Any]) -> None:

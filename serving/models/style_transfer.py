@@ -1,4 +1,4 @@
-"""Model `style_transfer`: Gatys' optimisation, streamed step by step."""
+"""Model `style_transfer`: Gatys' optimization, streamed step by step."""
 
 from __future__ import annotations
 

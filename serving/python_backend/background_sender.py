@@ -1,4 +1,4 @@
-"""Messages of an optimisation, encoded and sent in a thread of their own.
+"""Messages of an optimization, encoded and sent in a thread of their own.
 
 So a preview hardly delays the steps: Pillow and TensorFlow both release Python's lock while they work.
 Knows nothing about Triton; a record goes to whatever `send` is given.
@@ -16,7 +16,7 @@ from synthesis.progress import Progress
 
 PREVIEW_QUALITY = 85
 QUEUED_MESSAGES = 4
-"""Messages that may wait to be encoded; the optimisation then waits for them rather than fill the memory."""
+"""Messages that may wait to be encoded; the optimization then waits for them rather than fill the memory."""
 
 
 Encode = Callable[[np.ndarray, str, int], bytes]

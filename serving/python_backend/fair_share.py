@@ -1,6 +1,6 @@
 """A turnstile for jobs that share one processor or GPU: they take turns of time, and clients share it equally.
 
-Two optimisations that compute at once only take each other's caches and memory; one that runs to its end first makes
+Two optimizations that compute at once only take each other's caches and memory; one that runs to its end first makes
 the other wait for minutes. So one computes at a time, and gives way at its next checkpoint once it has had a turn. Next
 comes the client that has had the least time, however many jobs it has, and of its jobs the one that has had least: a
 short job overtakes a long one, and two equal jobs alternate.

@@ -105,7 +105,7 @@ class IterativeImageModel(StreamingModel):
 
     def stream(
         self,
-        optimise: Callable[[OnProgress], np.ndarray],
+        optimize: Callable[[OnProgress], np.ndarray],
         parameters: StreamFormat,
         extractor: str,
         photo: images.Picture,
@@ -113,19 +113,19 @@ class IterativeImageModel(StreamingModel):
         send: Send,
         zoom: float = 1.0,
     ) -> None:
-        """Run `optimise` in turns with the other jobs; see `stream_pictures`.
+        """Run `optimize` in turns with the other jobs; see `stream_pictures`.
 
         Args:
             parameters: of the request; pictures say them.
             extractor: that it looks through, by name.
-            photo: that it begins with; pictures keep its transparency and its colour space.
+            photo: that it begins with; pictures keep its transparency and its color space.
             zoom: from one frame to the next.
         """
         packet = self._provenance(parameters, extractor).packet() if parameters.provenance else b""
         files = ResultFiles(photo.alpha, photo.icc_profile, packet, zoom)
         with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
             try:
-                stream_pictures(optimise, parameters, send, turn.yield_slot, files)
+                stream_pictures(optimize, parameters, send, turn.yield_slot, files)
             except tf.errors.OpError:
                 request.raise_if_cancelled()  # TensorFlow hides what a checkpoint inside a call has raised.
                 raise
@@ -150,13 +150,13 @@ def give_way_to_other_processes() -> None:
 
 
 def stream_pictures(
-    optimise: Callable[[OnProgress], np.ndarray],
+    optimize: Callable[[OnProgress], np.ndarray],
     pictures: StreamFormat,
     send: Send,
     after_step: Callable[[], None] = lambda: None,
     files: ResultFiles | None = None,
 ) -> None:
-    """Run `optimise`, sending each progress record and at the end the picture, as `files` makes them.
+    """Run `optimize`, sending each progress record and at the end the picture, as `files` makes them.
 
     A loss that becomes NaN sends the last good picture before its error.
     """
@@ -182,7 +182,7 @@ def stream_pictures(
             after_step()
 
         try:
-            picture = optimise(on_progress)
+            picture = optimize(on_progress)
         except NotANumberError as error:
             sender.flush()
             send(to_outputs(last, encoded(error.image, frames), done=False, shape=error.image.shape))

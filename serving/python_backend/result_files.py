@@ -1,4 +1,4 @@
-"""A job's pictures as files: with the transparency and the colours of its photograph, and saying how they were made."""
+"""A job's pictures as files: with the transparency and the colors of its photograph, and saying how they were made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ResultFiles:
 
     Args:
         alpha: of the photograph, uint8 (height, width), at any size; None where it has no transparency.
-        icc_profile: its colour space; None for sRGB.
+        icc_profile: its color space; None for sRGB.
         packet: XMP, see `imaging.provenance`; empty for none.
         zoom: from one frame to the next.
     """

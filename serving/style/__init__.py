@@ -1,1 +1,1 @@
-"""The logic behind `stylize`: parameters, colours, large pictures, videos. Knows nothing about Triton."""
+"""The logic behind `stylize`: parameters, colors, large pictures, videos. Knows nothing about Triton."""

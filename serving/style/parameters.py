@@ -32,7 +32,7 @@ class StylizeParameters(BaseModel):
         description="From the photograph, 0, to the whole style, 1: photograph + strength * (stylized - photograph).",
     )  # fmt: skip
     preserve_colors: bool = Field(
-        default=False, description="Take only the lightness from the painting; the colours stay the photograph's."
+        default=False, description="Take only the lightness from the painting; the colors stay the photograph's."
     )
     format: Literal["same", "png", "jpeg", "webp"] = Field(
         default="same",

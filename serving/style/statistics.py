@@ -1,9 +1,9 @@
-"""Two graphs out of a style network's one: measure a picture's normalisation statistics, and restyle with given ones.
+"""Two graphs out of a style network's one: measure a picture's normalization statistics, and restyle with given ones.
 
-Instance normalisation looks at a whole picture, so tiles restyled one by one differ in colour and in strength and
-show seams. With the statistics of the whole picture (Chen et al., "Towards Ultra-Resolution Neural Style Transfer
+Instance normalization looks at a whole picture, so tiles restyled one by one differ in color and in strength and
+show seams. With the statistics of the whole picture (Chen et al., "Toward Ultra-Resolution Neural Style Transfer
 via Thumbnail Instance Normalization", AAAI 2022) the network is purely local: a tile's inner part comes out as it
-would in the whole picture. Works on any graph whose normalisations are `InstanceNormalization` nodes or written out
+would in the whole picture. Works on any graph whose normalizations are `InstanceNormalization` nodes or written out
 with `ReduceMean`; knows nothing about tiles.
 """
 
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 @dataclass(frozen=True)
 class SplitGraphs:
-    """Serialised graphs.
+    """Serialized graphs.
 
     Attributes:
         measure: takes `image` and `style_weights`, returns the tensors called `statistics`.
@@ -31,7 +31,7 @@ class SplitGraphs:
 
 
 def split_statistics(model: onnx.ModelProto) -> SplitGraphs:
-    """Cut `model` where normalisations take means over the picture.
+    """Cut `model` where normalizations take means over the picture.
 
     Raises:
         ValueError: there is no such place.
@@ -86,15 +86,15 @@ def _written_out(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [
         make("Constant", [], f"{p}epsilon", value=helper.make_tensor("", TensorProto.FLOAT, [], [epsilon])),
         make("ReduceMean", [x, "statistics/axes"], f"{p}mean"),
-        make("Sub", [x, f"{p}mean"], f"{p}centred"),
-        make("Mul", [f"{p}centred", f"{p}centred"], f"{p}squared"),
+        make("Sub", [x, f"{p}mean"], f"{p}centered"),
+        make("Mul", [f"{p}centered", f"{p}centered"], f"{p}squared"),
         make("ReduceMean", [f"{p}squared", "statistics/axes"], f"{p}variance"),
         make("Add", [f"{p}variance", f"{p}epsilon"], f"{p}stable"),
         make("Sqrt", [f"{p}stable"], f"{p}deviation"),
         make("Reshape", [scale, "statistics/channels"], f"{p}scale"),
         make("Reshape", [shift, "statistics/channels"], f"{p}shift"),
         make("Div", [f"{p}scale", f"{p}deviation"], f"{p}gain"),
-        make("Mul", [f"{p}centred", f"{p}gain"], f"{p}scaled"),
+        make("Mul", [f"{p}centered", f"{p}gain"], f"{p}scaled"),
         make("Add", [f"{p}scaled", f"{p}shift"], node.output[0]),
     ]
 

@@ -1,4 +1,4 @@
-"""A picture file in, the picture in a style out, as a file: decode, network, colours, encode.
+"""A picture file in, the picture in a style out, as a file: decode, network, colors, encode.
 
 Safe to call from many threads, which is how the steps of different requests overlap. Knows nothing about Triton:
 the network is a function.

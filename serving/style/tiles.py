@@ -1,4 +1,4 @@
-"""Large pictures in bounded memory: tiles that overlap, all with the normalisation statistics of the whole picture.
+"""Large pictures in bounded memory: tiles that overlap, all with the normalization statistics of the whole picture.
 
 The statistics are those of the picture shrunk to a thumbnail, with its margin. Runs its own ONNX Runtime sessions on the
 files of the model `style`, because the statistics are no inputs of that model; they live as long as one picture, so what
@@ -23,7 +23,7 @@ from serving.style.statistics import SplitGraphs, split_statistics
 TILE = 1024
 """Height and width of a tile in pixels; the thumbnail has as many pixels at most, whatever its shape."""
 OVERLAP = 208
-"""Pixels that neighbouring tiles share; the inner part is cross-faded."""
+"""Pixels that neighboring tiles share; the inner part is cross-faded."""
 BORDER = 80
 """Pixels from a border that are not used: the shipped network feels one for 79."""
 GRID = 16

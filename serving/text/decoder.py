@@ -66,7 +66,7 @@ class Decoder:
     def step(
         self, tokens: np.ndarray, positions: np.ndarray, alone: bool = False, first: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Take one token into each of `len(tokens)` neighbouring slots.
+        """Take one token into each of `len(tokens)` neighboring slots.
 
         Taking the same token at the same position again changes nothing.
 

@@ -643,7 +643,7 @@ class Worker:
                 self._step(rows)
 
     def _runs(self) -> list[slice]:
-        """Neighbouring slots to be stepped together: of those that may go on, or of all where that is not dearer."""
+        """Neighboring slots to be stepped together: of those that may go on, or of all where that is not dearer."""
         everyone = self._everyone()
         if len(riders := self._riders()) == len(self._texts):
             return [everyone]
@@ -668,7 +668,7 @@ class Worker:
         return (rows.start + np.flatnonzero(self._active[rows])).tolist()
 
     def _step(self, rows: slice) -> None:
-        """One step of the running sequences in neighbouring slots."""
+        """One step of the running sequences in neighboring slots."""
         tokens = self._next_tokens(rows)
         active, count = self._active[rows], self._count[rows]
         self._tokens[self._rows[rows], count] = tokens

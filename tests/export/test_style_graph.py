@@ -59,7 +59,7 @@ def test_each_picture_of_a_batch_has_its_own_style_and_is_as_if_alone(network):
     assert np.abs(styled(network, image[[0] * 3], weights).astype(int)[0] - together[1]).mean() > 5
 
 
-def test_normalisations_are_single_nodes_and_nothing_is_tiled_or_enlarged_at_full_width(network):
+def test_normalizations_are_single_nodes_and_nothing_is_tiled_or_enlarged_at_full_width(network):
     graph = graph_of(network).graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("InstanceNormalization") == len(network.down) + 2 * len(network.residuals) + len(network.up)

@@ -64,7 +64,7 @@ def test_the_departure_is_the_mean_difference_and_the_worst_similarity():
     assert departure([(same, same)]) == Departure(0, 1)
 
 
-def test_float16_s_normalisations_and_pictures_are_float32(graphs):
+def test_float16_s_normalizations_and_pictures_are_float32(graphs):
     graph = onnx.shape_inference.infer_shapes(graphs[Precision.float16]).graph
     types = {v.name: v.type.tensor_type.elem_type for v in graph.value_info}
     assert {types[n.input[0]] for n in graph.node if n.op_type == "InstanceNormalization"} == {onnx.TensorProto.FLOAT}
@@ -74,8 +74,8 @@ def test_float16_s_normalisations_and_pictures_are_float32(graphs):
 
 def test_all_convolutions_but_those_on_the_way_down_and_the_last_are_8_bit(graphs):
     nodes = graphs[Precision.int8].graph.node
-    dequantised = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"}
-    convolutions = [set(n.input[:2]) <= dequantised for n in nodes if n.op_type == "Conv"]
+    dequantized = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"}
+    convolutions = [set(n.input[:2]) <= dequantized for n in nodes if n.op_type == "Conv"]
     assert convolutions == [False, False, *[True] * (len(convolutions) - 3), False]
 
 

@@ -31,33 +31,33 @@ def test_png_keeps_every_pixel(height, width):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
-def test_every_colour_mode_becomes_rgb(mode):
+def test_every_color_mode_becomes_rgb(mode):
     picture = Image.new("L", (20, 30), 200).convert(mode) if mode != "I;16" else Image.new(mode, (20, 30), 200)
     data = encoded(picture, "jpeg" if mode == "CMYK" else "png")
     assert images.decode(data).shape == (30, 20, 3)
 
 
-def test_sixteen_bit_greys_keep_their_range():
-    greys = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
-    decoded = images.decode(encoded(Image.fromarray(greys)))
-    np.testing.assert_array_equal(decoded, np.repeat((greys >> 8)[..., None], 3, axis=2))
+def test_sixteen_bit_grays_keep_their_range():
+    grays = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    decoded = images.decode(encoded(Image.fromarray(grays)))
+    np.testing.assert_array_equal(decoded, np.repeat((grays >> 8)[..., None], 3, axis=2))
 
 
 def test_an_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (20, 30), color) for color in ("red", "blue")]
     for format in ("png", "webp"):
         data = encoded(frames[0], format, save_all=True, append_images=frames[1:], lossless=True)
         assert images.decode(data)[0, 0].tolist() == [255, 0, 0]
 
 
 def test_a_file_of_two_jpegs_is_a_jpeg():
-    pictures = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
+    pictures = [Image.new("RGB", (20, 30), color) for color in ("red", "blue")]
     picture = images.decode_picture(encoded(pictures[0], "mpo", save_all=True, append_images=pictures[1:]))
     assert picture.format == "jpeg"
     assert picture.pixels[0, 0, 0] > 250
 
 
-def test_transparency_and_colours_under_it_are_kept_apart():
+def test_transparency_and_colors_under_it_are_kept_apart():
     rgba = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
     picture = images.decode_picture(encoded(Image.fromarray(rgba)))
     assert picture.alpha is not None
@@ -65,8 +65,8 @@ def test_transparency_and_colours_under_it_are_kept_apart():
     assert images.decode_picture(encoded(Image.new("RGBA", (20, 30), "red"))).alpha is None
 
 
-def png_with_transparent_colour(values: np.ndarray, bits: int, transparent: tuple[int, ...]) -> bytes:
-    """A PNG of unsigned `values` (height, width, 1 or 3) with so many bits, of which one colour is transparent (tRNS)."""
+def png_with_transparent_color(values: np.ndarray, bits: int, transparent: tuple[int, ...]) -> bytes:
+    """A PNG of unsigned `values` (height, width, 1 or 3) with so many bits, of which one color is transparent (tRNS)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -82,10 +82,10 @@ def png_with_transparent_colour(values: np.ndarray, bits: int, transparent: tupl
 
 
 @pytest.mark.parametrize(("bits", "channels"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
-def test_the_transparent_colour_of_a_png_is_transparent_whatever_its_bits(bits, channels):
+def test_the_transparent_color_of_a_png_is_transparent_whatever_its_bits(bits, channels):
     values = np.random.default_rng(bits).integers(0, 2**bits, (20, 30, channels))
     values[3:7, 4:9] = chosen = values[0, 0].copy()
-    picture = images.decode_picture(png_with_transparent_colour(values, bits, tuple(chosen.tolist())))
+    picture = images.decode_picture(png_with_transparent_color(values, bits, tuple(chosen.tolist())))
     assert picture.alpha is not None
     np.testing.assert_array_equal(picture.alpha == 0, (values == chosen).all(axis=2))
     np.testing.assert_array_equal(
@@ -93,16 +93,16 @@ def test_the_transparent_colour_of_a_png_is_transparent_whatever_its_bits(bits, 
     )
 
 
-def test_a_16_bit_grey_that_is_transparent_is_not_mistaken_for_its_neighbours():
+def test_a_16_bit_gray_that_is_transparent_is_not_mistaken_for_its_neighbors():
     values = np.full((20, 30, 1), 0x1234)
     values[5:] = 0x1235
-    picture = images.decode_picture(png_with_transparent_colour(values, 16, (0x1235,)), longest=27)
+    picture = images.decode_picture(png_with_transparent_color(values, 16, (0x1235,)), longest=27)
     assert picture.alpha is not None
     assert picture.alpha[0].min() == 255
     assert picture.alpha[-1].max() == 0
 
 
-def test_a_film_keeps_its_colour_space_where_its_format_has_one(tmp_path):
+def test_a_film_keeps_its_color_space_where_its_format_has_one(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for ending, kept in ((".webp", profile), (".png", profile), (".gif", None)):
         path = tmp_path / f"film{ending}"
@@ -111,7 +111,7 @@ def test_a_film_keeps_its_colour_space_where_its_format_has_one(tmp_path):
             assert film.info.get("icc_profile") == kept
 
 
-def test_the_colour_space_of_rgb_files_is_passed_on():
+def test_the_color_space_of_rgb_files_is_passed_on():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = images.decode_picture(encoded(Image.new("RGB", (20, 30)), "jpeg", icc_profile=profile))
     assert Image.open(io.BytesIO(images.encode(picture.pixels, icc_profile=picture.icc_profile))).info["icc_profile"]

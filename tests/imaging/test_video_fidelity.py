@@ -1,4 +1,4 @@
-"""A restyled video is shown as its source: the shape of pixels, which way is up, colours, times, and its whole length."""
+"""A restyled video is shown as its source: the shape of pixels, which way is up, colors, times, and its whole length."""
 
 from __future__ import annotations
 

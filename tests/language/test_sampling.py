@@ -114,7 +114,7 @@ def test_maxima_from_the_model_change_nothing():
     assert tokens[0] == tokens[1]
 
 
-def test_greedy_takes_the_first_of_the_likeliest_and_leaves_its_neighbours_alone():
+def test_greedy_takes_the_first_of_the_likeliest_and_leaves_its_neighbors_alone():
     logits = np.zeros((3, 200), np.float32)
     logits[1, [50, 120]] = 9.0
     chosen = []

@@ -33,7 +33,7 @@ def test_a_step_that_failed_by_accident_does_not_decide():
 
     def meets(rate: float) -> bool:
         tried.append(rate)
-        return rate <= 100 and len(tried) != 6  # the neighbour is busy once
+        return rate <= 100 and len(tried) != 6  # the neighbor is busy once
 
     assert 95 <= (highest_rate(meets, start=20) or 0) <= 100
     assert 95 < tried[5] < 96

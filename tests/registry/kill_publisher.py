@@ -54,7 +54,7 @@ def publish(made: StagedVersion, repository: Repository) -> int:
 
 
 def inspect(repository: Repository) -> None:
-    """Whole versions only; what the configuration names is there; what is served is labelled."""
+    """Whole versions only; what the configuration names is there; what is served is labeled."""
     versions = repository.versions("style")
     for version in versions:
         manifest.verify(repository.folder("style", version))

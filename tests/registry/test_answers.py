@@ -45,16 +45,16 @@ def specks(share: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("canary", "fault"),
     [
-        (of_one_color(0, 0, 0), r"one colour \(luminance 0 of 255\)"),
-        (of_one_color(255, 255, 255), r"one colour \(luminance 255 of 255\)"),
-        (of_one_color(200, 30, 90), "one colour"),
+        (of_one_color(0, 0, 0), r"one color \(luminance 0 of 255\)"),
+        (of_one_color(255, 255, 255), r"one color \(luminance 255 of 255\)"),
+        (of_one_color(200, 30, 90), "one color"),
         ((PHOTO // 24).astype(np.uint8), "contrast"),
         (specks(0.1), "bits a pixel"),
         (SEED.integers(0, 256, PHOTO.shape, np.uint8), "does not show the photograph"),
         (np.roll(PHOTO, 64, (1, 2)), "does not show the photograph"),
         (PHOTO[:, :64], r"answered \[1, 64, 128, 3\]"),
     ],
-    ids=["black", "white", "any colour", "faint", "specks", "noise", "shifted", "shape"],
+    ids=["black", "white", "any color", "faint", "specks", "noise", "shifted", "shape"],
 )
 def test_a_picture_that_shows_nothing_is_refused(paintings, canary, fault):
     assert_refused(compared(paintings[0], canary), fault)
@@ -63,11 +63,11 @@ def test_a_picture_that_shows_nothing_is_refused(paintings, canary, fault):
 def test_one_black_picture_of_a_batch_is_enough(paintings):
     stable = np.concatenate([paintings[0], paintings[1]])
     canary = np.concatenate([paintings[0], of_one_color(0, 0, 0)])
-    assert_refused(compared(stable, canary, np.concatenate([PHOTO, PHOTO])), "one colour")
+    assert_refused(compared(stable, canary, np.concatenate([PHOTO, PHOTO])), "one color")
 
 
 def test_black_is_refused_also_where_the_stable_version_answers_black():
-    assert_refused(compared(of_one_color(0, 0, 0), of_one_color(0, 0, 0)), "one colour")
+    assert_refused(compared(of_one_color(0, 0, 0), of_one_color(0, 0, 0)), "one color")
 
 
 def test_a_black_photograph_may_stay_black():

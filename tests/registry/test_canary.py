@@ -167,8 +167,8 @@ def test_a_version_is_compared_with_the_stable_one_on_the_recorded_inputs_and_in
     stable = shipped.repository.versions("style")[-1]
     assert compare_answers(shipped, stable, stable) == []
     for spoil, fault in {
-        "all": "a picture of one colour (luminance 0 of 255)",
-        "third": "a picture of one colour (luminance 0 of 255)",
+        "all": "a picture of one color (luminance 0 of 255)",
+        "third": "a picture of one color (luminance 0 of 255)",
         "fails": "recorded inputs were not answered",
     }.items():
         assert fault in compare_answers(shipped, stable, spoiled(shipped, spoil))[0]

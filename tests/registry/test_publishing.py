@@ -54,7 +54,7 @@ def test_rollback_returns_and_stops_serving_the_newer_version(repository):
     assert publishing.rollback(style(repository)) == 1
     assert dict(style(repository).labels.versions) == {"stable": 1}
     assert "specific { versions: [ 1 ] }" in (repository.path / "style" / "config.pbtxt").read_text()
-    with pytest.raises(SwitchError, match=r"no version labelled previous.*there are: 1, 2"):
+    with pytest.raises(SwitchError, match=r"no version labeled previous.*there are: 1, 2"):
         publishing.rollback(style(repository))
 
 
@@ -76,7 +76,7 @@ def test_a_rollback_from_an_older_version_says_why_there_is_none_and_what_can_be
 
 
 def test_a_rollback_of_the_only_version_says_so(repository):
-    with pytest.raises(SwitchError, match="no version labelled previous, and no other version; publish one"):
+    with pytest.raises(SwitchError, match="no version labeled previous, and no other version; publish one"):
         publishing.rollback(style(repository))
 
 

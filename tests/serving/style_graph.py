@@ -25,17 +25,17 @@ def shipped_network(graph: Path = SHIPPED) -> Callable[[np.ndarray], np.ndarray]
 
 
 def tinting_network() -> onnx.ModelProto:
-    """Normalises the picture (instance normalisation) and adds the styles' colours: 80 + 20 normalised + weights."""
+    """Normalizes the picture (instance normalization) and adds the styles' colors: 80 + 20 normalized + weights."""
     constants = {
         "ones": np.ones(3, np.float32), "zeros": np.zeros(3, np.float32), "colors": np.array([*COLORS.values()], np.float32),
-        "spatial": np.array([2, 3]), "low": np.float32(0), "high": np.float32(255), "gain": np.float32(20), "grey": np.float32(80),
+        "spatial": np.array([2, 3]), "low": np.float32(0), "high": np.float32(255), "gain": np.float32(20), "gray": np.float32(80),
     }  # fmt: skip
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
         helper.make_node("InstanceNormalization", ["nchw", "ones", "zeros"], ["normal"]),
         helper.make_node("Mul", ["normal", "gain"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "grey"], ["base"]),
+        helper.make_node("Add", ["scaled", "gray"], ["base"]),
         helper.make_node("MatMul", ["style_weights", "colors"], ["tint"]),
         helper.make_node("Unsqueeze", ["tint", "spatial"], ["tint4"]),
         helper.make_node("Add", ["base", "tint4"], ["sum"]),

@@ -62,7 +62,7 @@ def test_previews_and_results_say_how_they_were_made_unless_asked_not_to(client,
 
 @pytest.fixture(scope="module")
 def cutout() -> images.Picture:
-    """A picture with a colour profile whose left half is transparent."""
+    """A picture with a color profile whose left half is transparent."""
     pixels = images.resize(np.random.default_rng(3).integers(0, 256, (5, 6, 3), np.uint8), 100, 120)
     alpha = np.where(np.arange(120) < 60, 0, 255).astype(np.uint8) * np.ones((100, 1), np.uint8)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -70,7 +70,7 @@ def cutout() -> images.Picture:
 
 
 @pytest.mark.parametrize("endpoint", ["dream", "transfer"])
-def test_pictures_keep_the_transparency_and_the_colour_profile_of_the_photograph(client, glass, cutout, endpoint):
+def test_pictures_keep_the_transparency_and_the_color_profile_of_the_photograph(client, glass, cutout, endpoint):
     data = images.encode(cutout.pixels, alpha=cutout.alpha, icc_profile=cutout.icc_profile)
     call = partial(client.dream, data) if endpoint == "dream" else partial(client.transfer, data, glass)
     asked = (DREAM | {"size": 96}) if endpoint == "dream" else (TRANSFER | {"size": 96})

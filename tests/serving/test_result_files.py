@@ -1,4 +1,4 @@
-"""Pictures of a job as files: transparency, colours, and zoom sequences."""
+"""Pictures of a job as files: transparency, colors, and zoom sequences."""
 
 from __future__ import annotations
 

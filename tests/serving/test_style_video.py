@@ -32,7 +32,7 @@ def inverted_and_marked(data: bytes) -> bytes:
     return images.encode(255 - images.decode(data), packet=SAID.packet())
 
 
-def grey_frames(folder: Path, levels: dict[str, int]) -> Path:
+def gray_frames(folder: Path, levels: dict[str, int]) -> Path:
     folder.mkdir()
     for name, level in levels.items():
         (folder / name).write_bytes(images.encode(np.full((20, 30, 3), level, np.uint8)))
@@ -40,7 +40,7 @@ def grey_frames(folder: Path, levels: dict[str, int]) -> Path:
 
 
 def test_frames_keep_their_names_and_are_taken_in_the_order_of_their_numbers(tmp_path):
-    source = grey_frames(tmp_path / "frames", {f"f{i}.png": 10 * i for i in range(12)})
+    source = gray_frames(tmp_path / "frames", {f"f{i}.png": 10 * i for i in range(12)})
     (source / "notes.txt").write_text("not a frame")
     seen: list[tuple[int, int | None]] = []
     stylize_folder(source, tmp_path / "out", inverted, lambda *progress: seen.append(progress), smooth=False)
@@ -51,7 +51,7 @@ def test_frames_keep_their_names_and_are_taken_in_the_order_of_their_numbers(tmp
 
 
 def test_each_frame_of_a_folder_says_how_it_was_made_as_the_server_said(tmp_path):
-    source = grey_frames(tmp_path / "frames", {"1.png": 10, "2.jpg": 20, "3.webp": 30})
+    source = gray_frames(tmp_path / "frames", {"1.png": 10, "2.jpg": 20, "3.webp": 30})
     stylize_folder(source, tmp_path / "marked", inverted_and_marked, lambda *_: None)
     stylize_folder(source, tmp_path / "unmarked", inverted, lambda *_: None)
     assert [read(file) for file in (tmp_path / "marked").iterdir()] == [SAID] * 3
@@ -59,7 +59,7 @@ def test_each_frame_of_a_folder_says_how_it_was_made_as_the_server_said(tmp_path
 
 
 @pytest.mark.parametrize("ending", [".png", ".webp", ".jpg"])
-def test_each_frame_of_a_folder_keeps_its_transparency_and_its_colour_profile(tmp_path, ending):
+def test_each_frame_of_a_folder_keeps_its_transparency_and_its_color_profile(tmp_path, ending):
     source, format = tmp_path / "frames", images.ENDINGS[ending]
     source.mkdir()
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

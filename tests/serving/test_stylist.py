@@ -68,7 +68,7 @@ def test_strength_goes_from_the_photograph_to_the_style(picture):
 
 
 def test_preserved_colors_are_the_photograph_s_and_the_lightness_the_painting_s():
-    # Muted colours, so that nothing is clipped.
+    # Muted colors, so that nothing is clipped.
     photo = images.resize(np.random.default_rng(1).integers(90, 166, (5, 5, 3), np.uint8), 40, 40)
     painting = np.roll(photo, 7, axis=1)
     y, cb, cr = Image.fromarray(mix(photo, painting, 1, True)).convert("YCbCr").split()

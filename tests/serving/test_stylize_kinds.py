@@ -34,12 +34,12 @@ def stylize(*arguments: object) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.replace("│", " ").split())
 
 
-def greys() -> list[np.ndarray]:
+def grays() -> list[np.ndarray]:
     return [np.full((HEIGHT, WIDTH, 3), level, np.uint8) for level in LEVELS]
 
 
 def animation(path: Path, durations: list[int], **options: object) -> Path:
-    first, *others = [Image.fromarray(frame) for frame in greys()]
+    first, *others = [Image.fromarray(frame) for frame in grays()]
     first.save(path, save_all=True, append_images=others, duration=durations, **options)
     return path
 
@@ -47,7 +47,7 @@ def animation(path: Path, durations: list[int], **options: object) -> Path:
 def frames_in(folder: Path, count: int = 3) -> Path:
     folder.mkdir()
     for i in range(count):
-        (folder / f"f{i}.png").write_bytes(images.encode(greys()[i % 3]))
+        (folder / f"f{i}.png").write_bytes(images.encode(grays()[i % 3]))
     return folder
 
 
@@ -67,7 +67,7 @@ FILMS = {
 
 @pytest.mark.parametrize("name", FILMS)
 def test_videos_of_many_kinds_are_read_whatever_they_are_called(folder, name):
-    write_film(folder / name, greys(), **FILMS[name])
+    write_film(folder / name, grays(), **FILMS[name])
     shutil.copy(folder / name, folder / "nameless")
     for source in (name, "nameless"):
         assert stylize(source, "out.mp4")[0] == 0
@@ -139,7 +139,7 @@ def test_a_picture_of_an_animation_is_its_first_frame_and_that_is_said(folder):
     ],
 )
 def test_what_cannot_be_made_is_said_of_the_one_at_fault(folder, source, output, truth):
-    write_film(folder / "clip.webm", greys(), codec="libvpx")
+    write_film(folder / "clip.webm", grays(), codec="libvpx")
     animation(folder / "a.gif", [100, 100, 100])
     shutil.copy(PICTURES / "cat.jpg", folder / "cat.jpg")
     shutil.copy(PICTURES / "cat.jpg", folder / "nameless")

@@ -58,7 +58,7 @@ def test_a_blend_of_styles_reaches_the_network(three_styles):
         ({"strength": -0.5}, "strength: -0.5 is not accepted; Input should be greater than or equal to 0"),
         ({"size": 100_000}, "size: 100000 is not accepted; Input should be less than or equal to 8192"),
         ({"format": "bmp"}, "format: 'bmp' is not accepted; Input should be 'same', 'png', 'jpeg' or 'webp'"),
-        ({"colour": True}, "colour: unknown parameter; accepted: detail, format, preserve_colors"),
+        ({"color": True}, "color: unknown parameter; accepted: detail, format, preserve_colors"),
     ],
 )
 def test_a_wrong_parameter_is_an_invalid_argument_with_what_is_accepted(three_styles, photo, parameters, expected):

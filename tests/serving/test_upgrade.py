@@ -248,7 +248,7 @@ def test_a_canary_whose_pictures_are_black_is_not_promoted_though_it_was_measure
     with model_of(served) as model:
         verdict = canary.run(model, version, 40, 0.2, served.address.metrics)
         assert not verdict.promoted
-        assert any("a picture of one colour" in reason for reason in verdict.reasons), verdict.reasons
+        assert any("a picture of one color" in reason for reason in verdict.reasons), verdict.reasons
         assert model.labels.stable != version
 
 

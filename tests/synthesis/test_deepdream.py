@@ -114,12 +114,12 @@ def test_a_single_channel_is_the_one_that_grows(image):
         (maps,) = features.load("compact", ["block4_conv1"])(picture[None].astype(np.float32))
         return float(np.square(maps[0, 2:-2, 2:-2, channel]).mean())
 
-    dreamt = dream(image, PARAMETERS.model_copy(update={"layers": {"block4_conv1:5": 1.0}}))
-    assert response(dreamt, 5) > 1.5 * response(image, 5)
+    dreamed = dream(image, PARAMETERS.model_copy(update={"layers": {"block4_conv1:5": 1.0}}))
+    assert response(dreamed, 5) > 1.5 * response(image, 5)
 
 
 @pytest.mark.slow
-def test_a_guide_decides_what_is_dreamt(image):
+def test_a_guide_decides_what_is_dreamed(image):
     guides = [images.resize(np.random.default_rng(s).integers(0, 256, (s, s, 3), np.uint8), 120, 120) for s in (4, 40)]
     first, second = (dream(image, PARAMETERS, guide=guide) for guide in guides)
     assert np.abs(first.astype(int) - second).mean() > 1
@@ -139,10 +139,10 @@ def test_strength_goes_from_the_photograph_to_the_dream(image):
     assert 0 < np.abs(half.astype(int) - image).mean() < np.abs(full.astype(int) - image).mean()
 
 
-def test_preserved_colours_leave_the_chroma(image):
-    dreamt = dream(image, PARAMETERS.model_copy(update={"preserve_colors": True, "step": 2.0}))
-    chroma = [np.asarray(Image.fromarray(x).convert("YCbCr"))[..., 1:].astype(int) for x in (image, dreamt)]
-    assert (dreamt != image).any()
+def test_preserved_colors_leave_the_chroma(image):
+    dreamed = dream(image, PARAMETERS.model_copy(update={"preserve_colors": True, "step": 2.0}))
+    chroma = [np.asarray(Image.fromarray(x).convert("YCbCr"))[..., 1:].astype(int) for x in (image, dreamed)]
+    assert (dreamed != image).any()
     assert np.quantile(np.abs(chroma[0] - chroma[1]), 0.9) <= 1
 
 
@@ -323,7 +323,7 @@ def test_a_dream_takes_as_many_octaves_as_the_picture_has_room_for(side, octaves
     assert deepdream.useful_octaves(side, 80, 1.4) == octaves
 
 
-def test_a_small_picture_can_be_dreamt_on_with_the_defaults(image):
+def test_a_small_picture_can_be_dreamed_on_with_the_defaults(image):
     records: list[Progress] = []
     small = image[:80, :90]
     assert dream(small, DeepDreamParameters(features="compact", iterations=1), records.append).shape == small.shape

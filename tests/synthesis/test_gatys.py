@@ -59,7 +59,7 @@ def test_the_gradient_points_uphill(pictures):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "rate"), [("lbfgs", 0), ("adam", 5), ("sgd", 0.5)])
-def test_every_optimiser_lowers_the_loss(pictures, optimizer, rate):
+def test_every_optimizer_lowers_the_loss(pictures, optimizer, rate):
     losses, out = losses_of(pictures, optimizer=optimizer, learning_rate=rate)
     assert len(losses) == 8
     assert losses[-1] < 0.7 * losses[0]
@@ -156,9 +156,9 @@ def test_sgd_is_the_book_s_at_one_size_in_float32():
 @pytest.mark.slow
 def test_lbfgs_runs_once_a_stage_so_that_it_keeps_its_memory(pictures, monkeypatch):
     runs = []
-    minimise = optimizers.scipy.optimize.minimize
+    minimize = optimizers.scipy.optimize.minimize
     monkeypatch.setattr(
-        optimizers.scipy.optimize, "minimize", lambda *a, **k: runs.append(a[1].size) or minimise(*a, **k)
+        optimizers.scipy.optimize, "minimize", lambda *a, **k: runs.append(a[1].size) or minimize(*a, **k)
     )
     records = []
     wide = [images.resize(p, 130, 140) for p in pictures]
@@ -194,7 +194,7 @@ def test_two_styles_are_blended_by_their_weights(pictures):
 @pytest.mark.slow
 def test_masks_give_each_region_its_own_style():
     content = np.full((64, 72, 3), 128, np.uint8)
-    styles = [np.full((64, 64, 3), colour, np.uint8) for colour in ((230, 30, 30), (30, 30, 230))]
+    styles = [np.full((64, 64, 3), color, np.uint8) for color in ((230, 30, 30), (30, 30, 230))]
     left = np.zeros((64, 72), np.uint8)
     left[:, :36] = 255
 
@@ -207,7 +207,7 @@ def test_masks_give_each_region_its_own_style():
     assert redder_on_the_left([255 - left, left]) < -5
 
 
-def test_preserved_colours_leave_the_chroma(pictures):
+def test_preserved_colors_leave_the_chroma(pictures):
     out = transfer(*pictures, SMALL.model_copy(update={"preserve_colors": True}))
     photo = pictures[0].astype(int)
     inside = ((out > 0) & (out < 255)).all(axis=2)
@@ -237,8 +237,8 @@ def test_bounded_pixels_stay_in_range_in_every_step_and_the_reported_loss_is_the
 
     def leaves_the_range(bounded: bool) -> bool:
         evaluated.clear()
-        minimise = optimizers.OPTIMISERS[optimizer]
-        minimise(evaluate, dark[0].astype(float), 6, rate, lambda pixels, here: None, bounded)
+        minimize = optimizers.OPTIMIZERS[optimizer]
+        minimize(evaluate, dark[0].astype(float), 6, rate, lambda pixels, here: None, bounded)
         return min(p.min() for p in evaluated) < 0 or max(p.max() for p in evaluated) > 255
 
     assert leaves_the_range(False)

@@ -146,9 +146,9 @@ def test_a_stream_shorter_than_a_row_asks_for_more_text():
 
 
 @pytest.mark.parametrize("tokenization", ["words", "byte_pairs"])
-def test_data_are_tokenised_once_and_say_what_they_hold(source, tmp_path, tokenization, monkeypatch):
+def test_data_are_tokenized_once_and_say_what_they_hold(source, tmp_path, tokenization, monkeypatch):
     first = reviews.Reviews.prepare(source, tokenization, 300, 10, tmp_path / "cache")
-    monkeypatch.setattr(reviews, "_tokenise", None)
+    monkeypatch.setattr(reviews, "_tokenize", None)
     again = reviews.Reviews.prepare(source, tokenization, 300, 10, tmp_path / "cache")
     np.testing.assert_array_equal(first.train, again.train)
     assert first.info == again.info

@@ -84,7 +84,7 @@ def test_a_large_preset_has_johnson_s_1_68_million_parameters():
     assert convolutions == 1_674_432
 
 
-def test_styles_differ_only_through_their_normalisation_and_blend_linearly_in_its_parameters():
+def test_styles_differ_only_through_their_normalization_and_blend_linearly_in_its_parameters():
     network = build(TINY)
     photo = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
     same = [np.asarray(network((photo, one_hot(i)))) for i in (0, 1)]

@@ -18,7 +18,7 @@ def random_picture(height=96, width=112):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def grey(values):
+def gray(values):
     return np.repeat(np.asarray(values, np.float64)[..., None], 3, axis=2)
 
 
@@ -101,19 +101,19 @@ def test_a_photograph_may_have_no_plain_part(shape):
     assert surface.plain_window(random_picture(*shape)) is None
 
 
-def test_a_lattice_repeats_in_grey_and_in_colors_of_equal_grey():
-    assert surface.repetition(128 + grey(lattice())) == pytest.approx(1, abs=0.02)
+def test_a_lattice_repeats_in_gray_and_in_colors_of_equal_gray():
+    assert surface.repetition(128 + gray(lattice())) == pytest.approx(1, abs=0.02)
     colors = np.stack([128 + lattice(), 128 - lattice(), np.full((96, 96), 128)], axis=2)
     assert surface.repetition(colors) == pytest.approx(1, abs=0.02)
 
 
 def test_a_lattice_under_large_strokes_repeats_all_the_same():
     strokes = 60 * np.cos(2 * np.pi * np.add.outer(np.arange(96), np.arange(96)) / 150)
-    assert surface.repetition(128 + grey(lattice() / 3 + strokes)) > 0.9
+    assert surface.repetition(128 + gray(lattice() / 3 + strokes)) > 0.9
 
 
 def test_a_lattice_in_noise_repeats_less():
-    noisy = 128 + grey(lattice() + np.random.default_rng(0).normal(0, 25, (96, 96)))
+    noisy = 128 + gray(lattice() + np.random.default_rng(0).normal(0, 25, (96, 96)))
     assert surface.repetition(noisy) == pytest.approx(0.5, abs=0.08)
 
 
@@ -121,20 +121,20 @@ def test_a_lattice_in_noise_repeats_less():
 def test_a_chance_texture_hardly_repeats(blur):
     rng = np.random.default_rng(0)
     texture = ndimage.gaussian_filter(rng.normal(0, 300, (96, 96)), blur)
-    assert surface.repetition(128 + grey(texture)) < 0.4
+    assert surface.repetition(128 + gray(texture)) < 0.4
 
 
 def test_nothing_repeats_where_nothing_is_to_be_seen():
     assert surface.repetition(np.full((96, 96, 3), 7, np.uint8)) == 0
-    assert surface.repetition(128 + grey(lattice() / 100)) == 0
-    assert surface.repetition(grey(np.add.outer(np.arange(96), np.arange(96)))) == 0
+    assert surface.repetition(128 + gray(lattice() / 100)) == 0
+    assert surface.repetition(gray(np.add.outer(np.arange(96), np.arange(96)))) == 0
 
 
 def test_noise_is_the_grain_s_deviation_and_slopes_are_none():
     slope = np.add.outer(np.arange(96), 2 * np.arange(96))
-    assert surface.noise(grey(slope)) == pytest.approx(0, abs=1e-9)
+    assert surface.noise(gray(slope)) == pytest.approx(0, abs=1e-9)
     grain = np.random.default_rng(0).normal(0, 10, (96, 96, 3))
-    assert surface.noise(grey(slope) + grain) == pytest.approx(10, rel=0.05)
+    assert surface.noise(gray(slope) + grain) == pytest.approx(10, rel=0.05)
 
 
 # The photograph and the painting.
@@ -337,7 +337,7 @@ def test_a_flat_area_is_measured_where_the_photograph_has_it():
 
     def paint(pixels):
         picture = random_picture(200, 200)
-        picture[50:146, 60:156] = images.to_uint8(128 + grey(lattice()))
+        picture[50:146, 60:156] = images.to_uint8(128 + gray(lattice()))
         return picture
 
     measured = evaluate.Painted.of(paint, photo, {}, Judges())

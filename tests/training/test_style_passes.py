@@ -5,7 +5,7 @@ import pytest
 
 from imaging import images
 from synthesis import gatys
-from synthesis.optimizers import OPTIMISERS
+from synthesis.optimizers import OPTIMIZERS
 from training.style.evaluation import passes
 from training.style.evaluation.evaluate import EvaluationError, Restyler
 from training.style.evaluation.passes import PassesSettings, count_passes, passes_equal
@@ -52,7 +52,7 @@ def test_the_untouched_photograph_is_no_pass_and_l_bfgs_as_many_as_it_took(vgg19
         goal = gatys.objective("vgg19")
         targets = settings.targets(photo, images.read(paintings["wave"]))
         start = photo.astype(np.float64)
-        painted = OPTIMISERS["lbfgs"](lambda pixels: goal.measure(pixels, targets), start, 3, 0.0, lambda *_: None)
+        painted = OPTIMIZERS["lbfgs"](lambda pixels: goal.measure(pixels, targets), start, 3, 0.0, lambda *_: None)
         return images.to_uint8(painted)
 
     painted = count_passes(restyler(lbfgs), paintings, photos, 1.0, settings)

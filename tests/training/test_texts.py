@@ -70,7 +70,7 @@ def test_one_file_is_a_source_and_is_cut_into_parts_of_which_a_tenth_is_the_test
 
 
 @pytest.mark.parametrize("ending", [".txt", ".TXT"])
-def test_a_rewritten_file_is_tokenised_anew_whatever_its_size_and_time(tmp_path, ending):
+def test_a_rewritten_file_is_tokenized_anew_whatever_its_size_and_time(tmp_path, ending):
     folder = tmp_path / "texts"
     folder.mkdir()
     for i in range(8):

@@ -1,6 +1,6 @@
-"""Pictures that Gatys' optimisation makes through the student, while it learns.
+"""Pictures that Gatys' optimization makes through the student, while it learns.
 
-On photographs alone a student may be close to its teacher and still be useless: an optimisation looks for pictures
+On photographs alone a student may be close to its teacher and still be useless: an optimization looks for pictures
 that please the student, and finds those that it misjudges. So the student is shown them, with the teacher's answer
 (as imitation learning does with the states that the learner itself gets into: Ross et al. 2011, DAgger).
 """

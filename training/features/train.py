@@ -2,7 +2,7 @@
 
 Each layer is regressed on the teacher's (hints, Romero et al. 2015), and so are the Gram matrices that
 the style loss compares. Half of what it sees are photographs, disturbed with noise and contrast; the other half
-are pictures that an optimisation makes through it (see `training.features.paintings`).
+are pictures that an optimization makes through it (see `training.features.paintings`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measure a language model on the test reviews: `reverie eval lm`, `make eval-lm`.
 
-Word models have a perplexity with the book's tokenisation, models that keep all text have bits per byte of
+Word models have a perplexity with the book's tokenization, models that keep all text have bits per byte of
 the raw review; both have figures of their samples. Knows nothing about how a model was trained or is run: it
 asks for the loss of tokens and for continuations (`Scored`).
 """

@@ -79,7 +79,7 @@ class TransformerDecoder(layers.Layer):
         return x
 
     def stages(self, queries, memory, mask) -> Iterator:
-        """What each normalisation makes of the arguments of a call."""
+        """What each normalization makes of the arguments of a call."""
         x = self.layernorm_1(queries + self.dropout(self.attention_1(queries, memory, attention_mask=mask)))
         yield x
         x = self.layernorm_2(x + self.dropout(self.attention_2(x, memory, attention_mask=mask)))

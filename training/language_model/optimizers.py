@@ -1,4 +1,4 @@
-"""The optimisers of a language model: the book's, and two with warm-up, cosine, clipping and weight decay."""
+"""The optimizers of a language model: the book's, and two with warm-up, cosine, clipping and weight decay."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class CausalSelfAttention(layers.Layer):
 
 
 class Block(layers.Layer):
-    """Attention, then feed-forward, each on the normalised stream and added to it."""
+    """Attention, then feed-forward, each on the normalized stream and added to it."""
 
     def __init__(self, config: PreNormConfig):
         super().__init__()

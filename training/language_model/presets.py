@@ -15,7 +15,7 @@ from training.language_model.train import LanguageModelTraining
 
 
 def book() -> LanguageModelTraining:
-    """The book's model and optimiser exactly: listings 12-4 to 12-7.
+    """The book's model and optimizer exactly: listings 12-4 to 12-7.
 
     15,000 words, 100 positions, width 256, feed-forward 2048, 2 heads, one block; rmsprop at 1e-3, 256 rows
     a batch, 200 epochs, padding masked, a continuation of the prompt at five temperatures after each epoch.

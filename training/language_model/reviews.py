@@ -59,7 +59,7 @@ def read_reviews(source: Path, split: str, summary: texts.Summary | None = None)
     Args:
         source: a tar archive or folder in the layout of aclImdb; or a folder of `.txt` files without that layout, or
             one such file, of which every tenth is the test split. Where those are few, long ones count as several.
-        split: "train" (which includes the unlabelled reviews) or "test".
+        split: "train" (which includes the unlabeled reviews) or "test".
         summary: counts what was read.
 
     Raises:
@@ -202,7 +202,7 @@ class Reviews:
         cache: Path,
         tokenizer: Tokenizer | None = None,
     ) -> Reviews:
-        """Tokenise `source` once into `cache` and map the result.
+        """Tokenize `source` once into `cache` and map the result.
 
         Args:
             source: see `read_reviews`.
@@ -215,7 +215,7 @@ class Reviews:
         padded = tokenization == "words"
         folder = cache / _key(source, tokenization, vocabulary_size, length if padded else 0, tokenizer)
         if not (folder / "info.json").exists():
-            _say(f"tokenising {source} into {folder} (once)")
+            _say(f"tokenizing {source} into {folder} (once)")
             _prepare_into(folder, source, vocabulary_size, length if padded else 0, tokenizer)
         train, validation = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "validation"))
         if not padded:
@@ -234,7 +234,7 @@ def _prepare_into(
         summary = texts.Summary()
         read = list(_reported(read_reviews(source, "train", summary)))
         _say(f"read {summary}")
-        info = _tokenise(read, made, vocabulary_size, length, tokenizer) | {"read": str(summary)}
+        info = _tokenize(read, made, vocabulary_size, length, tokenizer) | {"read": str(summary)}
         _say(f"{info['train']['ids']:,} tokens to train on, {info['validation']['ids']:,} held out")
         (made / "info.json").write_text(json.dumps(info, indent=2) + "\n")
         try:
@@ -256,7 +256,7 @@ def _reported(read: Iterable[str], every: int = 20_000) -> Iterator[str]:
         yield text
 
 
-def _tokenise(
+def _tokenize(
     read: list[str], folder: Path, vocabulary_size: int, length: int, tokenizer: Tokenizer | None = None
 ) -> dict[str, Any]:
     """Write the tokenizer and both splits; `length` 0 makes streams of byte pairs, else padded rows of words."""
@@ -276,7 +276,7 @@ def _tokenise(
     tokenizer.save(folder)
     info: dict[str, Any] = {}
     for name, split in splits.items():
-        _say(f"tokenising {len(split):,} texts ({name})")
+        _say(f"tokenizing {len(split):,} texts ({name})")
         ids = (
             encode_rows(split, tokenizer, length)
             if isinstance(tokenizer, Vocabulary)

@@ -1,6 +1,6 @@
 """Teach a trained network one more style: `reverie train add-style`, `make add-style`.
 
-A style is a row of scales and shifts in each normalisation (Dumoulin et al. 2017, section 3.2), and its share of
+A style is a row of scales and shifts in each normalization (Dumoulin et al. 2017, section 3.2), and its share of
 the photograph. Only the new row is fitted; the rest of the network, and so every style it knows, stays bit for bit as it was.
 """
 

@@ -1,7 +1,7 @@
 """The transformation network: a picture in, the picture in a style out.
 
-Two shapes out of the same layers, both with conditional instance normalisation (Dumoulin et al. 2017), so
-that one network holds several styles and blends them, and with nearest-neighbour enlarging before a
+Two shapes out of the same layers, both with conditional instance normalization (Dumoulin et al. 2017), so
+that one network holds several styles and blends them, and with nearest-neighbor enlarging before a
 convolution against checkerboards:
 
 - `fast` is shaped by what convolutions cost in ONNX Runtime on a CPU: one convolution takes the picture to a
@@ -27,7 +27,7 @@ from keras import layers, ops
 from imaging import images
 
 EPSILON = 1e-5
-"""Added to the variance by the normalisation."""
+"""Added to the variance by the normalization."""
 
 _NAME = re.compile(r"[\w.-]+( [\w.-]+)*")
 """Of styles: clients write several as "name=weight,name=weight"."""
@@ -100,12 +100,12 @@ def reflect_pad(x, pixels: int):
 
 
 def enlarge(x):
-    """Twice the height and width, each pixel four times (nearest neighbour)."""
+    """Twice the height and width, each pixel four times (nearest neighbor)."""
     return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class ConditionalInstanceNormalization(layers.Layer):
-    """Normalise each channel of each image, then scale and shift as the weighted styles say."""
+    """Normalize each channel of each image, then scale and shift as the weighted styles say."""
 
     def __init__(self, styles: int, channels: int):
         super().__init__()
@@ -115,16 +115,16 @@ class ConditionalInstanceNormalization(layers.Layer):
     def call(self, x, style_weights):
         x32 = ops.cast(x, "float32")
         mean = ops.mean(x32, axis=(1, 2), keepdims=True)
-        centred = x32 - mean
-        variance = ops.mean(ops.square(centred), axis=(1, 2), keepdims=True)
+        centered = x32 - mean
+        variance = ops.mean(ops.square(centered), axis=(1, 2), keepdims=True)
         weights = ops.cast(style_weights, "float32")
         gamma, beta = ops.matmul(weights, self.gamma), ops.matmul(weights, self.beta)
         scale = ops.rsqrt(variance + EPSILON) * gamma[:, None, None, :]
-        return ops.cast(centred * scale + beta[:, None, None, :], x.dtype)
+        return ops.cast(centered * scale + beta[:, None, None, :], x.dtype)
 
 
 class ConvNorm(layers.Layer):
-    """Enlarge if told, reflection pad, convolution, conditional instance normalisation, and ReLU unless told otherwise."""
+    """Enlarge if told, reflection pad, convolution, conditional instance normalization, and ReLU unless told otherwise."""
 
     def __init__(self, styles: int, filters: int, kernel: int, strides: int = 1, enlarges=False, activates=True):
         super().__init__()
@@ -154,7 +154,7 @@ class Residual(layers.Layer):
 class ToRGB(layers.Layer):
     """The painting: a share of the photograph that each style chooses, and what a convolution of the features adds.
 
-    Colours are in [-1, 1]. The share lets training start near the photograph and end without its fine texture,
+    Colors are in [-1, 1]. The share lets training start near the photograph and end without its fine texture,
     which features at a quarter of the size could not take away again.
     """
 
@@ -219,14 +219,14 @@ class StyleNetwork(keras.Model):
             x = x + first if self.skip and i == 0 else x
             yield f"up {i}", x
 
-    def normalised(self) -> list[ConvNorm]:
+    def normalized(self) -> list[ConvNorm]:
         """All layers but the last, in their order, the two of a residual block apart."""
         blocks = [layer for block in self.residuals for layer in (block.first, block.second)]
         return [*self.down, *blocks, *self.up]
 
     def convolutions(self) -> list[layers.Conv2D]:
         """All convolutions: what the styles have in common."""
-        return [*(layer.conv for layer in self.normalised()), self.to_rgb.conv]
+        return [*(layer.conv for layer in self.normalized()), self.to_rgb.conv]
 
 
 Layers = tuple[Sequence[ConvNorm], Sequence[ConvNorm], ToRGB]
@@ -270,7 +270,7 @@ def grow(small: StyleNetwork, large: StyleNetwork) -> None:
         gamma = block.second.norm.gamma
         gamma.assign(ops.zeros_like(gamma))
     kept = [layer for block in large.residuals[: old.blocks] for layer in (block.first, block.second)]
-    for source, target in zip(small.normalised(), [*large.down, *kept, *large.up], strict=True):
+    for source, target in zip(small.normalized(), [*large.down, *kept, *large.up], strict=True):
         _copy_kernel(source.conv, target.conv)
         for name in ("gamma", "beta"):
             _copy_into(getattr(source.norm, name), getattr(target.norm, name))

@@ -1,7 +1,7 @@
 """Teachers that a style network can copy before it learns by itself (distillation).
 
 The book's description of fast style transfer: input and output pairs made by the slow method, then a
-regression. Pairs come from Gatys' optimisation, once, kept on disk; or from a larger trained network, as
+regression. Pairs come from Gatys' optimization, once, kept on disk; or from a larger trained network, as
 they are asked for.
 """
 

@@ -148,7 +148,7 @@ class StyleTrainer(keras.Model):
 
 
 def instability(painted, again):
-    """How much two paintings of one scene differ, over the difference of neighbouring pixels: float32 (batch,).
+    """How much two paintings of one scene differ, over the difference of neighboring pixels: float32 (batch,).
 
     Args:
         painted, again: float (batch, height, width, 3).
@@ -275,7 +275,7 @@ def teacher_of(
     cache: Path,
     on_pair: Callable[[int], None] = lambda made: None,
 ) -> Teacher | None:
-    """A trained network, `pairs` transfers by Gatys' optimisation (made now, kept in `cache`), or none.
+    """A trained network, `pairs` transfers by Gatys' optimization (made now, kept in `cache`), or none.
 
     Raises:
         RunError: `run` is not finished or has other styles.

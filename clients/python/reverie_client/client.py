@@ -117,7 +117,7 @@ class PictureStep:
     """A step of a dream or a transfer; see `synthesis.progress.Progress`.
 
     Attributes:
-        step, steps, stage, loss, seconds: where the optimisation is.
+        step, steps, stage, loss, seconds: where the optimization is.
         image: an encoded preview or frame, or with `done` the result; empty where none was due.
         done: this is the result.
         loss_parts: what the loss is the sum of, by name.

@@ -80,7 +80,7 @@ class Labels:
         return sorted(name for name, named in self.versions.items() if named == version)
 
     def draw(self, chance: float) -> int | None:
-        """The version for a call without a label; `chance` is uniform in [0, 1). None where nothing is labelled."""
+        """The version for a call without a label; `chance` is uniform in [0, 1). None where nothing is labeled."""
         canary = self.versions.get(CANARY)
         return canary if canary is not None and chance * 100 < self.percent else self.stable
 

@@ -21,7 +21,7 @@ from imaging import images
 from synthesis import gatys
 from synthesis.objective import Evaluation as ObjectiveEvaluation
 from synthesis.objective import Targets
-from synthesis.optimizers import OPTIMISERS
+from synthesis.optimizers import OPTIMIZERS
 from training.style.evaluation.evaluate import Restyler, Say, check_styles
 from training.style.evaluation.surface import Paint
 
@@ -164,7 +164,7 @@ def _descend(targets: Targets, start: np.ndarray, objective: float, passes: int)
 
     if losses[0] > objective:
         with contextlib.suppress(_Reached):
-            OPTIMISERS["lbfgs"](lambda pixels: goal.measure(pixels, targets), start, passes, 0.0, report)
+            OPTIMIZERS["lbfgs"](lambda pixels: goal.measure(pixels, targets), start, passes, 0.0, report)
     return losses
 
 

@@ -24,7 +24,7 @@ from training.style.loss import STYLE_LAYERS, mean_gram
 CONTENT_LAYERS = ("block3_conv3", "block4_conv2")
 """Where shapes and parts of things are, below the classes; the last is the axis of the plot."""
 PAINTING_SIDES = (384, 512, None)
-"""Longer sides of the paintings in pixels; None for a painting's own, up to `_LARGEST`. A network may have learnt the
+"""Longer sides of the paintings in pixels; None for a painting's own, up to `_LARGEST`. A network may have learned the
 strokes of one size.
 """
 _LARGEST = 2048

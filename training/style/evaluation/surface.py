@@ -23,13 +23,13 @@ MIRROR = 64
 PLAIN_SIDE = 96
 """Of a flat area, in pixels: several periods of the patterns that networks make."""
 PLAIN_DEVIATION = 6.0
-"""The largest standard deviation, of 255, of a flat area around its plane of grey: skies, walls, fog."""
+"""The largest standard deviation, of 255, of a flat area around its plane of gray: skies, walls, fog."""
 
 _INTERIOR = 48
-"""Where a band's neighbourhood ends, in pixels from the border."""
+"""Where a band's neighborhood ends, in pixels from the border."""
 _STROKE = 6.0
 """Standard deviation in pixels of what is taken for the painting's light and dark, not for its pattern."""
-_CENTRE = 1 / np.e
+_CENTER = 1 / np.e
 """The autocorrelation around zero shift that is one spot of the pattern, no repetition of it."""
 _INVISIBLE = 1.0
 """Standard deviation, of 255, below which a pattern is none."""
@@ -132,26 +132,26 @@ def plain_window(photo: np.ndarray) -> Window | None:
 
 
 def _plain_deviation(area: np.ndarray) -> float:
-    """Around the plane that fits its grey best: a sky that fades is as plain as one that does not."""
-    grey = area.mean(axis=2)
-    y, x = (np.linspace(-1, 1, side) for side in grey.shape)
-    rows, columns = grey.mean(axis=1), grey.mean(axis=0)
+    """Around the plane that fits its gray best: a sky that fades is as plain as one that does not."""
+    gray = area.mean(axis=2)
+    y, x = (np.linspace(-1, 1, side) for side in gray.shape)
+    rows, columns = gray.mean(axis=1), gray.mean(axis=0)
     # On a grid the three directions of a plane are orthogonal, so each is fitted by itself.
-    plane = grey.mean() + np.add.outer(y * (y @ rows) / (y @ y), x * (x @ columns) / (x @ x))
-    return float(np.sqrt(np.mean((grey - plane) ** 2)))
+    plane = gray.mean() + np.add.outer(y * (y @ rows) / (y @ y), x * (x @ columns) / (x @ x))
+    return float(np.sqrt(np.mean((gray - plane) ** 2)))
 
 
 def repetition(area: np.ndarray) -> float:
-    """The highest peak of a flat area's autocorrelation away from its centre: 1 for a lattice, 0 for nothing that repeats.
+    """The highest peak of a flat area's autocorrelation away from its center: 1 for a lattice, 0 for nothing that repeats.
 
-    Of the pattern's colours, without the light and dark of whole strokes, at shifts of up to half the area. Chance
+    Of the pattern's colors, without the light and dark of whole strokes, at shifts of up to half the area. Chance
     textures have 0.1 to 0.3, because there are many shifts to choose among.
     """
     values = area.astype(np.float64)
     correlation = _autocorrelation(values - ndimage.gaussian_filter(values, (_STROKE, _STROKE, 0)))
-    centre = tuple(side // 2 for side in correlation.shape)
-    spots, _ = ndimage.label(correlation > _CENTRE)
-    is_peak = (correlation == ndimage.maximum_filter(correlation, 5)) & (spots != spots[centre])
+    center = tuple(side // 2 for side in correlation.shape)
+    spots, _ = ndimage.label(correlation > _CENTER)
+    is_peak = (correlation == ndimage.maximum_filter(correlation, 5)) & (spots != spots[center])
     # On the rim a slope looks like a peak.
     return float(correlation[1:-1, 1:-1][is_peak[1:-1, 1:-1]].max(initial=0.0))
 
@@ -161,13 +161,13 @@ def _autocorrelation(area: np.ndarray) -> np.ndarray:
     where nothing can be seen.
     """
     side = len(area)
-    centred = area - area.mean(axis=(0, 1))
-    spectrum = fft.rfft2(centred, (2 * side, 2 * side), axes=(0, 1))
+    centered = area - area.mean(axis=(0, 1))
+    spectrum = fft.rfft2(centered, (2 * side, 2 * side), axes=(0, 1))
     products = fft.fftshift(fft.irfft2((np.abs(spectrum) ** 2).sum(axis=2), (2 * side, 2 * side)))
     overlap = side - np.abs(np.arange(-side, side))
     middle = (slice(side // 2, side // 2 + side + 1),) * 2
     means = products[middle] / np.outer(overlap, overlap)[middle]
-    variance = (centred**2).sum(axis=2).mean()
+    variance = (centered**2).sum(axis=2).mean()
     return means / variance if variance > area.shape[2] * _INVISIBLE**2 else np.zeros_like(means)
 
 
