@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from registry import publishing
 from registry.publishing import PublishError
 from registry.repository import Repository
+from registry.rollout import Rollout
 from reverie.cli import cli
 from tests.export import tiny
 
@@ -54,14 +55,14 @@ def test_without_a_server_a_version_is_published_on_disk_and_says_so(repository)
     [("models", "promote", "style", "1"), ("rollback", "style"), ("canary", "style", "1", "--for", "1s"), ("export",)],
 )
 def test_a_server_that_is_named_must_answer(repository, tmp_path, command, monkeypatch):
-    monkeypatch.setattr(publishing, "_newest", lambda *_: {"style": None})
+    monkeypatch.setattr("export.publishing._newest", lambda *_: {"style": None})
     arguments = [*command, "--repository", str(repository.path)]
     for named in ({}, {"REVERIE_ADDRESS": NOWHERE}):
         given = [] if named else ["--address", NOWHERE]
         result = CliRunner().invoke(cli, [*arguments, *given], env=named)
         assert isinstance(result.exception, PublishError)
         assert f"the server at {NOWHERE} does not answer" in str(result.exception)
-    assert publishing.Model("style", repository).labels.stable == 2
+    assert Rollout("style", repository).labels.stable == 2
 
 
 def test_a_change_of_the_files_alone_is_a_warning(repository, monkeypatch):
