@@ -26,6 +26,7 @@ import numpy as np
 import onnxruntime as ort
 
 from registry import configuration, golden
+from registry.model_configuration import ModelConfiguration
 from registry.repository import Repository
 from registry.rollout import Rollout
 
@@ -42,7 +43,7 @@ def driver() -> str | None:
     return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None
 
 
-def session(path: Path, kind: str, cache: Path, describe: configuration.ModelConfiguration) -> ort.InferenceSession:
+def session(path: Path, kind: str, cache: Path, describe: ModelConfiguration) -> ort.InferenceSession:
     """`path` on one provider, with what the GPU configuration gives it.
 
     Raises:
@@ -107,8 +108,8 @@ def check_model(model: Rollout, kinds: list[str], seconds: float) -> dict[str, A
 def _on(
     kind: str,
     folder: Path,
-    describe: configuration.ModelConfiguration,
-    recorded: golden.Recorded,
+    describe: ModelConfiguration,
+    recorded: golden.GoldenOutputs,
     cache: Path,
     seconds: float,
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from reverie_client import headers
 
-from registry.configuration import ENGINE_CACHE
+from registry.model_configuration import ENGINE_CACHE
 from serving.triton.server import _libraries, _wheel
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
@@ -102,7 +102,7 @@ def test_models_from_a_bucket_are_pulled_where_the_server_reads_them_and_by_nobo
     repository = {e["name"]: e.get("value") for e in server["env"]}["REVERIE_REPOSITORY"]
     for container in spec["initContainers"]:
         arguments = container["command"][3:]
-        assert container["command"][:3] == ["python3", "-m", "reverie.cli"]
+        assert container["command"][:5] == ["python3", "-m", "reverie.cli", "models", "pull"]
         assert arguments[arguments.index("--repository") + 1] == repository
         mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
         assert Path(mounts["models"]["mountPath"]) == Path(repository).parent

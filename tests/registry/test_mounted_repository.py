@@ -12,6 +12,7 @@ import pytest
 from registry import publishing
 from registry.bucket import _companions
 from registry.repository import Repository
+from registry.rollout import Rollout
 from tests.export import tiny
 
 
@@ -50,7 +51,7 @@ def test_versions_are_published_promoted_rolled_back_and_removed_there(mounted, 
     for shift in range(2, 8):
         publishing.publish(tiny.stage(mounted, shift), mounted)
     assert mounted.versions("style") == [3, 4, 5, 6, 7]
-    model = publishing.Model("style", mounted)
+    model = Rollout("style", mounted)
     publishing.promote(model, 4)
     assert model.labels.stable == 4
     publishing.promote(model, 7)

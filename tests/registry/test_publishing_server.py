@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from registry import publishing
 from registry.publishing import PublishError
 from registry.repository import Repository
+from registry.rollout import Rollout
 from reverie.cli import cli
 from tests.export import tiny
+from training.runs import Run
 
 NOWHERE = "127.0.0.1:9"
 
@@ -51,22 +53,27 @@ def test_without_a_server_a_version_is_published_on_disk_and_says_so(repository)
 
 @pytest.mark.parametrize(
     "command",
-    [("models", "promote", "style", "1"), ("rollback", "style"), ("canary", "style", "1", "--for", "1s"), ("export",)],
+    [
+        ("models", "promote", "style", "1"),
+        ("models", "rollback", "style"),
+        ("models", "canary", "style", "1", "--for", "1s"),
+        ("export",),
+    ],
 )
 def test_a_server_that_is_named_must_answer(repository, tmp_path, command, monkeypatch):
-    monkeypatch.setattr(publishing, "_newest", lambda *_: {"style": None})
+    monkeypatch.setattr(Run, "newest_finished", lambda *_: Run(tmp_path))
     arguments = [*command, "--repository", str(repository.path)]
     for named in ({}, {"REVERIE_ADDRESS": NOWHERE}):
         given = [] if named else ["--address", NOWHERE]
         result = CliRunner().invoke(cli, [*arguments, *given], env=named)
         assert isinstance(result.exception, PublishError)
         assert f"the server at {NOWHERE} does not answer" in str(result.exception)
-    assert publishing.Model("style", repository).labels.stable == 2
+    assert Rollout("style", repository).labels.stable == 2
 
 
 def test_a_change_of_the_files_alone_is_a_warning(repository, monkeypatch):
     monkeypatch.setattr(publishing, "_listens", lambda address: False)
     monkeypatch.setattr("reverie_client.Client.check_live.__defaults__", (0.2,))
-    result = CliRunner().invoke(cli, ["rollback", "style", "--repository", str(repository.path)])
+    result = CliRunner().invoke(cli, ["models", "rollback", "style", "--repository", str(repository.path)])
     assert result.exit_code == 0
     assert "warning: no server listens at 127.0.0.1:8001: only the files were changed" in result.stderr
