@@ -29,6 +29,7 @@ from registry import configuration, golden
 from registry.model_configuration import ModelConfiguration
 from registry.repository import Repository
 from registry.rollout import Rollout
+from reverie.onnx_sessions import CPU, open_session
 
 BATCHES = (1, 2, 4, 8)
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -61,7 +62,7 @@ def session(path: Path, kind: str, cache: Path, describe: ModelConfiguration) ->
             "trt_profile_max_shapes": shapes.most.text(),
         }
     chosen = [(_PROVIDERS[kind], options)] if kind in _PROVIDERS else []
-    made = ort.InferenceSession(str(path), providers=[*chosen, "CPUExecutionProvider"])
+    made = open_session(path, [*chosen, CPU])
     if chosen and chosen[0][0] not in made.get_providers():
         raise RuntimeError(f"{chosen[0][0]} did not start; ONNX Runtime logged above which library it misses")
     return made

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from registry.model_configuration import ModelConfiguration
 from reverie.errors import ToolkitError
+from reverie.onnx_sessions import open_session
 from serving.triton.graph_inputs import RECORDED as FILE
 from serving.triton.graph_inputs import RECORDED_INPUT as _IN
 
@@ -76,7 +76,7 @@ def _named(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 def run(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every output of a graph, in ONNX Runtime on the CPU."""
-    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = open_session(model)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 

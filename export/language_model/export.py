@@ -21,6 +21,7 @@ from export.language_model import variants
 from export.onnx import conversion, parity
 from registry import configuration
 from registry.staging import ExportResult
+from reverie.onnx_sessions import open_session
 from reverie.progress import say
 from training.language_model import train
 from training.runs import Run
@@ -78,7 +79,7 @@ def round_to_float16(model: keras.Model) -> None:
 
 def check_decoding(model: train.Model, graph: onnx.ModelProto, tokens: np.ndarray) -> parity.Parity:
     """Compare the logits of a decode graph with Keras' at every position of `tokens` (rows, tokens)."""
-    session = variants.session(graph)
+    session = open_session(graph)
     decoded = [session.run(["logits"], variants.sequence_feeds(session, row[None]))[0][0] for row in tokens]
     expected = ops.convert_to_numpy(model(tokens))
     with _naming_the_layer(lambda: _decoded_stages(model, graph, tokens[:1])):
@@ -126,7 +127,7 @@ def _naming_the_layer(stages: Callable[[], Stages]) -> Iterator[None]:
 def _decoded_stages(model: train.Model, graph: onnx.ModelProto, tokens: np.ndarray) -> Stages:
     """Inside a decode graph, for one row; its tensors have the names of the stages."""
     expected = {layer: ops.convert_to_numpy(output) for layer, output in model.stages(tokens)}
-    found = parity.probe(graph, variants.sequence_feeds(variants.session(graph), tokens), list(expected))
+    found = parity.probe(graph, variants.sequence_feeds(open_session(graph), tokens), list(expected))
     return zip(expected, found, expected.values(), strict=True)
 
 

@@ -17,6 +17,7 @@ from export.language_model.decode import Decoding, build
 from export.onnx.builder import FloatLinear, Graph, Int8Linear, Range
 from export.onnx.conversion import weights_hash
 from language.sampling import padded_width
+from reverie.onnx_sessions import open_session
 from reverie.progress import followed
 from training.language_model.model import LanguageModel
 from training.language_model.pre_norm import PreNormLanguageModel
@@ -56,7 +57,7 @@ def calibrate(model: LanguageModel | PreNormLanguageModel, rows: np.ndarray) -> 
     """
     decoding = build(model, decoding_of("float32", {}))
     width = padded_width(model.config.vocabulary_size)
-    runner = session(decoding.model("calibration", width, probes=list(decoding.inputs_of.values())))
+    runner = open_session(decoding.model("calibration", width, probes=list(decoding.inputs_of.values())))
     found: dict[str, Range] = {}
     for row in followed(rows, "calibrating int8, rows", len(rows)):
         feeds = sequence_feeds(runner, row[None])
@@ -87,7 +88,7 @@ def perplexity(path: Path, rows: np.ndarray, vocabulary_size: int, ignored: int 
     Args:
         rows: int (sequences, tokens); what follows `ignored` (padding) does not count.
     """
-    runner = session(path)
+    runner = open_session(path)
     total, count = 0.0, 0
     for row in followed(rows, f"measuring {path.stem}, held-out rows", len(rows)):
         logits = runner.run(["logits"], sequence_feeds(runner, row[None, :-1]))[0][0, :, :vocabulary_size]
@@ -121,9 +122,3 @@ def save(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
 
 def _large(tensors: Sequence[onnx.TensorProto]) -> list[onnx.TensorProto]:
     return [t for t in tensors if t.HasField("raw_data") and len(t.raw_data) >= _EXTERNAL_FROM]
-
-
-def session(model: onnx.ModelProto | Path) -> ort.InferenceSession:
-    """ONNX Runtime on the CPU for a model in memory or in a file."""
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return ort.InferenceSession(source, providers=["CPUExecutionProvider"])

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import tensorflow as tf
 from onnxruntime import quantization
 
@@ -24,6 +23,7 @@ from export.onnx.conversion import weights_hash
 from export.onnx.parity import PrecisionError
 from export.onnx.precision import Precision
 from export.style.graph import StyleGraph
+from reverie.onnx_sessions import open_session
 from training.style.network import StyleNetwork
 
 
@@ -99,7 +99,7 @@ def departure(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Departure:
 
 def session_paint(model: onnx.ModelProto) -> Callable[[Inputs], np.ndarray]:
     """The graph in ONNX Runtime on the CPU."""
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(model)
     return lambda inputs: session.run(None, dict(inputs))[0]
 
 
