@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 from google.protobuf import text_format
 from reverie_client import Client, proxies
 from reverie_client.labels import Labels
@@ -32,6 +29,13 @@ from registry.publishing import KEEP, connected, prune
 from registry.repository import Repository
 from registry.rollout import Rollout
 from reverie.errors import ToolkitError
+
+try:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+except ModuleNotFoundError:
+    raise ToolkitError("buckets need boto3; install it with the extra: pip install 'reverie[s3]'") from None
 
 CONFIG = Target.portable.value
 _ABANDONED = timedelta(hours=1)

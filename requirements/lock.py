@@ -17,7 +17,7 @@ FILES = {
     "gpu": ["--extra", "all", "--extra", "gpu", "--no-emit-package", "onnxruntime"],
     # The container's, which serves with NVIDIA's own Triton and trains nothing.
     "container": [
-        *("--extra", "serve", "--extra", "s3", "--extra", "gpu"),
+        *("--extra", "serve", "--extra", "gpu"),
         *("--no-emit-package", "onnxruntime", "--no-emit-package", "nvidia-pytriton"),
     ],
 }
