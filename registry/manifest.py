@@ -44,10 +44,10 @@ class Manifest:
         tools: versions of the packages that made the files.
         opset: of `model.onnx`.
         graph: its name: the model's, and a hash of the weights.
-        precision: what the weights are stored in, and the variants that are served.
+        precision: what the weights are stored in, and the precisions that are served, under the key `variants`.
         parity: largest and mean difference to Keras, the unit, the number of inputs.
         result: what the training run reached.
-        measured: what else the export measured (perplexity of each variant).
+        measured: what else the export measured (perplexity in each precision).
         configuration: arguments of the model's description in `registry.configuration`.
         files: SHA-256 by name, of all files but this one.
     """
@@ -186,7 +186,7 @@ def _data_hash(run: Path) -> str | None:
 
 
 def _precision(folder: Path, model: onnx.ModelProto) -> dict[str, Any]:
-    """Weights are stored in what most of them are in; variants are those that `folder` has graphs for."""
+    """Weights are stored in what most of them are in; it is served in those that `folder` has graphs for."""
     elements_in: dict[str, int] = {}
     for tensor in model.graph.initializer:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()

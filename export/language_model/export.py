@@ -45,7 +45,7 @@ def export_language_model(run: Run, folder: Path) -> ExportResult:
     model, tokenizer = train.load(run)
     rows, padding = held_out(run, model, tokenizer)
     round_to_float16(model)
-    say(f"{NAME}: converting to ONNX, as {', '.join(variants.VARIANTS)}")
+    say(f"{NAME}: converting to ONNX, as {', '.join(variants.PRECISIONS)}")
     graphs = variants.graphs(model, variants.calibrate(model, _whole(rows, padding)[:_CALIBRATION_ROWS]))
     say(f"{NAME}: comparing with Keras")
     measured = check_decoding(model, graphs["decode_float32"], rows[:8, :-1])
@@ -145,20 +145,20 @@ def _converted_stages(model: train.Model, tokens: np.ndarray) -> Stages:
 
 
 def check_precisions(folder: Path, rows: np.ndarray, vocabulary_size: int, padding: int | None) -> dict[str, float]:
-    """Perplexity on `rows` of every variant in `folder`.
+    """Perplexity on `rows` of every precision in `folder`.
 
     Raises:
         PrecisionError: one is worse than float32 by more than `MAX_LOSS`.
     """
     found = {
-        variant: variants.perplexity(folder / f"decode_{variant}.onnx", rows, vocabulary_size, padding)
-        for variant in variants.VARIANTS
+        precision: variants.perplexity(folder / f"decode_{precision}.onnx", rows, vocabulary_size, padding)
+        for precision in variants.PRECISIONS
     }
-    for variant, perplexity in found.items():
+    for precision, perplexity in found.items():
         loss = perplexity / found["float32"] - 1
         if not loss <= MAX_LOSS:
             raise parity.PrecisionError(
-                f"{NAME}: {variant} has perplexity {perplexity:.2f}, float32 {found['float32']:.2f}; "
+                f"{NAME}: {precision} has perplexity {perplexity:.2f}, float32 {found['float32']:.2f}; "
                 f"accepted: at most {MAX_LOSS:.0%} more; nothing was published"
             )
     return found

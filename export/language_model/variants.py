@@ -22,30 +22,30 @@ from reverie.progress import followed
 from training.language_model.model import LanguageModel
 from training.language_model.pre_norm import PreNormLanguageModel
 
-VARIANTS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8")
 WEIGHTS_FILE = "weights.bin"
 _EXTERNAL_FROM = 1024
 _ALIGNMENT = 4096
 """Offsets at which ONNX Runtime can map a file into memory."""
 
 
-def decoding_of(variant: str, ranges: Mapping[str, Range], prefill: bool = False) -> Decoding:
-    """An empty decode graph that computes in `variant`."""
-    linear = Int8Linear(ranges) if variant == "int8" else FloatLinear()
-    return Decoding(linear, prefill, Graph(np.float16 if variant == "float16" else np.float32))
+def decoding_of(precision: str, ranges: Mapping[str, Range], prefill: bool = False) -> Decoding:
+    """An empty decode graph that computes in `precision`."""
+    linear = Int8Linear(ranges) if precision == "int8" else FloatLinear()
+    return Decoding(linear, prefill, Graph(np.float16 if precision == "float16" else np.float32))
 
 
 def graphs(model: LanguageModel | PreNormLanguageModel, ranges: Mapping[str, Range]) -> dict[str, onnx.ModelProto]:
-    """Every variant's decode and prefill graph, by file name without suffix."""
+    """Every precision's decode and prefill graph, by file name without suffix."""
     width = padded_width(model.config.vocabulary_size)
     made = {}
-    for variant in VARIANTS:
+    for precision in PRECISIONS:
         for kind in ("decode", "prefill"):
-            decoding = build(model, decoding_of(variant, ranges, prefill=kind == "prefill"))
+            decoding = build(model, decoding_of(precision, ranges, prefill=kind == "prefill"))
             graph = decoding.model("unnamed", width)
             # Named after its weights, for the same reason as in `export.onnx.conversion.convert`.
-            graph.graph.name = f"language_model_{kind}_{variant}_{weights_hash(graph)}"
-            made[f"{kind}_{variant}"] = graph
+            graph.graph.name = f"language_model_{kind}_{precision}_{weights_hash(graph)}"
+            made[f"{kind}_{precision}"] = graph
     return made
 
 

@@ -67,7 +67,7 @@ def make(network: StyleNetwork, name: str, precision: Precision, calibration: It
 def check(
     precision: Precision, paint: Callable[[Inputs], np.ndarray], expected: list[tuple[Inputs, np.ndarray]]
 ) -> Departure:
-    """Compare a variant with float32's pictures.
+    """Compare a precision with float32's pictures.
 
     Args:
         paint: inputs to uint8 (batch, height, width, 3).
