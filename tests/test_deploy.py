@@ -190,6 +190,17 @@ def test_the_dockerfile_copies_what_exists_and_ends_as_an_ordinary_user():
     assert f"{ENGINE_CACHE}" in text
 
 
+def test_the_container_carries_nothing_that_trains_or_exports_and_only_the_packages_that_serve():
+    copied = {line.split()[1] for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line.startswith("COPY")}
+    assert {"serving", "registry", "requirements/container.txt"} <= copied
+    assert not copied & {"training", "export", "loadtests", "benchmarks"}
+    locked = set(
+        re.findall(r"^([a-z0-9-]+)==", (DEPLOY.parent / "requirements/container.txt").read_text(), re.MULTILINE)
+    )
+    assert {"tensorflow", "onnx", "onnxruntime-gpu", "boto3", "tritonclient"} <= locked
+    assert not locked & {"tf2onnx", "locust", "nvidia-pytriton", "onnxruntime", "pytest"}
+
+
 def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_without_a_key():
     script = (DEPLOY / "start.sh").read_text()
     options = set(re.findall(r"^  (--[a-z-]+)", script, re.MULTILINE))
