@@ -232,9 +232,8 @@ def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(ser
     version = publishing.publish(tiny.stage(repository, 5, loss=loss), repository, label="museum").version
     with Callers.calling(served, photo) as callers, model_of(served) as model:
         callers.wait_for(stable, calls=20)
-        limits = canary.CanaryLimits(
-            p95=1000.0
-        )  # This machine is shared; latency is judged in tests/export/test_canary.py.
+        # This machine is shared; latency is judged in tests/registry/test_canary.py.
+        limits = canary.CanaryLimits(p95=1000.0)
         verdict = canary.run(model, version, 40, 4, served.address.metrics, limits)
         assert verdict.promoted == promoted, verdict.reasons
         assert 0 < verdict.canary.requests < verdict.stable.requests
@@ -243,7 +242,8 @@ def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(ser
         assert "canary" not in model.labels.versions
         callers.wait_for(model.labels.stable)
         assert callers.failures == []
-        assert History(model.repository.path).events("style")[-1]["promoted"] == promoted
+        (*_, event) = History(model.repository.path).events("style")
+        assert (event["promoted"], event["canary"]["measure"]) == (promoted, loss)
 
 
 def test_a_canary_whose_pictures_are_black_is_not_promoted_though_it_was_measured_as_good(served, two):
