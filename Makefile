@@ -32,10 +32,11 @@ test: $(VENV)/.dev ## unit tests, and service tests against the embedded Triton;
 test-fast: $(VENV)/.dev ## what needs no server and takes no long time
 	$(PYTHON_M) pytest -n 2 -m "not service and not slow" $(ARGS)
 
-lint: $(VENV)/.dev ## formatting, lint and types
+lint: $(VENV)/.dev ## formatting, lint, types, and which room may import which
 	$(PYTHON_M) ruff format --check .
 	$(PYTHON_M) ruff check .
 	$(PYTHON_M) mypy
+	$(BIN)/python $(BIN)/lint-imports --no-cache
 
 serve: $(VENV)/.runtime ## serve model_repository on 127.0.0.1:8001 (gRPC); ARGS="--http" also on :8000, ARGS="--weights-dir ..."
 	$(REVERIE) serve $(ARGS)
@@ -127,10 +128,10 @@ $(VENV)/bin/python:
 	@python=$$(bash requirements/find_python.sh) && echo "using $$python" && { "$$python" -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "$$python cannot make a virtual environment; on Debian or Ubuntu install the package python3-venv"; exit 1; }; }
 
-$(VENV)/.runtime: requirements/$(if $(GPU),gpu,runtime).txt pyproject.toml clients/python/pyproject.toml clients/python/pyproject.toml | $(VENV)/bin/python
+$(VENV)/.runtime: requirements/$(if $(GPU),gpu,runtime).txt pyproject.toml clients/python/pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked packages (about 2 minutes)"
 	@$(PYTHON_M) pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	@$(PYTHON_M) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable clients/python --editable clients/python
+	@$(PYTHON_M) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable clients/python
 	@install -m 755 requirements/reverie.sh $(BIN)/reverie
 	@touch $@
 

@@ -175,7 +175,7 @@ def check(folder: Path, text: bool) -> dict[str, Any]:
                 lambda: list(export_runs("style", None, runs, repository, address, "museum")),
             )
             # What it looks like does not matter here; that it is decided and done does.
-            limits = canary.Limits(p95=1000.0, measure=1000.0, requests=5)
+            limits = canary.CanaryLimits(p95=1000.0, quality_metric=1000.0, requests=5)
             verdict = steps("canary", lambda: canary.run(model, second.version, 30, 8, server.address.metrics, limits))
             back = steps("rollback", lambda: publishing.rollback(model))
             steps("afterwards", lambda: time.sleep(2))

@@ -26,8 +26,10 @@ import numpy as np
 import onnxruntime as ort
 
 from registry import configuration, golden
+from registry.model_configuration import ModelConfiguration
 from registry.repository import Repository
 from registry.rollout import Rollout
+from reverie.onnx_sessions import CPU, open_session
 
 BATCHES = (1, 2, 4, 8)
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -42,7 +44,7 @@ def driver() -> str | None:
     return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None
 
 
-def session(path: Path, kind: str, cache: Path, describe: configuration.ModelConfiguration) -> ort.InferenceSession:
+def session(path: Path, kind: str, cache: Path, describe: ModelConfiguration) -> ort.InferenceSession:
     """`path` on one provider, with what the GPU configuration gives it.
 
     Raises:
@@ -60,7 +62,7 @@ def session(path: Path, kind: str, cache: Path, describe: configuration.ModelCon
             "trt_profile_max_shapes": shapes.most.text(),
         }
     chosen = [(_PROVIDERS[kind], options)] if kind in _PROVIDERS else []
-    made = ort.InferenceSession(str(path), providers=[*chosen, "CPUExecutionProvider"])
+    made = open_session(path, [*chosen, CPU])
     if chosen and chosen[0][0] not in made.get_providers():
         raise RuntimeError(f"{chosen[0][0]} did not start; ONNX Runtime logged above which library it misses")
     return made
@@ -107,8 +109,8 @@ def check_model(model: Rollout, kinds: list[str], seconds: float) -> dict[str, A
 def _on(
     kind: str,
     folder: Path,
-    describe: configuration.ModelConfiguration,
-    recorded: golden.Recorded,
+    describe: ModelConfiguration,
+    recorded: golden.GoldenOutputs,
     cache: Path,
     seconds: float,
 ) -> dict[str, Any]:

@@ -35,7 +35,6 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 import onnx
-import onnxruntime as ort
 import tensorflow as tf
 from reverie_client import Client
 
@@ -43,6 +42,7 @@ from benchmarks.timing import say, seconds_of
 from export.onnx.precision import CPU_DEFAULT, Precision
 from export.style.export import graph_in, graph_of, sample_photos
 from imaging import images
+from reverie.onnx_sessions import open_session
 from reverie.restylers import DEFAULT_STRENGTH, of_graph
 from reverie.style_evaluation import held_out, rounded
 from serving.demo.run import PICTURES
@@ -194,7 +194,7 @@ def alternating(functions: Mapping[Key, Callable[[], Any]], rounds: int = ROUNDS
 
 def onnxruntime_paint(network: Style) -> Paint:
     """The graph in ONNX Runtime on all cores."""
-    session = ort.InferenceSession(str(network.file), providers=["CPUExecutionProvider"])
+    session = open_session(network.file)
     return lambda image, weights: session.run(None, {"image": image, "style_weights": weights})[0]
 
 

@@ -15,17 +15,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
+
+from reverie.onnx_sessions import open_session
 
 RUNS = 4
 
 
 def main() -> None:
     """Print the figure."""
-    file, size = sys.argv[1], int(sys.argv[2])
-    options = ort.SessionOptions()
-    options.enable_mem_pattern = False
-    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    file, size = Path(sys.argv[1]), int(sys.argv[2])
+    session = open_session(file, has_many_shapes=True)
     styles = session.get_inputs()[1].shape[1]
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     times = []

@@ -18,9 +18,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from imaging import xmp
+from reverie import __version__
 from reverie.errors import InputError
 
-SOFTWARE = "Reverie 0.1.0"
+SOFTWARE = f"Reverie {__version__}"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """A composite of a photograph and what a trained model made."""
 

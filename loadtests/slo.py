@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ else:
     import tomli as tomllib
 
 LOADS = ("closed", "open", "capacity")
-DEFAULT_FILE = Path(__file__).parent / "slo.toml"
+DEFAULT_FILE = Path(str(files("loadtests") / "slo.toml"))
 
 
 class ObjectiveError(InputError):

@@ -17,22 +17,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 from google.protobuf import text_format
 from reverie_client import Client, proxies
 from reverie_client.labels import Labels
 
 from registry import configuration, manifest
-from registry.configuration import Flavour
+from registry.history import History
 from registry.manifest import ManifestError
+from registry.model_configuration import Target
 from registry.publishing import KEEP, connected, prune
 from registry.repository import Repository
 from registry.rollout import Rollout
 from reverie.errors import ToolkitError
 
-CONFIG = Flavour.portable.value
+try:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+except ModuleNotFoundError:
+    raise ToolkitError("buckets need boto3; install it with the extra: pip install 'reverie[s3]'") from None
+
+CONFIG = Target.portable.value
 _ABANDONED = timedelta(hours=1)
 """How old a claim that no configuration names must be to be taken over."""
 _CONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict")
@@ -126,7 +131,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Moved:
+class SyncResult:
     """What `push` or `pull` did to a model.
 
     Attributes:
@@ -140,7 +145,7 @@ class Moved:
     labels: Labels | None = None
 
 
-def push(repository: Repository, bucket: Bucket) -> Iterator[Moved]:
+def push(repository: Repository, bucket: Bucket) -> Iterator[SyncResult]:
     """Bring the bucket to what `repository` says, model by model; those that are the same are left out.
 
     Raises:
@@ -158,7 +163,7 @@ def push(repository: Repository, bucket: Bucket) -> Iterator[Moved]:
                 yield moved
 
 
-def pull(repository: Repository, bucket: Bucket, address: str | None = None) -> Iterator[Moved]:
+def pull(repository: Repository, bucket: Bucket, address: str | None = None) -> Iterator[SyncResult]:
     """Bring `repository` to what the bucket says, and the server at `address`, if one answers there.
 
     New versions are checked against their manifests before they are put in place, and go into service as any other
@@ -174,7 +179,7 @@ def pull(repository: Repository, bucket: Bucket, address: str | None = None) -> 
         listed = bucket.listing()
         names = [name for name in (*configuration.FIXED, *configuration.EXPORTED) if f"{name}/{CONFIG}" in listed]
         if not names:
-            raise BucketError(f"s3://{bucket.name}/{bucket.prefix} holds no models; fill it with 'reverie push'")
+            raise BucketError(f"s3://{bucket.name}/{bucket.prefix} holds no models; fill it with 'reverie models push'")
         # A model that pins versions of another is loaded after that one has changed.
         for name in sorted(names, key=lambda name: (not _is_versioned(name), name)):
             if _is_versioned(name):
@@ -185,7 +190,7 @@ def pull(repository: Repository, bucket: Bucket, address: str | None = None) -> 
                 yield moved
 
 
-def _push_versions(model: Rollout, bucket: Bucket) -> Moved | None:
+def _push_versions(model: Rollout, bucket: Bucket) -> SyncResult | None:
     before, labels = bucket.read(f"{model.name}/{CONFIG}"), model.labels
     named = set(_labels_in(model.name, before[0]).versions.values()) if before else set()
     new = [v for v in sorted(set(labels.versions.values())) if _push_version(model, v, bucket, named)]
@@ -201,7 +206,7 @@ def _push_versions(model: Rollout, bucket: Bucket) -> Moved | None:
             raise BucketError(f"{model.name} was changed in the bucket meanwhile; pull it and push again")
     elif not any(is_changed):
         return None
-    return Moved(model.name, tuple(new), tuple(_prune(model.name, labels, bucket)), labels)
+    return SyncResult(model.name, tuple(new), tuple(_prune(model.name, labels, bucket)), labels)
 
 
 def _push_version(model: Rollout, version: int, bucket: Bucket, named: set[int]) -> bool:
@@ -225,11 +230,11 @@ def _push_version(model: Rollout, version: int, bucket: Bucket, named: set[int])
     return True
 
 
-def _push_files(name: str, repository: Repository, bucket: Bucket) -> Moved | None:
+def _push_files(name: str, repository: Repository, bucket: Bucket) -> SyncResult | None:
     folder = repository.path / name
     paths = sorted(_files(folder), key=lambda path: path.name == CONFIG)
     pushed = [_push_file(path, f"{name}/{path.relative_to(folder).as_posix()}", bucket) for path in paths]
-    return Moved(name) if any(pushed) else None
+    return SyncResult(name) if any(pushed) else None
 
 
 def _push_file(path: Path, key: str, bucket: Bucket) -> bool:
@@ -250,7 +255,7 @@ def _prune(name: str, labels: Labels, bucket: Bucket) -> Iterator[int]:
             yield version
 
 
-def _pull_versions(model: Rollout, bucket: Bucket) -> Moved | None:
+def _pull_versions(model: Rollout, bucket: Bucket) -> SyncResult | None:
     config = bucket.read(f"{model.name}/{CONFIG}")
     assert config is not None
     labels = _labels_in(model.name, config[0])
@@ -267,8 +272,10 @@ def _pull_versions(model: Rollout, bucket: Bucket) -> Moved | None:
         for version in new:
             model.repository.withdraw(model.name, version)
         raise
-    model.repository.record(event="pulled", model=model.name, version=labels.stable, label="stable", was=before.stable)
-    return Moved(model.name, tuple(new), tuple(prune(model)), labels)
+    History(model.repository.path).record(
+        event="pulled", model=model.name, version=labels.stable, label="stable", was=before.stable
+    )
+    return SyncResult(model.name, tuple(new), tuple(prune(model)), labels)
 
 
 def _pull_version(model: Rollout, version: int, bucket: Bucket) -> bool:
@@ -297,7 +304,7 @@ def _pull_version(model: Rollout, version: int, bucket: Bucket) -> bool:
     return True
 
 
-def _pull_files(name: str, repository: Repository, bucket: Bucket, client: Client | None) -> Moved | None:
+def _pull_files(name: str, repository: Repository, bucket: Bucket, client: Client | None) -> SyncResult | None:
     keys = sorted(bucket.listing(f"{name}/").items(), key=lambda item: item[0].endswith(f"/{CONFIG}"))
     stale = [key for key, listed in keys if not _is_same(repository.path / key, listed)]
     for key in stale:
@@ -306,7 +313,7 @@ def _pull_files(name: str, repository: Repository, bucket: Bucket, client: Clien
             repository.write(name, key.removeprefix(f"{name}/"), found[0])
     if stale and client is not None:
         client.load(name)
-    return Moved(name) if stale else None
+    return SyncResult(name) if stale else None
 
 
 def _is_same(path: Path, listed: Mapping[str, Any]) -> bool:

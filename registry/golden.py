@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
-from registry.configuration import ModelConfiguration
+from registry.model_configuration import ModelConfiguration
 from reverie.errors import ToolkitError
+from reverie.onnx_sessions import open_session
 from serving.triton.graph_inputs import RECORDED as FILE
 from serving.triton.graph_inputs import RECORDED_INPUT as _IN
 
@@ -30,7 +30,7 @@ class RecordingError(ToolkitError):
 
 
 @dataclass(frozen=True)
-class Recorded:
+class GoldenOutputs:
     """What was asked at export, and the answers.
 
     Attributes:
@@ -56,14 +56,14 @@ def record(folder: Path, configuration: ModelConfiguration, inputs: Mapping[str,
     np.savez_compressed(folder / FILE, **arrays)
 
 
-def read(folder: Path) -> Recorded | None:
+def read(folder: Path) -> GoldenOutputs | None:
     """What was recorded of a version; None if nothing was."""
     if not (folder / FILE).exists():
         return None
     with np.load(folder / FILE) as arrays:
         found = {name: arrays[name] for name in arrays.files}
     files = sorted({MODEL} | {n.partition("@")[2].partition(":")[0] for n in found if n.startswith("out@")})
-    return Recorded(_named(found, _IN), {file: _named(found, _prefix(file)) for file in files})
+    return GoldenOutputs(_named(found, _IN), {file: _named(found, _prefix(file)) for file in files})
 
 
 def _prefix(file: str) -> str:
@@ -76,12 +76,12 @@ def _named(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 def run(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every output of a graph, in ONNX Runtime on the CPU."""
-    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = open_session(model)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def compare_any(answered: Mapping[str, np.ndarray], recorded: Recorded) -> None:
+def compare_any(answered: Mapping[str, np.ndarray], recorded: GoldenOutputs) -> None:
     """Accept the answer of any graph of the version.
 
     Raises:

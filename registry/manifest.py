@@ -44,10 +44,10 @@ class Manifest:
         tools: versions of the packages that made the files.
         opset: of `model.onnx`.
         graph: its name: the model's, and a hash of the weights.
-        precision: what the weights are stored in, and the variants that are served.
+        precision: what the weights are stored in, and the precisions that are served, under the key `variants`.
         parity: largest and mean difference to Keras, the unit, the number of inputs.
         result: what the training run reached.
-        measured: what else the export measured (perplexity of each variant).
+        measured: what else the export measured (perplexity in each precision).
         configuration: arguments of the model's description in `registry.configuration`.
         files: SHA-256 by name, of all files but this one.
     """
@@ -69,7 +69,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`; it holds a hash of itself too."""
-        (folder / FILE).write_text(_signed(asdict(self)))
+        (folder / FILE).write_text(_with_checksum(asdict(self)))
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -121,10 +121,12 @@ def read(folder: Path) -> Manifest:
         content.pop("sha256", None)
         found = _MANIFEST.validate_python(content)
     except FileNotFoundError:
-        raise ManifestError(f"{folder} has no {FILE}; sign it with 'reverie models adopt'") from None
+        raise ManifestError(
+            f"{folder} has no {FILE}; write one with its checksums with 'reverie models adopt'"
+        ) from None
     except (ValueError, AttributeError, ValidationError) as error:
         raise ManifestError(f"{folder / FILE} is not a manifest: {str(error).splitlines()[0]}") from None
-    if text != _signed(content):
+    if text != _with_checksum(content):
         raise ManifestError(f"{folder / FILE} was altered: its own hash is not that of its contents")
     return found
 
@@ -184,7 +186,7 @@ def _data_hash(run: Path) -> str | None:
 
 
 def _precision(folder: Path, model: onnx.ModelProto) -> dict[str, Any]:
-    """Weights are stored in what most of them are in; variants are those that `folder` has graphs for."""
+    """Weights are stored in what most of them are in; it is served in those that `folder` has graphs for."""
     elements_in: dict[str, int] = {}
     for tensor in model.graph.initializer:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
@@ -206,6 +208,6 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _signed(content: Mapping[str, Any]) -> str:
+def _with_checksum(content: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps({**content, "sha256": digest}, indent=2) + "\n"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from reverie_client import Client, ReverieError, hosts
 from reverie_client.labels import CANDIDATE, PREVIOUS, STABLE, Labels
 
+from registry.history import History
 from registry.repository import Repository
 from registry.rollout import Rollout, SwitchError
 from registry.staging import ExportResult, StagedVersion
@@ -82,7 +83,9 @@ def publish(
             if isinstance(error, OSError):
                 raise PublishError(f"{name}: {reason(error)}; nothing was published") from error
             raise PublishError(f"{name} version {version} was withdrawn: {error}") from error
-        repository.record(event="published", model=name, version=version, label=label, was=before.versions.get(label))
+        History(repository.path).record(
+            event="published", model=name, version=version, label=label, was=before.versions.get(label)
+        )
         return Published(staged.exported, version, client is not None, tuple(prune(model, keep)))
 
 
@@ -95,7 +98,7 @@ def promote(model: Rollout, version: int, label: str = STABLE, warn: Warn = lamb
     with model.repository.lock():
         before = model.labels
         _switch(model, _naming(before, label, version), warn)
-        model.repository.record(
+        History(model.repository.path).record(
             event="promoted", model=model.name, version=version, label=label, was=before.versions.get(label)
         )
 
@@ -111,8 +114,10 @@ def rollback(model: Rollout, warn: Warn = lambda sentence: None) -> int:
         version = before.versions.get(PREVIOUS)
         if version is None:
             raise SwitchError(_no_way_back(model, before))
-        _switch(model, before.without(PREVIOUS).naming(STABLE, version), warn)
-        model.repository.record(event="rolled back", model=model.name, version=version, label=STABLE, was=before.stable)
+        _switch(model, before.without_label(PREVIOUS).with_label(STABLE, version), warn)
+        History(model.repository.path).record(
+            event="rolled back", model=model.name, version=version, label=STABLE, was=before.stable
+        )
         return version
 
 
@@ -146,7 +151,7 @@ def _no_way_back(model: Rollout, labels: Labels) -> str:
 
 def _stable_before(model: Rollout, version: int | None) -> int | None:
     """What `version` took the place of when it became stable, as the history says."""
-    events = model.repository.history(model.name)
+    events = History(model.repository.path).events(model.name)
     found = [e["was"] for e in events if e.get("label") == STABLE and e.get("version") == version and e.get("was")]
     return found[-1] if found else None
 
@@ -203,7 +208,7 @@ def _naming(labels: Labels, label: str, version: int) -> Labels:
     if label in (CANDIDATE, PREVIOUS):
         raise SwitchError(f"label {label!r} is set by publishing; accepted: {STABLE}, canary, or a name of your own")
     try:
-        return labels.naming(label, version)
+        return labels.with_label(label, version)
     except ValueError as error:
         raise SwitchError(str(error)) from None
 

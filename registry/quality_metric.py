@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Measure(str, Enum):
-    """Whose recorded rows a language model is measured on, or whether the task's measure is looked at."""
+class QualityMetric(str, Enum):
+    """Whose recorded rows a language model is measured on, or whether quality is not looked at."""
 
     stable = "stable"
     canary = "canary"

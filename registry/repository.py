@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
-import logging
 import os
 import secrets
 import shutil
@@ -19,15 +17,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from reverie.errors import ToolkitError
 
-_log = logging.getLogger(__name__)
-_HISTORY = "history.jsonl"
-"""A plain file: Triton takes folders for models, and a file in a model's folder for a change of that model."""
 _held: dict[Path, int] = {}
 """Locks on this process's staging folders; a folder whose lock is free belongs to a process that died."""
 
@@ -198,26 +191,6 @@ class Repository:
             yield
         finally:
             os.close(descriptor)
-
-    def record(self, **event: Any) -> None:
-        """Append one line to the history, with the time; what it is about has happened, so failing here only warns."""
-        line = json.dumps({"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event}) + "\n"
-        try:
-            with (self.path / _HISTORY).open("a") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            _log.warning("%s is not in the history: %s", line.strip(), error.strerror)
-
-    def history(self, model: str | None = None) -> list[dict[str, Any]]:
-        """What was published, promoted and rolled back, oldest first."""
-        path = self.path / _HISTORY
-        events = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):  # A line that a full disk cut short.
-                events.append(json.loads(line))
-        return [event for event in events if model in (None, event.get("model"))]
 
     def _staging_place(self, model: str) -> Path:
         """Outside the repository if files can be renamed from there; Triton takes no other folder of it than a model's."""

@@ -10,16 +10,17 @@ Reaches a server only through the client; without one it changes the files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from google.protobuf import text_format
 from reverie_client import Client, ReverieError
 from reverie_client.labels import CANARY, CANDIDATE, PREVIOUS, STABLE, Labels
 from tritonclient.grpc import model_config_pb2
 
 from registry import configuration, golden, manifest
-from registry.configuration import Flavour, ModelConfiguration
+from registry.model_configuration import ModelConfiguration, Target
 from registry.repository import Repository
 from reverie.errors import ToolkitError
 
@@ -48,11 +49,11 @@ class Rollout:
     @property
     def labels(self) -> Labels:
         """The labels of versions that exist; where none were given yet, the newest that is there is stable."""
-        found = Labels.read(self.repository.path / self.name / Flavour.portable.value)
+        found = Labels.read(self.repository.path / self.name / Target.portable.value)
         there = self.repository.versions(self.name)
         gone = [name for name, version in found.versions.items() if version not in there]
-        found = found.without(CANDIDATE, *gone)
-        return found.naming(STABLE, there[-1]) if found.stable is None and there else found
+        found = found.without_label(CANDIDATE, *gone)
+        return found.with_label(STABLE, there[-1]) if found.stable is None and there else found
 
     def description(self, version: int) -> ModelConfiguration:
         """Of a version, from its manifest.
@@ -62,6 +63,15 @@ class Rollout:
         """
         facts = manifest.read(self.repository.folder(self.name, version)).configuration
         return configuration.EXPORTED[self.name](**facts)
+
+    def infer(self, version: int, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the server's `version` answers; needs a server.
+
+        Raises:
+            ReverieError: it does not answer.
+        """
+        assert self.client is not None
+        return self.client.infer(self.name, dict(inputs), version=str(version)).outputs
 
     def served(self, labels: Labels) -> list[int]:
         """The versions to serve under `labels`: those that are named and take what `stable` takes."""
@@ -99,30 +109,30 @@ class Rollout:
             ManifestError: a version was altered since its export.
         """
         self._check(labels)
-        first = not (self.repository.path / self.name / Flavour.portable.value).exists()
-        with self.repository.restoring(self.name, [flavour.value for flavour in Flavour]) as restore:
+        first = not (self.repository.path / self.name / Target.portable.value).exists()
+        with self.repository.restoring(self.name, [target.value for target in Target]) as restore:
             try:
-                self._go(labels)
+                self._apply(labels)
             except BaseException as error:
                 self._undo(restore, first, error)
                 raise
 
-    def texts(self, labels: Labels | None = None, versions: Sequence[int] = ()) -> dict[Flavour, str]:
+    def texts(self, labels: Labels | None = None, versions: Sequence[int] = ()) -> dict[Target, str]:
         """The model's configuration files: as they should be now, or under other labels."""
         labels = labels or self.labels
         description = self.description(labels.stable or max(labels.versions.values()))
         versions = versions or self.served(labels)
-        texts = {flavour: description.text(versions, labels, flavour) for flavour in description.flavours}
-        for flavour, text in texts.items():
-            _parse(text, self.name, flavour)
+        texts = {target: description.text(versions, labels, target) for target in description.targets}
+        for target, text in texts.items():
+            _parse(text, self.name, target)
         return texts
 
     def _write(self, labels: Labels, versions: Sequence[int]) -> None:
         # The portable file last: labels are read from it.
-        for flavour, text in self.texts(labels, versions).items():
-            self.repository.write(self.name, flavour.value, text)
+        for target, text in self.texts(labels, versions).items():
+            self.repository.write(self.name, target.value, text)
 
-    def _go(self, labels: Labels) -> None:
+    def _apply(self, labels: Labels) -> None:
         served = self.served(labels)
         if self.client is None:
             self._write(labels, served)
@@ -132,7 +142,7 @@ class Rollout:
         both = sorted({*kept, *served})
         fresh = [v for v in served if v not in kept]
         if fresh and before.stable in kept:
-            self._load(before.naming(CANDIDATE, fresh[-1]), both)
+            self._load(before.with_label(CANDIDATE, fresh[-1]), both)
             self._smoke_test(fresh)
         self._load(labels, both)
         self._smoke_test(served)
@@ -170,8 +180,7 @@ class Rollout:
         for version in versions:
             recorded = golden.read(self.repository.folder(self.name, version))
             if recorded is not None:
-                answer = self.client.infer(self.name, recorded.inputs, version=str(version))
-                golden.compare_any(answer.outputs, recorded)
+                golden.compare_any(self.infer(version, recorded.inputs), recorded)
 
     def _reload_dependents(self) -> None:
         assert self.client is not None
@@ -238,7 +247,7 @@ class Rollout:
 
     def _standing_in(self, version: int, versions: Sequence[int]) -> model_config_pb2.ModelConfig:
         """The model's configuration, but that `versions` are served and all of them run the graph of `version`."""
-        text = (self.repository.path / self.name / Flavour.portable.value).read_text()
+        text = (self.repository.path / self.name / Target.portable.value).read_text()
         found = text_format.Parse(text, model_config_pb2.ModelConfig())
         found.version_policy.specific.versions[:] = versions
         found.default_model_filename = f"../{version}/{found.default_model_filename or golden.MODEL}"
@@ -264,8 +273,8 @@ def _message(error: BaseException) -> str:
     return error.message.splitlines()[0] if isinstance(error, ReverieError) and error.message else str(error)
 
 
-def _parse(text: str, model: str, flavour: Flavour) -> None:
+def _parse(text: str, model: str, target: Target) -> None:
     try:
         text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise SwitchError(f"{flavour.value} of {model} does not parse: {error}") from None
+        raise SwitchError(f"{target.value} of {model} does not parse: {error}") from None

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from registry import golden, manifest
-from registry.configuration import ModelConfiguration
+from registry.model_configuration import ModelConfiguration
 from registry.repository import Repository
 from reverie.progress import say
 

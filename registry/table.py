@@ -12,28 +12,45 @@ from rich.table import Table
 
 from registry import configuration, golden, manifest
 from registry.manifest import Manifest, ManifestError
+from registry.model_configuration import Target
 from registry.repository import Repository
 from registry.rollout import Rollout
 
 _COLUMNS = ("model", "version", "labels", "state", "from and measured")
 
 
-def table(repository: Path, address: str | None) -> Table:
-    """Every version of every exported model in `repository`, and every other model that a server at `address` has."""
+def table(repository: Path, address: str | None, only: str | None = None) -> Table:
+    """Every version of every exported model in `repository`, and every other model that a server at `address` has.
+
+    Args:
+        only: the one model to list.
+    """
     found = Table()
     for i, name in enumerate(_COLUMNS):
         found.add_column(name, no_wrap=i < 4, overflow="fold")
     states = _states(address)
-    for model, version in _versions(repository):
+    for model, version in _versions(repository, only):
         found.add_row(model.name, str(version), *_row(model, version, states.pop((model.name, str(version)), "")))
     for (name, number), state in sorted(states.items()):
-        found.add_row(name, number, "", state)
+        if only in (None, name):
+            found.add_row(name, number, "", state)
     return found
 
 
-def verify(repository: Path) -> Iterator[tuple[str, int, str]]:
-    """Model, version and what is wrong with it ("" if nothing), for every version."""
-    for model, version in _versions(repository):
+def verify(repository: Path, only: str | None = None, number: int | None = None) -> Iterator[tuple[str, int, str]]:
+    """Model, version and what is wrong with it ("" if nothing), for every version.
+
+    Args:
+        only: the one model to look at.
+        number: the one version of it.
+
+    Raises:
+        ManifestError: there is no such version.
+    """
+    chosen = [(model, version) for model, version in _versions(repository, only) if number in (None, version)]
+    if number is not None and not chosen:
+        raise ManifestError(f"{repository / str(only) / str(number)} is no version; `reverie models list` names them")
+    for model, version in chosen:
         try:
             manifest.verify(model.repository.folder(model.name, version))
             yield model.name, version, ""
@@ -70,23 +87,23 @@ def write_configurations(repository: Path, check: bool = False) -> list[Path]:
     """
     files = Repository(repository)
     texts: dict[tuple[str, str], str] = {
-        (name, configuration.Flavour.portable.value): describe().text()
+        (name, Target.portable.value): describe().text()
         for name, describe in configuration.FIXED.items()
         if (repository / name).is_dir()
     }
     for name in configuration.EXPORTED:
         if files.versions(name):
-            texts |= {(name, flavour.value): text for flavour, text in Rollout(name, files).texts().items()}
+            texts |= {(name, target.value): text for target, text in Rollout(name, files).texts().items()}
     changed = [key for key, text in texts.items() if _read(repository.joinpath(*key)) != text]
     for name, file in [] if check else changed:
         files.write(name, file, texts[name, file])
     return [repository.joinpath(*key) for key in changed]
 
 
-def _versions(repository: Path) -> Iterator[tuple[Rollout, int]]:
+def _versions(repository: Path, only: str | None = None) -> Iterator[tuple[Rollout, int]]:
     files = Repository(repository)
     for name in configuration.EXPORTED:
-        for version in files.versions(name):
+        for version in files.versions(name) if only in (None, name) else ():
             yield Rollout(name, files), version
 
 

@@ -8,15 +8,23 @@ import subprocess
 import sys
 
 FILES = {
-    "runtime": [],
-    "dev": ["--extra", "dev"],
-    "eval": ["--extra", "eval"],
-    "fuzz": ["--extra", "fuzz"],
-    "bench": ["--extra", "bench"],
+    "runtime": ["--extra", "all"],
+    "dev": ["--extra", "all", "--extra", "dev"],
+    "eval": ["--extra", "all", "--extra", "eval"],
+    "fuzz": ["--extra", "all", "--extra", "fuzz"],
+    "bench": ["--extra", "all", "--extra", "bench"],
     # Both builds of ONNX Runtime provide the same module, so only one may be installed.
-    "gpu": ["--extra", "gpu", "--no-emit-package", "onnxruntime"],
+    "gpu": ["--extra", "all", "--extra", "gpu", "--no-emit-package", "onnxruntime"],
+    # The container's, which serves with NVIDIA's own Triton and trains nothing.
+    "container": [
+        *("--extra", "serve", "--extra", "gpu"),
+        *("--no-emit-package", "onnxruntime", "--no-emit-package", "nvidia-pytriton"),
+    ],
 }
-OPTIONS = ["--universal", "--python-version", "3.10", "--generate-hashes", "--no-header"]
+OPTIONS = [
+    *("--universal", "--python-version", "3.10", "--generate-hashes", "--no-header"),
+    *("--no-emit-package", "reverie-client"),  # It is in this repository.
+]
 
 if __name__ == "__main__":
     for name, extras in FILES.items():

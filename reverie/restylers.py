@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from imaging import images
 from registry.repository import Repository
 from reverie.errors import ToolkitError
+from reverie.onnx_sessions import open_session
 from serving.style.files import MODEL
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
@@ -73,7 +73,7 @@ def of_graph(name: str, graph: Path, styles: list[str]) -> Restyler:
     Args:
         styles: in the order of its weights.
     """
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    session = open_session(graph)
     return _restyler(
         name, styles, lambda image, weights: session.run(None, {"image": image, "style_weights": weights})[0]
     )

@@ -46,11 +46,10 @@ class _Served:
     """The scoring graph and a text engine on one version's files."""
 
     def __init__(self, folder: Path, precision: str):
-        import onnxruntime
-
+        from reverie.onnx_sessions import open_session
         from serving.text.engine import engine_of
 
-        self._scoring = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        self._scoring = open_session(folder / "model.onnx")
         self._engine = engine_of(folder, precision)
 
     def __enter__(self) -> _Served:

@@ -1,19 +1,16 @@
-"""Commands that start a server or call one."""
+"""Commands that call a server; those that start one, and those that need none, are registered with them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import mimetypes
 import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -23,12 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from imaging import images, xmp
 from imaging.images import ENDINGS
-from imaging.provenance import Provenance
-from imaging.provenance import read as read_provenance
-from imaging.video.reader import can_be_read, is_animation, is_still
+from imaging.video.reader import is_animation
 from imaging.video.restyle import FRAMES_PER_SECOND, stylize_folder, stylize_video
-from imaging.video.writer import VIDEOS
 from reverie import outputs
+from serving.local_commands import inspect, weights
+from serving.server_commands import demo, serve
+from serving.stylize_kinds import frame_rate, kind_of_result
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of the server.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
@@ -39,106 +36,14 @@ Video = Annotated[Path | None, typer.Option(help="Also write the saved pictures 
 MaxSeconds = Annotated[float, typer.Option(help="Take the best picture after this time; 0 for no limit.")]
 PreserveColors = Annotated[bool, typer.Option(help="Paint in luminance only; the picture keeps its colors.")]
 MarkOrNot = Annotated[bool, typer.Option(help="Say in the result's XMP how it was made.")]
-Repository = Annotated[Path, typer.Option(help="Model repository to serve.")]
 
 LOCAL = "127.0.0.1:8001"
 
 
 def add_commands(cli: typer.Typer) -> None:
-    """Register every command of this file."""
+    """Register the commands of this room."""
     for command in (serve, demo, stylize, generate, dream, transfer, inspect, health, weights):
         cli.command()(command)
-
-
-def serve(
-    repository: Repository = Path("model_repository"),
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, and needs both keys.")
-    ] = "127.0.0.1",
-    grpc_port: int = 8001,
-    http_port: int = 8000,
-    metrics_port: int = 8002,
-    metrics_host: Annotated[
-        str, typer.Option(help="Address of the metrics, which have no key: whoever reaches it may read them.")
-    ] = "127.0.0.1",
-    http: Annotated[
-        bool, typer.Option("--http", help="Open HTTP for inference too; else it answers health, and to the API key.")
-    ] = False,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let other machines in without keys; says what is open then.")
-    ] = False,
-    weights_dir: Annotated[
-        Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): gRPC over TLS only, and no HTTP.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
-    tls_clients: Annotated[
-        Path | None, typer.Option(help="Authority (PEM) whose clients alone are let in, with their certificates.")
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Holds the key asked for with every call. Default: $REVERIE_API_KEY_FILE, else the key in $REVERIE_API_KEY."
-        ),
-    ] = None,
-    control_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Holds the key asked for where models are loaded. Default: $REVERIE_CONTROL_KEY_FILE, else the key in "
-            "$REVERIE_CONTROL_KEY, else a random one that `export` and `models` find on this machine.",
-        ),
-    ] = None,
-    memory_limit: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, help="GiB that Triton itself, without its models, may take. Default: half of the machine's."
-        ),
-    ] = None,
-) -> None:
-    """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
-    from reverie_client import credentials
-    from reverie_client.credentials import Tls
-
-    from serving.security import Security
-    from serving.triton import memory
-    from serving.triton.server import Address as Listen
-    from serving.triton.server import StartInterrupted, TritonServer
-    from serving.triton.supervisor import supervise
-
-    environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    listen = Listen(host, grpc_port, http_port, metrics_port, metrics_host)
-    tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
-    api_key = credentials.read_key(credentials.API_KEY_VARIABLE, api_key_file)
-    control_key = credentials.read_key(credentials.CONTROL_KEY_VARIABLE, control_key_file)
-    security = Security(tls, api_key, control_key, http, insecure)
-    limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
-    if too_little := memory.shared_memory_warning():
-        typer.echo(f"warning: {too_little}", err=True)
-    with (
-        contextlib.suppress(StartInterrupted),
-        TritonServer(repository, listen, environment, security, memory_bytes=limit, interrupt=stop) as server,
-    ):
-        for warning in security.warnings(host):
-            typer.echo(f"warning: {warning}", err=True)
-        ready = (
-            f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, HTTP {server.http} ({security.http_opens}), "
-            f"metrics {listen.metrics}"
-        )
-        supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
-    typer.echo("stopping")
-
-
-def demo(
-    repository: Repository = Path("model_repository"),
-    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("out/demo"),
-) -> None:
-    """Run the main job on the shipped models and write a gallery."""
-    from serving.demo.run import run_demo
-
-    sys.exit(0 if run_demo(repository, out) else 1)
 
 
 def stylize(
@@ -175,14 +80,14 @@ def stylize(
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
-    kind = _kind_of_result(source, output)
+    kind = kind_of_result(source, output)
     with _ended_by_signals(), Client(address, timeout=3600) as client:  # 8192 pixels take a small machine minutes.
         if kind == "picture":
             data, format = _read(source), _format(output)
             _check_outputs(output, [source])
             outputs.write(output, client.stylize(data, format=format, **options))
         else:
-            _stylize_frames(client, source, output, kind, options, smooth, _rate(fps))
+            _stylize_frames(client, source, output, kind, options, smooth, frame_rate(fps))
     typer.echo(f"wrote {output}")
     if kind == "picture" and is_animation(source):
         _warn(f"{source} has several frames and {output} the first; give an output ending in .mp4 for all of them")
@@ -312,42 +217,12 @@ def transfer(
         _follow(client.transfer(image, styles, style_mask=masks, **_given(options)), output, video)
 
 
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A picture (PNG, JPEG, WebP, GIF) or a video (MP4, MOV, MKV).")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, or null.")] = False,
-) -> None:
-    """Say how a picture or a video was made, as it says itself; exit status 1 if it says nothing."""
-    found = read_provenance(file)
-    if as_json:
-        typer.echo(json.dumps(asdict(found) if found else None))
-    else:
-        typer.echo(_said(found) if found else f"{file} does not say how it was made")
-    sys.exit(0 if found else 1)
-
-
 def health(address: Address = LOCAL) -> None:
     """Say whether a server and all its models are ready; exit status 0 if so."""
     with Client(address) as client:
         is_ready = client.ready()
     typer.echo(f"{address} is {'ready' if is_ready else 'not ready'}")
     sys.exit(0 if is_ready else 1)
-
-
-def weights(name: Annotated[str, typer.Argument(help="vgg19 or inception_v3.")]) -> None:
-    """Download ImageNet weights into the Keras cache, once."""
-    from synthesis import features
-
-    typer.echo(f"{name}: {features.weights_path(name) or features.download(name)}")
-
-
-def _said(found: Provenance) -> str:
-    """A line for each thing that is said; control characters of strange files do not reach the terminal."""
-    lines = []
-    for name, value in asdict(found).items():
-        text = json.dumps(value) if isinstance(value, dict) else str(value)
-        printable = "".join(c if c.isprintable() else "\ufffd" for c in text)
-        lines += [f"{name.replace('_', ' ')}: {printable}"] if value else []
-    return "\n".join(lines)
 
 
 def _follow(stream: Stream[PictureStep], output: Path, video: Path | None) -> None:
@@ -436,50 +311,6 @@ def _check_film(path: Path | None) -> None:
         raise typer.BadParameter(
             f"{path.name} ends in {path.suffix!r}; accepted: {', '.join(images.FILMS)}", param_hint="--video"
         )
-
-
-def _kind_of_result(source: Path, output: Path) -> Literal["picture", "video", "folder"]:
-    """What `stylize` makes of `source`: what the names say, where that can be done.
-
-    Raises:
-        typer.BadParameter: it cannot; says what of this source can be made.
-    """
-    is_video = output.suffix.lower() in VIDEOS and not output.is_dir()
-    if not source.exists():
-        raise typer.BadParameter(f"there is no file {source}", param_hint="SOURCE")
-    if source.is_dir():
-        return "video" if is_video else _folder_for(source, output)
-    is_picture = source.suffix.lower() in ENDINGS or is_still(source)
-    if is_video and is_picture and not is_animation(source):
-        raise _no_result(output, f"{source} is a picture, of which comes a picture: {_PICTURES}")
-    if is_video or is_picture:
-        return "video" if is_video else "picture"
-    if can_be_read(source):
-        raise _no_result(output, f"{source} is read as a video, of which comes a video: {_VIDEOS}")
-    raise typer.BadParameter(
-        f"{source} is neither a picture that is read (PNG, JPEG, WebP) nor a video", param_hint="SOURCE"
-    )
-
-
-def _folder_for(source: Path, output: Path) -> Literal["folder"]:
-    """Nobody means a folder by "out.png", unless it is one."""
-    is_named_as_a_file = (mimetypes.guess_type(output.name)[0] or "").startswith(("image/", "video/"))
-    if is_named_as_a_file and not output.is_dir():
-        raise _no_result(output, f"{source} is a folder of frames, of which come a folder or a video: {_VIDEOS}")
-    return "folder"
-
-
-def _rate(fps: float) -> Fraction:
-    if not 0.1 <= fps <= 240:
-        raise typer.BadParameter(f"{fps:g}; accepted: 0.1 to 240", param_hint="--fps")
-    return Fraction(fps).limit_denominator(1001)
-
-
-_VIDEOS, _PICTURES = ", ".join(VIDEOS), ", ".join(ENDINGS)
-
-
-def _no_result(output: Path, what_comes: str) -> typer.BadParameter:
-    return typer.BadParameter(f"{what_comes}; {output.name} ends in {output.suffix!r}", param_hint="OUTPUT")
 
 
 def _stylize_frames(

@@ -7,13 +7,14 @@ Trained by `training.features`; `weights/README.md` is its card.
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-WEIGHTS = Path(__file__).parent / "weights" / "compact.npz"
+WEIGHTS = Path(str(files("synthesis") / "weights" / "compact.npz"))
 LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1", "block5_conv2")
 _CHANNELS = dict(zip(LAYERS, (64, 128, 256, 512, 512, 512), strict=True))
 _SCALES = dict(zip(LAYERS, (40.0, 200.0, 260.0, 900.0, 140.0, 67.0), strict=True))

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from reverie_client import headers
 
-from registry.configuration import ENGINE_CACHE
+from registry.model_configuration import ENGINE_CACHE
 from serving.triton.server import _libraries, _wheel
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
@@ -102,7 +102,7 @@ def test_models_from_a_bucket_are_pulled_where_the_server_reads_them_and_by_nobo
     repository = {e["name"]: e.get("value") for e in server["env"]}["REVERIE_REPOSITORY"]
     for container in spec["initContainers"]:
         arguments = container["command"][3:]
-        assert container["command"][:3] == ["python3", "-m", "reverie.cli"]
+        assert container["command"][:5] == ["python3", "-m", "reverie.cli", "models", "pull"]
         assert arguments[arguments.index("--repository") + 1] == repository
         mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
         assert Path(mounts["models"]["mountPath"]) == Path(repository).parent
@@ -188,6 +188,17 @@ def test_the_dockerfile_copies_what_exists_and_ends_as_an_ordinary_user():
     assert set(sources) == let_in
     assert re.search(r"^USER 1000", text, re.MULTILINE) and "HEALTHCHECK" in text
     assert f"{ENGINE_CACHE}" in text
+
+
+def test_the_container_carries_nothing_that_trains_or_exports_and_only_the_packages_that_serve():
+    copied = {line.split()[1] for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line.startswith("COPY")}
+    assert {"serving", "registry", "requirements/container.txt"} <= copied
+    assert not copied & {"training", "export", "loadtests", "benchmarks"}
+    locked = set(
+        re.findall(r"^([a-z0-9-]+)==", (DEPLOY.parent / "requirements/container.txt").read_text(), re.MULTILINE)
+    )
+    assert {"tensorflow", "onnx", "onnxruntime-gpu", "boto3", "tritonclient"} <= locked
+    assert not locked & {"tf2onnx", "locust", "nvidia-pytriton", "onnxruntime", "pytest"}
 
 
 def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_without_a_key():

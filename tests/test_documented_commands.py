@@ -15,6 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from registry import configuration
+from registry.cli import ModelName
 from reverie.cli import cli
 from tests.conftest import PROJECT
 
@@ -62,6 +64,18 @@ def test_a_command_of_the_documents_takes_what_they_give_it(line):
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options | {"--help"}
     if words and not is_open(words):
         command.make_context("reverie", list(words), resilient_parsing=False)
+
+
+VERSIONED = ("adopt", "canary", "history", "list", "promote", "restore", "rollback", "verify")
+
+
+def test_commands_about_a_model_s_versions_take_the_model_first_and_then_the_version():
+    models = below(below(typer.main.get_command(cli))["models"])
+    assert set(models) == {*VERSIONED, "push", "pull"}
+    for name in VERSIONED:
+        arguments = [p.name for p in models[name].params if p.param_type_name == "argument"]
+        assert arguments == ["model", "version"][: len(arguments)] != [], name
+    assert {model.value for model in ModelName} == set(configuration.EXPORTED)
 
 
 def all_commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -21,6 +21,7 @@ from export.language_model import variants
 from export.onnx import conversion, parity
 from registry import configuration
 from registry.staging import ExportResult
+from reverie.onnx_sessions import open_session
 from reverie.progress import say
 from training.language_model import train
 from training.runs import Run
@@ -44,7 +45,7 @@ def export_language_model(run: Run, folder: Path) -> ExportResult:
     model, tokenizer = train.load(run)
     rows, padding = held_out(run, model, tokenizer)
     round_to_float16(model)
-    say(f"{NAME}: converting to ONNX, as {', '.join(variants.VARIANTS)}")
+    say(f"{NAME}: converting to ONNX, as {', '.join(variants.PRECISIONS)}")
     graphs = variants.graphs(model, variants.calibrate(model, _whole(rows, padding)[:_CALIBRATION_ROWS]))
     say(f"{NAME}: comparing with Keras")
     measured = check_decoding(model, graphs["decode_float32"], rows[:8, :-1])
@@ -78,7 +79,7 @@ def round_to_float16(model: keras.Model) -> None:
 
 def check_decoding(model: train.Model, graph: onnx.ModelProto, tokens: np.ndarray) -> parity.Parity:
     """Compare the logits of a decode graph with Keras' at every position of `tokens` (rows, tokens)."""
-    session = variants.session(graph)
+    session = open_session(graph)
     decoded = [session.run(["logits"], variants.sequence_feeds(session, row[None]))[0][0] for row in tokens]
     expected = ops.convert_to_numpy(model(tokens))
     with _naming_the_layer(lambda: _decoded_stages(model, graph, tokens[:1])):
@@ -126,7 +127,7 @@ def _naming_the_layer(stages: Callable[[], Stages]) -> Iterator[None]:
 def _decoded_stages(model: train.Model, graph: onnx.ModelProto, tokens: np.ndarray) -> Stages:
     """Inside a decode graph, for one row; its tensors have the names of the stages."""
     expected = {layer: ops.convert_to_numpy(output) for layer, output in model.stages(tokens)}
-    found = parity.probe(graph, variants.sequence_feeds(variants.session(graph), tokens), list(expected))
+    found = parity.probe(graph, variants.sequence_feeds(open_session(graph), tokens), list(expected))
     return zip(expected, found, expected.values(), strict=True)
 
 
@@ -144,20 +145,20 @@ def _converted_stages(model: train.Model, tokens: np.ndarray) -> Stages:
 
 
 def check_precisions(folder: Path, rows: np.ndarray, vocabulary_size: int, padding: int | None) -> dict[str, float]:
-    """Perplexity on `rows` of every variant in `folder`.
+    """Perplexity on `rows` of every precision in `folder`.
 
     Raises:
         PrecisionError: one is worse than float32 by more than `MAX_LOSS`.
     """
     found = {
-        variant: variants.perplexity(folder / f"decode_{variant}.onnx", rows, vocabulary_size, padding)
-        for variant in variants.VARIANTS
+        precision: variants.perplexity(folder / f"decode_{precision}.onnx", rows, vocabulary_size, padding)
+        for precision in variants.PRECISIONS
     }
-    for variant, perplexity in found.items():
+    for precision, perplexity in found.items():
         loss = perplexity / found["float32"] - 1
         if not loss <= MAX_LOSS:
             raise parity.PrecisionError(
-                f"{NAME}: {variant} has perplexity {perplexity:.2f}, float32 {found['float32']:.2f}; "
+                f"{NAME}: {precision} has perplexity {perplexity:.2f}, float32 {found['float32']:.2f}; "
                 f"accepted: at most {MAX_LOSS:.0%} more; nothing was published"
             )
     return found

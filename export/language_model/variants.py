@@ -17,34 +17,35 @@ from export.language_model.decode import Decoding, build
 from export.onnx.builder import FloatLinear, Graph, Int8Linear, Range
 from export.onnx.conversion import weights_hash
 from language.sampling import padded_width
+from reverie.onnx_sessions import open_session
 from reverie.progress import followed
 from training.language_model.model import LanguageModel
 from training.language_model.pre_norm import PreNormLanguageModel
 
-VARIANTS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8")
 WEIGHTS_FILE = "weights.bin"
 _EXTERNAL_FROM = 1024
 _ALIGNMENT = 4096
 """Offsets at which ONNX Runtime can map a file into memory."""
 
 
-def decoding_of(variant: str, ranges: Mapping[str, Range], prefill: bool = False) -> Decoding:
-    """An empty decode graph that computes in `variant`."""
-    linear = Int8Linear(ranges) if variant == "int8" else FloatLinear()
-    return Decoding(linear, prefill, Graph(np.float16 if variant == "float16" else np.float32))
+def decoding_of(precision: str, ranges: Mapping[str, Range], prefill: bool = False) -> Decoding:
+    """An empty decode graph that computes in `precision`."""
+    linear = Int8Linear(ranges) if precision == "int8" else FloatLinear()
+    return Decoding(linear, prefill, Graph(np.float16 if precision == "float16" else np.float32))
 
 
 def graphs(model: LanguageModel | PreNormLanguageModel, ranges: Mapping[str, Range]) -> dict[str, onnx.ModelProto]:
-    """Every variant's decode and prefill graph, by file name without suffix."""
+    """Every precision's decode and prefill graph, by file name without suffix."""
     width = padded_width(model.config.vocabulary_size)
     made = {}
-    for variant in VARIANTS:
+    for precision in PRECISIONS:
         for kind in ("decode", "prefill"):
-            decoding = build(model, decoding_of(variant, ranges, prefill=kind == "prefill"))
+            decoding = build(model, decoding_of(precision, ranges, prefill=kind == "prefill"))
             graph = decoding.model("unnamed", width)
             # Named after its weights, for the same reason as in `export.onnx.conversion.convert`.
-            graph.graph.name = f"language_model_{kind}_{variant}_{weights_hash(graph)}"
-            made[f"{kind}_{variant}"] = graph
+            graph.graph.name = f"language_model_{kind}_{precision}_{weights_hash(graph)}"
+            made[f"{kind}_{precision}"] = graph
     return made
 
 
@@ -56,7 +57,7 @@ def calibrate(model: LanguageModel | PreNormLanguageModel, rows: np.ndarray) -> 
     """
     decoding = build(model, decoding_of("float32", {}))
     width = padded_width(model.config.vocabulary_size)
-    runner = session(decoding.model("calibration", width, probes=list(decoding.inputs_of.values())))
+    runner = open_session(decoding.model("calibration", width, probes=list(decoding.inputs_of.values())))
     found: dict[str, Range] = {}
     for row in followed(rows, "calibrating int8, rows", len(rows)):
         feeds = sequence_feeds(runner, row[None])
@@ -87,7 +88,7 @@ def perplexity(path: Path, rows: np.ndarray, vocabulary_size: int, ignored: int 
     Args:
         rows: int (sequences, tokens); what follows `ignored` (padding) does not count.
     """
-    runner = session(path)
+    runner = open_session(path)
     total, count = 0.0, 0
     for row in followed(rows, f"measuring {path.stem}, held-out rows", len(rows)):
         logits = runner.run(["logits"], sequence_feeds(runner, row[None, :-1]))[0][0, :, :vocabulary_size]
@@ -121,9 +122,3 @@ def save(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
 
 def _large(tensors: Sequence[onnx.TensorProto]) -> list[onnx.TensorProto]:
     return [t for t in tensors if t.HasField("raw_data") and len(t.raw_data) >= _EXTERNAL_FROM]
-
-
-def session(model: onnx.ModelProto | Path) -> ort.InferenceSession:
-    """ONNX Runtime on the CPU for a model in memory or in a file."""
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return ort.InferenceSession(source, providers=["CPUExecutionProvider"])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from registry.staging import Parity
 from reverie.errors import ToolkitError
+from reverie.onnx_sessions import open_session
 
 
 class ParityError(ToolkitError):
@@ -36,7 +36,7 @@ class Tolerance:
 
 def run_graph(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """The single output of `model` for `inputs`, in ONNX Runtime on the CPU."""
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(model)
     return session.run(None, inputs)[0]
 
 
@@ -46,7 +46,7 @@ def probe(model: onnx.ModelProto, inputs: dict[str, np.ndarray], tensors: Sequen
     probed.CopyFrom(model)
     outputs = {output.name for output in model.graph.output}
     probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in outputs)
-    session = ort.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(probed)
     return session.run(list(tensors), inputs)
 
 

@@ -43,7 +43,7 @@ def export_style(run: Run, folder: Path, precision: Precision = CPU_DEFAULT) -> 
 
     Raises:
         ParityError: the float32 graph departs from Keras on the run's sample photos.
-        PrecisionError: a variant departs too far from the float32 graph.
+        PrecisionError: a precision departs too far from the float32 graph.
     """
     network = train.load(run)
     styles = network.config.styles
@@ -57,10 +57,10 @@ def export_style(run: Run, folder: Path, precision: Precision = CPU_DEFAULT) -> 
     float32 = variants.session_paint(graph)
     expected = [(inputs, float32(inputs)) for inputs in _in_every_style(photos, len(styles))]
     departures = {}
-    for file, variant in {GPU_MODEL: Precision.float16, MODEL: precision}.items():
-        say(f"{NAME}: making and measuring {variant.value}")
-        made = graph_in(variant, network, photos)
-        departures[variant] = variants.check(variant, variants.session_paint(made), expected)
+    for file, made_in in {GPU_MODEL: Precision.float16, MODEL: precision}.items():
+        say(f"{NAME}: making and measuring {made_in.value}")
+        made = graph_in(made_in, network, photos)
+        departures[made_in] = variants.check(made_in, variants.session_paint(made), expected)
         (folder / file).write_bytes(made.SerializeToString())
     (folder / "styles.json").write_text(json.dumps(styles) + "\n")
     return ExportResult(

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import tensorflow as tf
 from onnxruntime import quantization
 
@@ -24,6 +23,7 @@ from export.onnx.conversion import weights_hash
 from export.onnx.parity import PrecisionError
 from export.onnx.precision import Precision
 from export.style.graph import StyleGraph
+from reverie.onnx_sessions import open_session
 from training.style.network import StyleNetwork
 
 
@@ -67,7 +67,7 @@ def make(network: StyleNetwork, name: str, precision: Precision, calibration: It
 def check(
     precision: Precision, paint: Callable[[Inputs], np.ndarray], expected: list[tuple[Inputs, np.ndarray]]
 ) -> Departure:
-    """Compare a variant with float32's pictures.
+    """Compare a precision with float32's pictures.
 
     Args:
         paint: inputs to uint8 (batch, height, width, 3).
@@ -99,7 +99,7 @@ def departure(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Departure:
 
 def session_paint(model: onnx.ModelProto) -> Callable[[Inputs], np.ndarray]:
     """The graph in ONNX Runtime on the CPU."""
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(model)
     return lambda inputs: session.run(None, dict(inputs))[0]
 
 

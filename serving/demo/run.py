@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from serving.demo.gallery import Picture
 from serving.demo.mosaic import stained_glass
 from serving.triton.server import TritonServer
 
-PICTURES = Path(__file__).parent / "pictures"
+PICTURES = Path(str(files("serving.demo") / "pictures"))
 PROMPT = "This movie"
 TEMPERATURES = (0.2, 0.5, 0.7, 1.0, 1.5)
 

@@ -51,7 +51,7 @@ class PinnedModel:
             InputError: the input will never fit into the server's shared memory.
             RuntimeError: it failed.
         """
-        version = self._labels.draw(random.random()) or int(self.folder.name)
+        version = self._labels.sample_version(random.random()) or int(self.folder.name)
         request = pb_utils.InferenceRequest(
             model_name=self.name,
             model_version=version,

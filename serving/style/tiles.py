@@ -17,6 +17,7 @@ import onnx
 import onnxruntime as ort
 
 from imaging import images
+from reverie.onnx_sessions import open_session
 from serving.style.margin import MARGIN, Margins
 from serving.style.statistics import SplitGraphs, split_statistics
 
@@ -122,11 +123,7 @@ def _graphs(model: Path) -> SplitGraphs:
 
 
 def _session(graph: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # It warns about every weight that only the other graph uses.
-    # Tiles have up to four shapes; a pattern for each takes twice the memory and saves no time.
-    options.enable_mem_pattern = False
-    # Spinning threads take the processor from the other models of a small machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    """Tiles have up to four shapes; and ONNX Runtime warns about every weight that only the other graph uses."""
     accepted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    return ort.InferenceSession(graph, options, [p for p in accepted if p in ort.get_available_providers()])
+    providers = [p for p in accepted if p in ort.get_available_providers()]
+    return open_session(graph, providers, has_many_shapes=True, shares_machine=True, is_quiet=True)

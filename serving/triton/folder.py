@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 from serving.triton import memory
@@ -30,7 +31,7 @@ _PLAIN = (Path("/var/tmp"), Path("/tmp"))
 """Where a server's folder lies for a user whose own folders have names that Triton cannot take."""
 _PLAIN_PATH = re.compile("[A-Za-z0-9/._+=@%,-]+")
 """A path that no shell and no list of folders takes apart."""
-_STAND_INS = Path(__file__).parent / "backends"
+_STAND_INS = Path(str(files("serving.triton") / "backends"))
 
 
 @dataclass

@@ -69,7 +69,7 @@ def publish(run: Run, export, repository: Repository):
         return made.exported, publishing.publish(made, repository).version
 
 
-GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant in variants.VARIANTS}
+GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant in variants.PRECISIONS}
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_what_training_leaves_behind_is_all_that_export_needs(preset, repository
     run = train(TRAININGS[preset], texts, tmp_path / "cache", tmp_path / "run", Schedule(2))
     exported, version = publish(run, export_language_model, repository)
     assert version == 1
-    assert set(exported.measured["perplexity"]) == set(variants.VARIANTS)
+    assert set(exported.measured["perplexity"]) == set(variants.PRECISIONS)
     folder = repository.path / language_model.NAME / "1"
     if preset == "book":
         with pytest.raises(restore.RestoreError, match="is not of the preset reviews"):

@@ -10,6 +10,7 @@ from export.style.export import graph_in
 from export.style.variants import LIMITS, Departure, check, departure, session_paint
 from registry import configuration, golden
 from registry.golden import RecordingError
+from reverie.onnx_sessions import open_session
 from serving.style.statistics import split_statistics
 from training.style.network import StyleNetworkConfig, build
 
@@ -89,7 +90,7 @@ def test_statistics_taken_from_a_picture_give_its_own_restyling(graphs, precisio
     asked = inputs(pictures(1)[0])
     found = parity.run_graph(graphs[precision], asked)
     measure, restyle = (onnx.load_from_string(g) for g in (split.measure, split.restyle))
-    session = parity.ort.InferenceSession(measure.SerializeToString())
+    session = open_session(measure)
     statistics = dict(zip(split.statistics, session.run(list(split.statistics), asked), strict=True))
     again = parity.run_graph(restyle, asked | statistics)
     assert np.abs(again.astype(int) - found).max() <= (3 if precision is Precision.float32 else 8)

@@ -51,11 +51,11 @@ def stage(
     picture = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     inputs = {"image": picture, "style_weights": np.ones((2, len(styles)), np.float32)}
     golden.record(files, described, inputs)
-    sign(files, styles, loss)
+    add_manifest(files, styles, loss)
     return StagedVersion(ExportResult("style", ("stylize",), described, Parity(0, 0, "of 255", 1)), files)
 
 
-def sign(files: Path, styles: tuple[str, ...] = STYLES, loss: float = 1.0) -> None:
+def add_manifest(files: Path, styles: tuple[str, ...] = STYLES, loss: float = 1.0) -> None:
     """(Re)write the manifest of a staged version."""
     parity = {"largest": 0.0, "mean": 0.0, "unit": "of 255", "inputs": 1}
     facts = configuration.style(styles).facts

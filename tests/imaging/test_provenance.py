@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import reverie
 from imaging import images, provenance, xmp
 from imaging.provenance import SOFTWARE, SOURCE_TYPE, Provenance, parse, read
 from reverie.errors import InputError
@@ -180,5 +181,5 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path, content):
 
 
 def test_the_software_is_this_project_s_version():
-    version = re.search(r'^version = "(.*)"', (PROJECT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert version and f"Reverie {version[1]}" == SOFTWARE == provenance.SOFTWARE
+    assert 'version = { attr = "reverie.__version__" }' in (PROJECT / "pyproject.toml").read_text()
+    assert f"Reverie {reverie.__version__}" == SOFTWARE == provenance.SOFTWARE

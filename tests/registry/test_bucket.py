@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from registry import bucket, publishing
 from registry.bucket import Bucket, BucketError
+from registry.history import History
 from registry.manifest import ManifestError
 from registry.repository import Repository, RepositoryError
 from registry.rollout import Rollout, SwitchError
@@ -77,7 +78,7 @@ def test_what_is_pushed_is_pulled_byte_for_byte(store, here, there):
     assert [moved.model for moved in bucket.push(here, store)] == ["style", "stylize"]
     assert [moved.model for moved in bucket.pull(there, store)] == ["style", "stylize"]
     assert files(there) == files(here)
-    assert [e["event"] for e in there.history()] == ["pulled"]
+    assert [e["event"] for e in History(there.path).events()] == ["pulled"]
 
 
 def test_what_is_the_same_on_both_sides_is_left_alone(store, here, there):
@@ -239,7 +240,7 @@ def test_a_url_that_names_no_bucket_says_so(store, there, url, message):
 
 
 def test_an_empty_bucket_and_a_storage_that_does_not_answer_say_what_to_do(store, there):
-    with pytest.raises(BucketError, match="holds no models; fill it with 'reverie push'"):
+    with pytest.raises(BucketError, match="holds no models; fill it with 'reverie models push'"):
         list(bucket.pull(there, store))
     with pytest.raises(BucketError, match="Could not connect"):
         list(bucket.pull(there, Bucket.at("s3://models", "http://127.0.0.1:9")))
@@ -253,8 +254,8 @@ def test_a_number_is_taken_once(here):
 def test_the_commands_say_what_was_done(store, here, there):
     url = f"s3://{store.name}/{store.prefix}"
     run = lambda *arguments: CliRunner().invoke(cli, arguments, catch_exceptions=False).output  # noqa: E731
-    assert "style: pushed (1 stable); new: 1" in run("push", url, "--repository", str(here.path))
-    pull = ("pull", url, "--repository", str(there.path), "--address", "127.0.0.1:9")
+    assert "style: pushed (1 stable); new: 1" in run("models", "push", url, "--repository", str(here.path))
+    pull = ("models", "pull", url, "--repository", str(there.path), "--address", "127.0.0.1:9")
     assert "style: pulled (1 stable); new: 1" in run(*pull)
     assert "nothing to do: both sides are the same" in run(*pull)
 
@@ -274,7 +275,7 @@ def test_a_running_server_gets_into_service_what_was_pulled_and_keeps_what_does_
         assert client.stylize(photo)
         staged = tiny.stage(here, 3)
         (staged.files / "model.onnx").write_bytes(tiny.graph(99).SerializeToString())  # Not what was recorded.
-        tiny.sign(staged.files)
+        tiny.add_manifest(staged.files)
         publishing.publish(staged, here)
         list(bucket.push(here, store))
         with pytest.raises(SwitchError, match=r"differs by .* from what was recorded"):

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from reverie_client import Inference, ReverieError
 from typer.testing import CliRunner
 
-from export import cli
-from registry import canary, canary_latency, configuration, golden
-from registry.canary import Limits, Observed, Verdict, compare_answers, describe_p95, judge, observe
-from registry.quality_metric import Measure
+from registry import canary, canary_latency, cli, configuration, golden, quality
+from registry.canary import CanaryLimits, Verdict, compare_answers, describe_p95, judge
+from registry.canary_metrics import CanaryMetrics, observe
+from registry.quality_metric import QualityMetric
 from registry.repository import Repository
 from registry.rollout import Rollout, SwitchError
 
@@ -38,59 +38,59 @@ nv_inference_request_summary_us{model="style",version="1",quantile="0.95"} Nan
 
 
 def test_a_version_s_own_numbers_are_read_from_triton_s_metrics():
-    assert observe(METRICS, "style", 2) == Observed(2, requests=100, failures=10, p95_ms=28.471)
-    assert observe(METRICS, "style", 1) == Observed(1, requests=7)
+    assert observe(METRICS, "style", 2) == CanaryMetrics(2, requests=100, failures=10, p95_ms=28.471)
+    assert observe(METRICS, "style", 1) == CanaryMetrics(1, requests=7)
 
 
-GOOD = Observed(1, requests=1000, failures=2, p95_ms=50.0, measure=130.0)
+GOOD = CanaryMetrics(1, requests=1000, failures=2, p95_ms=50.0, quality=130.0)
 
 
 @pytest.mark.parametrize(
     ("canary", "reason"),
     [
-        (Observed(2, 100, 0, 55.0, 131.0), None),
-        (Observed(2, 100, 0, None, 130.0), "its p95 in ms is unknown"),
-        (Observed(2, 100, 0, 50.0, None), "its measure is unknown; accepted: a number for both versions"),
-        (Observed(2, 100, 0, 50.0, math.nan), "its measure is nan"),
-        (Observed(2, 100, 0, 50.0, math.inf), "its measure is inf"),
-        (Observed(2, 100, 0, 50.0, -math.inf), "its measure is -inf"),
-        (Observed(2, 100, 0, math.nan, 130.0), "its p95 in ms is nan"),
-        (Observed(2, 19, 0, 50.0, 130.0), "19 requests reached it; at least 20"),
-        (Observed(2, 100, 2, 50.0, 130.0), r"2\.0% of its requests failed, of the stable version's 0\.2%"),
-        (Observed(2, 100, 0, 63.0, 130.0), "p95 in ms is 63, the stable version's 50"),
-        (Observed(2, 100, 0, 50.0, 133.0), "measure is 133, the stable version's 130"),
+        (CanaryMetrics(2, 100, 0, 55.0, 131.0), None),
+        (CanaryMetrics(2, 100, 0, None, 130.0), "its p95 in ms is unknown"),
+        (CanaryMetrics(2, 100, 0, 50.0, None), "its measure is unknown; accepted: a number for both versions"),
+        (CanaryMetrics(2, 100, 0, 50.0, math.nan), "its measure is nan"),
+        (CanaryMetrics(2, 100, 0, 50.0, math.inf), "its measure is inf"),
+        (CanaryMetrics(2, 100, 0, 50.0, -math.inf), "its measure is -inf"),
+        (CanaryMetrics(2, 100, 0, math.nan, 130.0), "its p95 in ms is nan"),
+        (CanaryMetrics(2, 19, 0, 50.0, 130.0), "19 requests reached it; at least 20"),
+        (CanaryMetrics(2, 100, 2, 50.0, 130.0), r"2\.0% of its requests failed, of the stable version's 0\.2%"),
+        (CanaryMetrics(2, 100, 0, 63.0, 130.0), "p95 in ms is 63, the stable version's 50"),
+        (CanaryMetrics(2, 100, 0, 50.0, 133.0), "measure is 133, the stable version's 130"),
     ],
 )
 def test_a_canary_is_promoted_within_the_limits_and_not_beyond(canary, reason):
-    reasons = judge(GOOD, canary, Limits())
+    reasons = judge(GOOD, canary, CanaryLimits())
     assert bool(reasons) == bool(reason)
     if reason:
         assert re.search(reason, reasons[0])
 
 
-@pytest.mark.parametrize("name", ["p95_ms", "measure"])
+@pytest.mark.parametrize("name", ["p95_ms", "quality"])
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_a_canary_is_not_promoted_where_the_stable_version_cannot_be_measured(name, value):
-    (reason,) = judge(replace(GOOD, **{name: value}), Observed(2, 100, 0, 50.0, 130.0), Limits())
+    (reason,) = judge(replace(GOOD, **{name: value}), CanaryMetrics(2, 100, 0, 50.0, 130.0), CanaryLimits())
     assert reason.startswith("the stable version's ")
 
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
-def watched(version: int, times_ms: np.ndarray) -> list[Observed]:
+def watched(version: int, times_ms: np.ndarray) -> list[CanaryMetrics]:
     """What Triton's summary says of each row of times."""
     quantiles = np.quantile(times_ms, QUANTILES, axis=1, method="inverted_cdf").T
     seen = [dict(zip(QUANTILES, row.tolist(), strict=True)) for row in quantiles]
-    return [Observed(version, times_ms.shape[1], 0, q[0.95], 1.0, canary_latency.spread(q)) for q in seen]
+    return [CanaryMetrics(version, times_ms.shape[1], 0, q[0.95], 1.0, canary_latency.spread(q)) for q in seen]
 
 
-def rolling(version: int, times_ms: np.ndarray, minutes: int = 5) -> list[Observed]:
+def rolling(version: int, times_ms: np.ndarray, minutes: int = 5) -> list[CanaryMetrics]:
     """The same of canaries that were watched for so long: Triton's summary is of the last minute, and its median counts."""
     parts = [watched(version, part) for part in np.array_split(times_ms, minutes, axis=1)]
     p95 = np.median([[o.p95_ms for o in part] for part in parts], axis=0)
     spread = np.median([[o.spread for o in part] for part in parts], axis=0)
-    return [Observed(version, times_ms.shape[1], 0, *o) for o in zip(p95, [1.0] * len(p95), spread, strict=True)]
+    return [CanaryMetrics(version, times_ms.shape[1], 0, *o) for o in zip(p95, [1.0] * len(p95), spread, strict=True)]
 
 
 def refused_share(calls: int, slower: float = 1.0, spread: float = 0.5, look=watched, trials: int = 500) -> float:
@@ -98,7 +98,7 @@ def refused_share(calls: int, slower: float = 1.0, spread: float = 0.5, look=wat
     rng = np.random.default_rng(30)
     stable, canaries = (rng.lognormal(3, spread, (trials, n)) for n in (9 * calls, calls))
     pairs = zip(look(1, stable), look(2, canaries * slower), strict=True)
-    return sum(bool(judge(*pair, Limits())) for pair in pairs) / trials
+    return sum(bool(judge(*pair, CanaryLimits())) for pair in pairs) / trials
 
 
 @pytest.mark.parametrize("look", [watched, rolling])
@@ -115,22 +115,22 @@ def test_a_slower_version_is_refused_when_enough_calls_reach_it_and_a_much_slowe
 
 @pytest.mark.parametrize("slower", [1.0, 1.5])
 def test_so_many_calls_as_are_said_to_be_needed_tell_the_limit_from_chance(slower):
-    needed = canary_latency.calls_needed(0.5, Limits.p95, stable_share=9)
-    assert needed is not None and canary_latency.chance_ratio(0.5, 9 * needed, needed) <= Limits.p95
-    assert canary_latency.chance_ratio(0.5, 9 * (needed - 1), needed - 1) > Limits.p95
-    assert (refused_share(needed, slower) > 0.5) == (slower > Limits.p95)
+    needed = canary_latency.calls_needed(0.5, CanaryLimits.p95, stable_share=9)
+    assert needed is not None and canary_latency.chance_ratio(0.5, 9 * needed, needed) <= CanaryLimits.p95
+    assert canary_latency.chance_ratio(0.5, 9 * (needed - 1), needed - 1) > CanaryLimits.p95
+    assert (refused_share(needed, slower) > 0.5) == (slower > CanaryLimits.p95)
 
 
 def test_how_many_calls_are_needed_is_said_where_p95_is_of_too_few():
-    stable = Observed(1, 306, 0, 50.0, 1.0, spread=0.5)
-    told = describe_p95(stable, Observed(2, 34, 0, 70.0, 1.0), Limits())
+    stable = CanaryMetrics(1, 306, 0, 50.0, 1.0, spread=0.5)
+    told = describe_p95(stable, CanaryMetrics(2, 34, 0, 70.0, 1.0), CanaryLimits())
     assert re.search(
         r"of 34 calls and of 306.* differ by up to 1\.56 times by chance.*135 calls of the canary tell", told
     )
-    assert "chance" not in describe_p95(stable, Observed(2, 1000, 0, 70.0, 1.0), Limits())
-    assert "nothing to compare" in describe_p95(stable, Observed(2), Limits())
-    assert "nothing to compare" in describe_p95(Observed(1), Observed(2, 34), Limits())
-    assert "no number of calls" in describe_p95(stable, Observed(2, 34, 0, 70.0, 1.0), Limits(p95=1.0))
+    assert "chance" not in describe_p95(stable, CanaryMetrics(2, 1000, 0, 70.0, 1.0), CanaryLimits())
+    assert "nothing to compare" in describe_p95(stable, CanaryMetrics(2), CanaryLimits())
+    assert "nothing to compare" in describe_p95(CanaryMetrics(1), CanaryMetrics(2, 34), CanaryLimits())
+    assert "no number of calls" in describe_p95(stable, CanaryMetrics(2, 34, 0, 70.0, 1.0), CanaryLimits(p95=1.0))
 
 
 def test_the_spread_is_read_from_triton_s_quantiles():
@@ -213,34 +213,37 @@ def texts(tmp_path_factory) -> Rollout:
     return Rollout("language_model", repository, Runner(repository))
 
 
-SEEN = (Observed(1, 300, 0, 50.0), Observed(2, 300, 0, 50.0))
+SEEN = (CanaryMetrics(1, 300, 0, 50.0), CanaryMetrics(2, 300, 0, 50.0))
 
 
 @pytest.mark.parametrize(
-    ("measure", "words"),
+    ("metric", "words"),
     [
-        (Measure.stable, "2 held-out rows of 6 tokens that were recorded with the stable version 1"),
-        (Measure.canary, "2 held-out rows of 7 tokens that were recorded with the canary version 2"),
+        (QualityMetric.stable, "2 held-out rows of 6 tokens that were recorded with the stable version 1"),
+        (QualityMetric.canary, "2 held-out rows of 7 tokens that were recorded with the canary version 2"),
     ],
 )
-def test_both_versions_are_measured_on_the_rows_that_were_chosen_and_the_verdict_says_on_which(texts, measure, words):
-    rows = canary._rows(texts, 1, 2, measure)
-    recorded = golden.read(texts.repository.folder("language_model", 1 if measure is Measure.stable else 2))
+def test_both_versions_are_measured_on_the_rows_that_were_chosen_and_the_verdict_says_on_which(texts, metric, words):
+    rows = quality.basis_of(texts, 1, 2, metric)
+    recorded = golden.read(texts.repository.folder("language_model", 1 if metric is QualityMetric.stable else 2))
     expected = np.exp(-recorded.answers["model.onnx"]["token_logprobs"].mean())
-    assert [canary._measured(texts, v, rows) for v in (1, 2)] == pytest.approx([expected] * 2, rel=1e-4)
-    compared = canary.describe(texts, *SEEN, Limits(), rows)
+    assert [quality.measured(texts, v, rows) for v in (1, 2)] == pytest.approx([expected] * 2, rel=1e-4)
+    compared = canary.describe(texts, *SEEN, CanaryLimits(), rows)
     assert words in compared[2]
     assert compared[0] == "failed calls: of 300 that reached version 2, and of 300 that reached the stable version 1"
     assert compared[3] == "answers: both versions' to the inputs recorded with version 1 and with version 2"
-    (reason,) = judge(replace(GOOD, measure=10.0), Observed(2, 100, 0, 50.0, 11.0), Limits(), rows.name)
+    (reason,) = judge(replace(GOOD, quality=10.0), CanaryMetrics(2, 100, 0, 50.0, 11.0), CanaryLimits(), rows.name)
     assert words in reason and "'none' may be chosen instead" in reason
 
 
 def test_without_a_measure_quality_does_not_count_and_the_verdict_says_so(texts):
-    rows = canary._rows(texts, 1, 2, Measure.none)
-    assert rows is None and canary._measured(texts, 2, rows) is None
-    assert judge(replace(GOOD, measure=None), Observed(2, 100, 0, 50.0, None), Limits(), measure=None) == []
-    assert canary.describe(texts, *SEEN, Limits(), rows)[2] == "measure: none, as was asked; quality was not compared"
+    rows = quality.basis_of(texts, 1, 2, QualityMetric.none)
+    assert rows is None and quality.measured(texts, 2, rows) is None
+    assert judge(replace(GOOD, quality=None), CanaryMetrics(2, 100, 0, 50.0, None), CanaryLimits(), metric=None) == []
+    assert (
+        canary.describe(texts, *SEEN, CanaryLimits(), rows)[2]
+        == "measure: none, as was asked; quality was not compared"
+    )
 
 
 def test_perplexities_of_other_tokenizers_are_not_compared(texts, tmp_path):
@@ -249,22 +252,22 @@ def test_perplexities_of_other_tokenizers_are_not_compared(texts, tmp_path):
     other.unlink()
     other.write_text("{}")
     model = Rollout("language_model", repository, Runner(repository))
-    rows = canary._rows(model, 1, 2, Measure.canary)
-    seen = [replace(o, measure=canary._measured(model, o.version, rows)) for o in SEEN]
-    (reason,) = judge(*seen, Limits(), rows.name)
+    rows = quality.basis_of(model, 1, 2, QualityMetric.canary)
+    seen = [replace(o, quality=quality.measured(model, o.version, rows)) for o in SEEN]
+    (reason,) = judge(*seen, CanaryLimits(), rows.name)
     assert "different tokenizers" in reason and "'none' leaves it out" in reason
 
 
 def test_a_style_network_has_no_rows_of_its_own(shipped):
     with pytest.raises(SwitchError, match=r"measure: 'canary' is not accepted for style.*accepted: stable, none"):
-        canary.run(shipped, 99, 10, 1, "http://127.0.0.1:9", measure=Measure.canary)
+        canary.run(shipped, 99, 10, 1, "http://127.0.0.1:9", quality_metric=QualityMetric.canary)
     version = shipped.repository.versions("style")[-1]
-    rows = canary._rows(shipped, version, version, Measure.stable)
+    rows = quality.basis_of(shipped, version, version, QualityMetric.stable)
     assert rows.description.startswith("held-out loss, which each version's own training measured")
 
 
 def test_the_command_tells_how_a_canary_goes_while_it_is_watched(monkeypatch, tmp_path):
-    def run(model, version, percent, seconds, metrics, on_sample, measure):
+    def run(model, version, percent, seconds, metrics, on_sample, quality_metric):
         on_sample(*SEEN)
         return Verdict("style", False, ("said so",), *SEEN, percent, seconds, ("p95: of 3 calls",))
 
@@ -278,7 +281,7 @@ def test_the_command_tells_how_a_canary_goes_while_it_is_watched(monkeypatch, tm
 
 
 def test_the_verdict_is_readable_by_prometheus():
-    verdict = Verdict("style", True, ("within all limits",), GOOD, Observed(2, 100, 1, 51.0), 10, 60)
+    verdict = Verdict("style", True, ("within all limits",), GOOD, CanaryMetrics(2, 100, 1, 51.0), 10, 60)
     lines = verdict.textfile().splitlines()
     assert 'reverie_canary_promoted{model="style",version="2"} 1' in lines
     assert 'reverie_canary_p95_milliseconds{model="style",label="stable",version="1"} 50' in lines

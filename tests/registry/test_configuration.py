@@ -8,7 +8,7 @@ from reverie_client.labels import Labels
 from tritonclient.grpc import model_config_pb2
 
 from registry import configuration, table
-from registry.configuration import Flavour, ModelConfiguration, Tensor
+from registry.model_configuration import ModelConfiguration, Target, Tensor
 
 PROJECT = Path(__file__).resolve().parents[2]
 REPOSITORY = PROJECT / "model_repository"
@@ -40,7 +40,7 @@ def test_a_committed_configuration_parses_and_has_no_field_that_bites(path):
 
 @pytest.mark.parametrize("describe", [configuration.style(("a", "b")), configuration.language_model(100)])
 def test_tensorrt_gets_a_profile_for_every_dynamic_input_and_a_cache_outside_the_repository(describe):
-    found = parse(describe.text([3], flavour=Flavour.gpu))
+    found = parse(describe.text([3], target=Target.gpu))
     (accelerator,) = found.optimization.execution_accelerators.gpu_execution_accelerator
     settings = dict(accelerator.parameters)
     for which in ("min", "opt", "max"):

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from export.cli import models_app
-from registry import configuration, manifest, publishing
+from registry import manifest, publishing
+from registry.cli import models_app
+from registry.history import History
+from registry.model_configuration import ModelConfiguration
 from registry.publishing import PublishError
 from registry.repository import Repository, RepositoryError
 from registry.rollout import Rollout, SwitchError
@@ -85,7 +87,7 @@ def test_a_label_of_one_s_own_names_a_version_and_history_is_kept(repository):
     publishing.promote(style(repository), 1, "museum")
     publishing.promote(style(repository), 1)
     assert style(repository).labels.of(1) == ["museum", "stable"]
-    events = [(e["event"], e["version"], e["label"]) for e in repository.history("style")]
+    events = [(e["event"], e["version"], e["label"]) for e in History(repository.path).events("style")]
     assert events == [
         ("published", 1, "stable"),
         ("published", 2, "stable"),
@@ -180,7 +182,7 @@ def test_a_repository_that_cannot_be_written_is_one_message(repository, monkeypa
 
 def test_a_configuration_that_does_not_parse_is_not_written(repository, monkeypatch):
     before = state(repository)
-    monkeypatch.setattr(configuration.ModelConfiguration, "text", lambda *_: "max_batch_size: many")
+    monkeypatch.setattr(ModelConfiguration, "text", lambda *_: "max_batch_size: many")
     with pytest.raises(PublishError, match=r"withdrawn: configs/gpu\.pbtxt of style does not parse: 1:17"):
         publishing.publish(tiny.stage(repository, 2), repository)
     assert state(repository) == before
@@ -270,7 +272,7 @@ def test_nothing_is_said_where_callers_notice_nothing(repository, told):
 def test_a_rollback_to_another_number_of_styles_says_so_too(repository):
     publishing.publish(tiny.stage(repository, 2, styles=("starry_night", "wave")), repository)
     model = Rollout("style", repository, client=object())
-    said = model.interruption(model.labels.without("previous").naming("stable", 1))
+    said = model.interruption(model.labels.without_label("previous").with_label("stable", 1))
     assert said.startswith("style version 1 takes other inputs (1 style;")
 
 

@@ -14,6 +14,7 @@ from registry.repository import Repository
 from registry.rollout import Rollout
 from reverie.cli import cli
 from tests.export import tiny
+from training.runs import Run
 
 NOWHERE = "127.0.0.1:9"
 
@@ -52,10 +53,15 @@ def test_without_a_server_a_version_is_published_on_disk_and_says_so(repository)
 
 @pytest.mark.parametrize(
     "command",
-    [("models", "promote", "style", "1"), ("rollback", "style"), ("canary", "style", "1", "--for", "1s"), ("export",)],
+    [
+        ("models", "promote", "style", "1"),
+        ("models", "rollback", "style"),
+        ("models", "canary", "style", "1", "--for", "1s"),
+        ("export",),
+    ],
 )
 def test_a_server_that_is_named_must_answer(repository, tmp_path, command, monkeypatch):
-    monkeypatch.setattr("export.publishing._newest", lambda *_: {"style": None})
+    monkeypatch.setattr(Run, "newest_finished", lambda *_: Run(tmp_path))
     arguments = [*command, "--repository", str(repository.path)]
     for named in ({}, {"REVERIE_ADDRESS": NOWHERE}):
         given = [] if named else ["--address", NOWHERE]
@@ -68,6 +74,6 @@ def test_a_server_that_is_named_must_answer(repository, tmp_path, command, monke
 def test_a_change_of_the_files_alone_is_a_warning(repository, monkeypatch):
     monkeypatch.setattr(publishing, "_listens", lambda address: False)
     monkeypatch.setattr("reverie_client.Client.check_live.__defaults__", (0.2,))
-    result = CliRunner().invoke(cli, ["rollback", "style", "--repository", str(repository.path)])
+    result = CliRunner().invoke(cli, ["models", "rollback", "style", "--repository", str(repository.path)])
     assert result.exit_code == 0
     assert "warning: no server listens at 127.0.0.1:8001: only the files were changed" in result.stderr

@@ -16,7 +16,9 @@ import pytest
 from reverie_client import Client, ReverieError
 
 from export.publishing import export_runs
-from registry import canary, configuration, publishing
+from registry import canary, publishing
+from registry.history import History
+from registry.model_configuration import ModelConfiguration
 from registry.publishing import PublishError
 from registry.repository import Repository
 from registry.rollout import Rollout
@@ -199,9 +201,9 @@ def test_a_version_that_does_not_load_or_answers_otherwise_is_withdrawn_and_the_
 
 
 def test_a_configuration_that_triton_refuses_is_undone(served, two, monkeypatch):
-    real = configuration.ModelConfiguration.text
+    real = ModelConfiguration.text
     monkeypatch.setattr(
-        configuration.ModelConfiguration,
+        ModelConfiguration,
         "text",
         lambda *arguments: real(*arguments).replace("max_batch_size: 8", "max_batch_size: -5"),
     )
@@ -230,16 +232,18 @@ def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(ser
     version = publishing.publish(tiny.stage(repository, 5, loss=loss), repository, label="museum").version
     with Callers.calling(served, photo) as callers, model_of(served) as model:
         callers.wait_for(stable, calls=20)
-        limits = canary.Limits(p95=1000.0)  # This machine is shared; latency is judged in tests/export/test_canary.py.
+        # This machine is shared; latency is judged in tests/registry/test_canary.py.
+        limits = canary.CanaryLimits(p95=1000.0)
         verdict = canary.run(model, version, 40, 4, served.address.metrics, limits)
         assert verdict.promoted == promoted, verdict.reasons
         assert 0 < verdict.canary.requests < verdict.stable.requests
-        assert verdict.canary.measure == loss
+        assert verdict.canary.quality == loss
         assert model.labels.stable == (version if promoted else stable)
         assert "canary" not in model.labels.versions
         callers.wait_for(model.labels.stable)
         assert callers.failures == []
-        assert model.repository.history("style")[-1]["promoted"] == promoted
+        (*_, event) = History(model.repository.path).events("style")
+        assert (event["promoted"], event["canary"]["measure"]) == (promoted, loss)
 
 
 def test_a_canary_whose_pictures_are_black_is_not_promoted_though_it_was_measured_as_good(served, two):

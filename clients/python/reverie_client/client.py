@@ -177,7 +177,7 @@ class Versions:
             ReverieError: NOT_FOUND, the model has no such label.
         """
         labels = self._of(model)
-        version = labels.versions.get(label) if label else labels.draw(random.random())
+        version = labels.versions.get(label) if label else labels.sample_version(random.random())
         if label and version is None:
             there = ", ".join(f"{n} ({v})" for n, v in sorted(labels.versions.items())) or "none"
             raise ReverieError(grpc.StatusCode.NOT_FOUND, f"{model} has no label {label!r}; it has: {there}")

@@ -20,7 +20,7 @@ STABLE = "stable"
 """What a caller gets who asks for neither a version nor a label."""
 CANARY = "canary"
 PREVIOUS = "previous"
-"""What was `stable` before; `reverie rollback` returns to it."""
+"""What was `stable` before; `reverie models rollback` returns to it."""
 CANDIDATE = "candidate"
 """Loaded for its smoke test; nobody is sent there."""
 _NAME = re.compile("[a-z0-9_-]{1,40}")
@@ -79,28 +79,30 @@ class Labels:
         """The labels that name `version`."""
         return sorted(name for name, named in self.versions.items() if named == version)
 
-    def draw(self, chance: float) -> int | None:
+    def sample_version(self, chance: float) -> int | None:
         """The version for a call without a label; `chance` is uniform in [0, 1). None where nothing is labeled."""
         canary = self.versions.get(CANARY)
         return canary if canary is not None and chance * 100 < self.percent else self.stable
 
-    def without(self, *names: str) -> Labels:
+    def without_label(self, *names: str) -> Labels:
         """The same without some labels; without `canary` nothing is split."""
         left = {name: version for name, version in self.versions.items() if name not in names}
         return Labels(left, self.percent if CANARY in left else 0.0)
 
-    def naming(self, name: str, version: int) -> Labels:
+    def with_label(self, name: str, version: int) -> Labels:
         """The same with `name` on `version`. Whatever becomes `stable` leaves its predecessor as `previous`."""
         versions = {**self.versions, name: version}
         if name != STABLE:
             return Labels(versions, self.percent)
-        found = Labels(versions, self.percent).without(PREVIOUS, *([CANARY] if versions.get(CANARY) == version else []))
+        found = Labels(versions, self.percent).without_label(
+            PREVIOUS, *([CANARY] if versions.get(CANARY) == version else [])
+        )
         older = self.stable if self.stable != version else self.versions.get(PREVIOUS)
         # A newer one is no way back: Triton answers callers who name no version with the newest that is served.
         if older is not None and older < version:
             found = Labels({**found.versions, PREVIOUS: older}, found.percent)
         return found
 
-    def splitting(self, version: int, percent: float) -> Labels:
+    def with_split(self, version: int, percent: float) -> Labels:
         """The same with `version` as `canary`, which gets `percent` of the traffic without a label."""
         return Labels({**self.versions, CANARY: version}, percent)

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from reverie.errors import InputError
+from reverie.onnx_sessions import open_session
 from serving.python_backend.request import Outputs, Request, UnaryModel
 from serving.triton.graph_inputs import Feeds, GraphInputs, Samples
 
@@ -35,7 +36,13 @@ class TritonPythonModel(UnaryModel):
     def setup(self) -> None:
         args, file = self.args, self.config["default_model_filename"] or "model.onnx"
         path = Path(args["model_repository"]) / args["model_version"] / file
-        self.session = ort.InferenceSession(str(path), self._options(), providers=_providers(args))
+        self.session = open_session(
+            path,
+            _providers(args),
+            threads=self._setting("intra_op_thread_count", 0),
+            has_many_shapes=True,  # Pictures have.
+            shares_machine=True,
+        )
         self.inputs = GraphInputs(self.session.get_inputs(), Samples.read(path.parent, self.config))
         self.outputs = [o["name"] for o in self.config["output"]]
         self.max_elements = self._setting("max_input_elements", MAX_ELEMENTS)
@@ -58,15 +65,6 @@ class TritonPythonModel(UnaryModel):
 
     def _run(self, feeds: Feeds) -> list[np.ndarray]:
         return self.session.run(self.outputs, dict(feeds))
-
-    def _options(self) -> ort.SessionOptions:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._setting("intra_op_thread_count", 0)
-        # Pictures have many shapes; the second of a shape, with its pattern, takes half as much memory again.
-        options.enable_mem_pattern = False
-        # Spinning threads take the processor from the other models of a small machine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return options
 
 
 def _providers(args: dict[str, str]) -> list[Any]:

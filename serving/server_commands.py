@@ -1,0 +1,104 @@
+"""Commands that start a server: `reverie serve`, and `reverie demo`, which also calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RepositoryOption = Annotated[Path, typer.Option("--repository", help="Model repository to serve.")]
+
+
+def serve(
+    repository: RepositoryOption = Path("model_repository"),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, and needs both keys.")
+    ] = "127.0.0.1",
+    grpc_port: int = 8001,
+    http_port: int = 8000,
+    metrics_port: int = 8002,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of the metrics, which have no key: whoever reaches it may read them.")
+    ] = "127.0.0.1",
+    http: Annotated[
+        bool, typer.Option("--http", help="Open HTTP for inference too; else it answers health, and to the API key.")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines in without keys; says what is open then.")
+    ] = False,
+    weights_dir: Annotated[
+        Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): gRPC over TLS only, and no HTTP.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
+    tls_clients: Annotated[
+        Path | None, typer.Option(help="Authority (PEM) whose clients alone are let in, with their certificates.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Holds the key asked for with every call. Default: $REVERIE_API_KEY_FILE, else the key in $REVERIE_API_KEY."
+        ),
+    ] = None,
+    control_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Holds the key asked for where models are loaded. Default: $REVERIE_CONTROL_KEY_FILE, else the key in "
+            "$REVERIE_CONTROL_KEY, else a random one that `export` and `models` find on this machine.",
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="GiB that Triton itself, without its models, may take. Default: half of the machine's."
+        ),
+    ] = None,
+) -> None:
+    """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
+    from reverie_client import credentials
+    from reverie_client.credentials import Tls
+
+    from serving.security import Security
+    from serving.triton import memory
+    from serving.triton.server import Address, StartInterrupted, TritonServer
+    from serving.triton.supervisor import supervise
+
+    environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    listen = Address(host, grpc_port, http_port, metrics_port, metrics_host)
+    tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
+    api_key = credentials.read_key(credentials.API_KEY_VARIABLE, api_key_file)
+    control_key = credentials.read_key(credentials.CONTROL_KEY_VARIABLE, control_key_file)
+    security = Security(tls, api_key, control_key, http, insecure)
+    limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
+    if too_little := memory.shared_memory_warning():
+        typer.echo(f"warning: {too_little}", err=True)
+    with (
+        contextlib.suppress(StartInterrupted),
+        TritonServer(repository, listen, environment, security, memory_bytes=limit, interrupt=stop) as server,
+    ):
+        for warning in security.warnings(host):
+            typer.echo(f"warning: {warning}", err=True)
+        ready = (
+            f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, HTTP {server.http} ({security.http_opens}), "
+            f"metrics {listen.metrics}"
+        )
+        supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
+    typer.echo("stopping")
+
+
+def demo(
+    repository: RepositoryOption = Path("model_repository"),
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("out/demo"),
+) -> None:
+    """Run the main job on the shipped models and write a gallery."""
+    from serving.demo.run import run_demo
+
+    sys.exit(0 if run_demo(repository, out) else 1)
