@@ -42,7 +42,7 @@ from loadtests.slo import Objective
 from loadtests.target import WARM_UP_TIMEOUT_S, Target, say, sender, target, warm_up
 from reverie import outputs
 from reverie.outputs import OutputError
-from serving.triton.server import ServerError
+from serving.triton.errors import ServerError
 
 PROGRESS_EVERY_S = 5.0
 POLL_EVERY_S = 1.0

@@ -15,7 +15,8 @@ from reverie_client import Client
 from loadtests.arrivals import Arrival
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller, Endpoint, make_pictures
-from serving.triton.server import PROJECT, ServerError, TritonServer
+from serving.triton.errors import ServerError
+from serving.triton.server import PROJECT, TritonServer
 
 READY_WITHIN_S = 60.0
 WARM_UP_TIMEOUT_S = 300.0

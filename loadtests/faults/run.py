@@ -4,7 +4,7 @@ The server is `reverie serve` with the shipped models, in a process of its own. 
 again, one client for each interactive endpoint goes on calling with a deadline. A fault is *survived* where
 
 - every call ended within its deadline, with an answer or a reason;
-- the endpoints that the fault has nothing to do with answered all the while (`spares`);
+- the endpoints that the fault has nothing to do with answered all the while (`unaffected`);
 - all endpoints answer again within a minute without anybody's help;
 - nothing is left behind (`leaks`): processes, and of the faults that leave Triton running also descriptors, threads and
   places for streams.
@@ -27,8 +27,8 @@ from typing import Any
 
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller
-from loadtests.faults.bystanders import WATCHED, Bystanders, failures, is_clear
 from loadtests.faults.faults import NOT_TRIED, Fault, faults
+from loadtests.faults.probe_clients import WATCHED, ProbeClients, failures, is_clear
 from loadtests.faults.served import Resources, Served, serving
 from loadtests.target import say, warm_up
 from registry.configuration import generate
@@ -42,7 +42,7 @@ _KEPT_OF_THE_DEAD = {"processes": 1, "regions": 1, "descriptors": 8, "threads": 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FaultResult:
     """What a fault did.
 
     Attributes:
@@ -110,24 +110,31 @@ def run(vanishing: int, only: Sequence[str], out: Path) -> dict[str, Any]:
     }
 
 
-def try_fault(fault: Fault, served: Served) -> Outcome:
-    """Break and mend `served` under the eyes of clients."""
-    with Bystanders(served.address) as bystanders:
-        if bystanders.wait_for_recovery(RECOVERED_WITHIN_S) is None:
-            return Outcome(False, None, len(bystanders.seen), failures(bystanders.seen), ["it was not well before"])
+def try_fault(fault: Fault, served: Served) -> FaultResult:
+    """Inject a fault into `served` while probe clients call it, and wait for the recovery."""
+    with ProbeClients(served.address) as probes:
+        if probes.wait_for_recovery(RECOVERED_WITHIN_S) is None:
+            return FaultResult(False, None, len(probes.seen), failures(probes.seen), ["it was not well before"])
         began = time.monotonic()
-        with fault.breaks(served):
+        with fault.inject(served):
             time.sleep(fault.holds_s)
-        recovered = bystanders.wait_for_recovery(RECOVERED_WITHIN_S)
-    seen = [c for c in bystanders.seen if c.finished_s >= began]
-    wrong = _wrongs(fault, seen, recovered)
-    return Outcome(not wrong, None if recovered is None else round(recovered, 2), len(seen), failures(seen), wrong)
+        recovered = probes.wait_for_recovery(RECOVERED_WITHIN_S)
+    seen = [c for c in probes.seen if c.finished_s >= began]
+    found = violations(fault, seen, recovered)
+    return FaultResult(not found, None if recovered is None else round(recovered, 2), len(seen), failures(seen), found)
 
 
-def _wrongs(fault: Fault, seen: Sequence[Call], recovered: float | None) -> list[str]:
-    wrong = [f"{c.endpoint} ended after {c.milliseconds / 1000:.1f} s: {c.error}" for c in seen if not is_clear(c)]
-    wrong += [f"{c.endpoint} was to be spared: {c.error}" for c in seen if c.error and c.endpoint in fault.spares]
-    return wrong + ([f"not well {RECOVERED_WITHIN_S:.0f} s after"] if recovered is None else [])
+def violations(fault: Fault, seen: Sequence[Call], recovered: float | None) -> list[str]:
+    """Say why a fault was not survived, a sentence a reason.
+
+    Args:
+        seen: the probe clients' calls since the fault began.
+        recovered: seconds to the recovery; None if it took too long.
+    """
+    found = [f"{c.endpoint} ended after {c.milliseconds / 1000:.1f} s: {c.error}" for c in seen if not is_clear(c)]
+    hit = [c for c in seen if c.error and c.endpoint in fault.unaffected]
+    found += [f"{c.endpoint} should be unaffected: {c.error}" for c in hit]
+    return found + ([f"not well {RECOVERED_WITHIN_S:.0f} s after"] if recovered is None else [])
 
 
 def _left_behind(served: Served, before: Resources, kinds: Iterable[str], ended: int = 0) -> list[str]:

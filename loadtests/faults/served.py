@@ -19,7 +19,9 @@ from pathlib import Path
 
 from loadtests.memory import session_of
 from serving.triton import processes
-from serving.triton.server import PROJECT, Address, ServerError
+from serving.triton.address import ListenAddress
+from serving.triton.errors import ServerError
+from serving.triton.server import PROJECT
 
 SHM_MIB, LOG_MIB = 256, 1
 _STOP_S = 60
@@ -63,8 +65,8 @@ class Served:
         Raises:
             LookupError: none runs.
         """
-        ours = processes.below(self.process.pid)
-        for process in processes.living():
+        ours = processes.descendants(self.process.pid)
+        for process in processes.running_processes():
             if process.pid in ours and Path(process.arguments[0]).name == "tritonserver":
                 return process.pid
         raise LookupError("no tritonserver runs")
@@ -72,7 +74,9 @@ class Served:
     def model_processes(self, model: str) -> list[int]:
         """The processes of a Python model."""
         triton = self.triton
-        return [p.pid for p in processes.living() if p.parent == triton and f"/{model}/" in " ".join(p.arguments)]
+        return [
+            p.pid for p in processes.running_processes() if p.parent == triton and f"/{model}/" in " ".join(p.arguments)
+        ]
 
     def inside(self, path: str) -> Path:
         """A path as the server sees it."""
@@ -90,8 +94,8 @@ class Served:
 
     def _regions(self) -> list[Path]:
         """In shared memory, but for those of other servers, which are seen where this one is not isolated."""
-        ours = processes.below(self.process.pid)
-        arguments = [a for p in processes.living() if p.pid not in ours for a in p.arguments]
+        ours = processes.descendants(self.process.pid)
+        arguments = [a for p in processes.running_processes() if p.pid not in ours for a in p.arguments]
         others = tuple(filter(None, (a.partition(_REGIONS)[2] for a in arguments)))
         return [path for path in self.inside("/dev/shm").iterdir() if not path.name.startswith(others)]
 
@@ -107,7 +111,7 @@ def serving(log: Path) -> Iterator[Served]:
         repository, disk = Path(folder) / "model_repository", Path(folder) / "log"
         shutil.copytree(PROJECT / "model_repository", repository)
         disk.mkdir()
-        address, isolated = Address.free(), can_isolate()
+        address, isolated = ListenAddress.free(), can_isolate()
         ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
         serve = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports]
         mounts = f"mount -t tmpfs -o size={SHM_MIB}m shm /dev/shm && mount -t tmpfs -o size={LOG_MIB}m log {disk} && "

@@ -29,7 +29,7 @@ def is_clear(call: Call) -> bool:
 
 
 @dataclass
-class Bystanders:
+class ProbeClients:
     """One caller for each of `endpoints`, from entering the context to leaving it."""
 
     address: str
@@ -41,7 +41,7 @@ class Bystanders:
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._call, args=(e,), daemon=True) for e in self.endpoints]
 
-    def __enter__(self) -> Bystanders:
+    def __enter__(self) -> ProbeClients:
         for thread in self._threads:
             thread.start()
         return self
