@@ -98,6 +98,10 @@ class ServerFolder:
         """Of the names of this server's regions in /dev/shm."""
         return _shared_memory_prefix(self.path)
 
+    def shared_memory(self) -> list[Path]:
+        """The server's regions in /dev/shm."""
+        return list(_SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"))
+
     def restore(self) -> None:
         """Make the folder, and whatever is missing of it; what is there stays.
 

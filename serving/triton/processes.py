@@ -22,7 +22,7 @@ class Process:
     arguments: tuple[str, ...]
 
 
-def living() -> Iterator[Process]:
+def running_processes() -> Iterator[Process]:
     """Every process of this machine that can be seen and is no zombie."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -36,9 +36,9 @@ def living() -> Iterator[Process]:
             yield Process(int(entry.name), int(parent), state, tuple(arguments))
 
 
-def below(pid: int) -> set[int]:
+def descendants(pid: int) -> set[int]:
     """The children of a process, and theirs."""
-    parents = {process.pid: process.parent for process in living()}
+    parents = {process.pid: process.parent for process in running_processes()}
     found, grew = {pid}, True
     while grew:
         children = {child for child, parent in parents.items() if parent in found} - found

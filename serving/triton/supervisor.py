@@ -28,8 +28,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from serving.triton import processes
+from serving.triton.errors import ServerError, StartInterrupted
 from serving.triton.processes import Process
-from serving.triton.server import ServerError, StartInterrupted, TritonServer
+from serving.triton.server import TritonServer
 
 _LOOK_EVERY_S = 0.5
 _LIST_EVERY_S = 2.0
@@ -37,7 +38,7 @@ _LIST_EVERY_S = 2.0
 _LOAD_TIMEOUT_S = 120.0
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
-_STOPPED_S = 10.0
+HUNG_S = 10.0
 """How long Triton may stand still: longer than a debugger's glance or a suspended machine's waking, shorter than a caller's patience.
 A model's process may not: after a second Triton takes it for dead, and that ends in an abort of Triton as often as not."""
 _MOST_RELOADS = 16
@@ -101,7 +102,7 @@ class Supervisor:
     """What is known of one server between two looks.
 
     Attributes:
-        whole: processes that each version has when none is missing.
+        healthy: how many processes each version has when none is missing.
         ready: versions that were, in Triton's last list.
         served: versions that have been ready, and that the repository lists.
         owed: models that should be served and are not.
@@ -112,11 +113,11 @@ class Supervisor:
     server: TritonServer
     stop: threading.Event
     on_event: Say
-    whole: dict[ModelVersion, int] = field(default_factory=dict)
+    healthy: dict[ModelVersion, int] = field(default_factory=dict)
     ready: set[ModelVersion] = field(default_factory=set)
     served: set[ModelVersion] = field(default_factory=set)
     owed: dict[str, Owed] = field(default_factory=dict)
-    stopped: Stopped = field(default_factory=lambda: Stopped())
+    hung: HungProcesses = field(default_factory=lambda: HungProcesses())
     failures: int = 0
     reloads: int = 0
     _listed_at: float = -math.inf
@@ -125,7 +126,7 @@ class Supervisor:
     def begin(self) -> None:
         """Take what runs now for all there should be."""
         assert self.server.pid is not None
-        self.whole = _processes_when_whole(self.server, set(model_processes(self.server.pid)), {})
+        self.healthy = _processes_when_healthy(self.server, set(model_processes(self.server.pid)), {})
         with contextlib.suppress(OSError):
             self._compare_with_list()
 
@@ -145,7 +146,7 @@ class Supervisor:
         elif self.reloads >= _MOST_RELOADS:
             self._restart(f"{self.reloads} processes of models have ended; starting Triton again to free what it keeps")
         else:
-            self.stopped.end(self.server.pid, self._say)
+            self.hung.end(self.server.pid, self._say)
             self._list_now_and_then()
             self._reload_ended()
             self._retry_owed()
@@ -161,7 +162,7 @@ class Supervisor:
         """Start Triton again, with all models that load; the others are owed."""
         if why:
             self._say(why)
-        self.whole.clear()
+        self.healthy.clear()
         self.ready.clear()
         self.reloads, self._listed_at = 0, -math.inf
         self.failures = 0 if _restart(self.server, self._say) else self.failures + 1
@@ -170,15 +171,15 @@ class Supervisor:
         """Load the models again of which a process has ended, also one that ended before it was ever seen."""
         assert self.server.pid is not None
         running = Counter(model_processes(self.server.pid))
-        known = running.keys() | self.ready | self.whole.keys()
-        self.whole = _processes_when_whole(self.server, known, self.whole)
-        incomplete = {version for version, count in self.whole.items() if running[version] < count}
+        known = running.keys() | self.ready | self.healthy.keys()
+        self.healthy = _processes_when_healthy(self.server, known, self.healthy)
+        incomplete = {version for version, count in self.healthy.items() if running[version] < count}
         lost = {version.name for version in incomplete if _is_ready(self.server, version)}
         for model in sorted(lost):
             self._say(f"a process of model {model} ended; loading it again")
             self._load(model)
         self.reloads += len(lost)
-        self.whole = {v: n for v, n in self.whole.items() if v not in incomplete and v.name not in lost}
+        self.healthy = {v: n for v, n in self.healthy.items() if v not in incomplete and v.name not in lost}
 
     def _retry_owed(self) -> None:
         """Try the models again whose time has come; start Triton again where a few tries have not helped."""
@@ -221,10 +222,10 @@ class Supervisor:
         for model in sorted(failed - self.owed.keys()):
             self._say(f"model {model} should be served and failed to load; trying again")
             self.owed[model] = Owed.after(1)
-        for model in [name for name in self.owed if self._is_whole(name)]:
+        for model in [name for name in self.owed if self._is_healthy(name)]:
             self._is_served_again(model)
 
-    def _is_whole(self, model: str) -> bool:
+    def _is_healthy(self, model: str) -> bool:
         wanted = {version for version in self.served if version.name == model}
         return bool(wanted) and wanted <= self.ready
 
@@ -283,11 +284,11 @@ def model_processes(triton: int) -> Iterator[ModelVersion]:
 
 
 def _stubs(triton: int) -> Iterator[Process]:
-    return (p for p in processes.living() if p.parent == triton and Path(p.arguments[0]).name == _STUB)
+    return (p for p in processes.running_processes() if p.parent == triton and Path(p.arguments[0]).name == _STUB)
 
 
 @dataclass
-class Stopped:
+class HungProcesses:
     """Ends processes that a signal has stopped and nobody lets go on; their callers wait for ever otherwise.
 
     Attributes:
@@ -297,12 +298,14 @@ class Stopped:
     since: dict[int, float] = field(default_factory=dict)
 
     def end(self, triton: int, say: Say) -> None:
-        """Look at Triton and its models' processes; kill models' that stand, and Triton after `_STOPPED_S`."""
+        """Look at Triton and its models' processes; kill models' that stand, and Triton after `HUNG_S`."""
         now = time.monotonic()
-        watched = {p.pid for p in processes.living() if p.state == "T" and (p.pid == triton or p.parent == triton)}
+        watched = {
+            p.pid for p in processes.running_processes() if p.state == "T" and (p.pid == triton or p.parent == triton)
+        }
         self.since = {pid: self.since.get(pid, now) for pid in watched}
         for pid, since in self.since.items():
-            if pid != triton or now - since >= _STOPPED_S:
+            if pid != triton or now - since >= HUNG_S:
                 say(f"process {pid} has been stopped by a signal; ending it")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -322,7 +325,7 @@ def _restart(server: TritonServer, say: Say) -> bool:
     return True
 
 
-def _processes_when_whole(
+def _processes_when_healthy(
     server: TritonServer, models: Set[ModelVersion], known: dict[ModelVersion, int]
 ) -> dict[ModelVersion, int]:
     """How many processes each of `models` has when none is missing; asks Triton for those that are not `known`."""

@@ -27,8 +27,10 @@ from reverie_client import Client, ReverieError, control_keys
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from registry import configuration
-from serving.triton.processes import below
-from serving.triton.server import Address, ServerError, TritonServer
+from serving.triton.address import ListenAddress
+from serving.triton.errors import ServerError
+from serving.triton.processes import descendants
+from serving.triton.server import TritonServer
 from tests.serving.shipped import WEIGHTS
 from tests.serving.style_graph import COLORS, write_version
 
@@ -44,13 +46,13 @@ def small_repository(tmp_path) -> Path:
     return tmp_path / "model_repository"
 
 
-def begin_to_serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
+def begin_to_serve(repository: Path, address: ListenAddress, *options: str) -> subprocess.Popen:
     ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
     command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
 
 
-def serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
+def serve(repository: Path, address: ListenAddress, *options: str) -> subprocess.Popen:
     process = begin_to_serve(repository, address, *options)
     line = process.stdout.readline()
     assert line.startswith("ready: gRPC"), line
@@ -68,8 +70,8 @@ def is_running(pid: int) -> bool:
 @pytest.mark.service
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repository, number):
-    process = serve(small_repository, Address.free())
-    children = below(process.pid)
+    process = serve(small_repository, ListenAddress.free())
+    children = descendants(process.pid)
     assert len(children) >= 3  # Triton and a stub for each model
     process.send_signal(number)
     assert process.wait(30) == 0
@@ -86,9 +88,9 @@ def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path, number):
     (folder / "1" / "model.py").write_text(
         f"import pathlib, time\npathlib.Path({str(loading)!r}).touch()\ntime.sleep(100)\n"
     )
-    process = begin_to_serve(folder.parent, Address.free())
+    process = begin_to_serve(folder.parent, ListenAddress.free())
     wait_until(loading.exists)
-    children = below(process.pid)
+    children = descendants(process.pid)
     assert len(children) >= 2  # Triton and the model's process.
     process.send_signal(number)
     began = time.monotonic()
@@ -99,7 +101,7 @@ def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path, number):
 
 
 def triton_below(pid: int) -> int:
-    return next(p for p in below(pid) if "tritonserver" in Path(f"/proc/{p}/comm").read_text())
+    return next(p for p in descendants(pid) if "tritonserver" in Path(f"/proc/{p}/comm").read_text())
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
@@ -129,7 +131,7 @@ def supervised(tmp_path_factory) -> Iterator[Supervised]:
     repository = tmp_path_factory.mktemp("supervised") / "model_repository"
     for model in ("style", "stylize"):
         shutil.copytree(PROJECT / "model_repository" / model, repository / model)
-    address = Address.free()
+    address = ListenAddress.free()
     process = serve(repository, address)
     yield Supervised(process, address, repository)
     process.send_signal(signal.SIGTERM)
@@ -141,7 +143,7 @@ class Supervised:
     """A running `reverie serve`."""
 
     process: subprocess.Popen
-    address: Address
+    address: ListenAddress
     repository: Path
 
     @property
@@ -156,7 +158,7 @@ class Supervised:
 
     def kill_model(self, model: str) -> None:
         """End a process of a model, and wait until it has ended."""
-        victims = {p for p in below(self.triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+        victims = {p for p in descendants(self.triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(is_running(pid) for pid in victims))
@@ -175,9 +177,9 @@ def test_what_is_killed_is_started_again_without_a_person(supervised, photo):
     with Client(address) as client:
         assert paint_until_it_works(client, photo) == 0
         for model in ("style", "stylize"):
-            victims = {p for p in below(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+            victims = {p for p in descendants(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
             os.kill(min(victims), signal.SIGKILL)
-            wait_until(lambda victims=victims: len(victims & below(triton)) == 0)
+            wait_until(lambda victims=victims: len(victims & descendants(triton)) == 0)
             paint_until_it_works(client, photo)
             assert supervised.triton == triton
         assert client.models()
@@ -251,7 +253,7 @@ def most_memory(pid: int) -> int:
 @pytest.mark.service
 def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service_comes_back(small_repository, photo):
     limit, size = 2**27, 2**28
-    address = Address.free()
+    address = ListenAddress.free()
     process = serve(small_repository, address, f"--memory-limit={limit / 2**30}")
     try:
         triton = triton_below(process.pid)
@@ -265,7 +267,7 @@ def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service
         assert select.select([ended], [], [], 30)[0], "Triton still runs"
         os.close(ended)
         assert max(peaks) < idle + limit + 2**25
-        wait_until(lambda: process.poll() is None and triton not in below(process.pid))
+        wait_until(lambda: process.poll() is None and triton not in descendants(process.pid))
         with Client(address.grpc) as client:
             paint_until_it_works(client, photo)
     finally:
@@ -276,7 +278,7 @@ def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service
 @pytest.mark.slow
 @pytest.mark.service
 def test_triton_does_not_outlive_a_killed_parent(small_repository):
-    process = serve(small_repository, Address.free())
+    process = serve(small_repository, ListenAddress.free())
     triton = triton_below(process.pid)
     descriptor = os.pidfd_open(triton)
     process.kill()
@@ -289,10 +291,10 @@ def test_triton_does_not_outlive_a_killed_parent(small_repository):
 def test_health_tells_ready_from_absent_and_no_shared_memory_is_left_behind(small_repository):
     log = small_repository.parent / "log"
     with TritonServer(small_repository, log=log) as server, Client(server.address.grpc) as client:
-        prefix = server._shm_prefix
-        assert list(Path("/dev/shm").glob(f"{prefix}*"))
+        regions = server.shared_memory()
+        assert regions
         assert client.ready()
-    assert not list(Path("/dev/shm").glob(f"{prefix}*"))
+    assert not [region for region in regions if region.exists()]
     with Client(server.address.grpc) as client:
         assert not client.ready(timeout=0.5)
 

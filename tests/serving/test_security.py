@@ -30,8 +30,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.security import Security
 from serving.triton import processes, supervisor
-from serving.triton.processes import below
-from serving.triton.server import PROJECT, Address, TritonServer
+from serving.triton.address import ListenAddress
+from serving.triton.processes import descendants
+from serving.triton.server import PROJECT, TritonServer
 
 API_KEY, CONTROL_KEY = "for callers: a=b,c==", "Zm9yIHB1Ymxpc2hlcnM="
 """With everything that an option of Triton's could stumble over."""
@@ -236,7 +237,7 @@ def test_keys_are_neither_on_a_command_line_nor_in_the_environment_of_a_model(pl
     with Client(plain.address.grpc) as client:
         assert client.stylize(photo)
     keys = [*plain.security.secrets(), *(f"of {variable}" for variable in credentials.SECRET_VARIABLES)]
-    watched = {plain.pid, *below(plain.pid)}
+    watched = {plain.pid, *descendants(plain.pid)}
     assert len(watched) >= 3  # Triton and a process for each model
     for pid in watched:
         for file in ("cmdline", "environ"):
@@ -249,7 +250,7 @@ def keyed(two_models, tmp_path_factory) -> Iterator[TritonServer]:
     """A server that other machines reach, with both keys."""
     security = Security(api_key=API_KEY, control_key=CONTROL_KEY)
     log = tmp_path_factory.mktemp("keyed") / "log"
-    with TritonServer(two_models, Address.free("0.0.0.0"), security=security, log=log) as server:
+    with TritonServer(two_models, ListenAddress.free("0.0.0.0"), security=security, log=log) as server:
         yield server
 
 
@@ -318,7 +319,7 @@ def test_the_bound_on_memory_is_triton_s_and_not_its_models_(keyed, plain):
         publisher.load("stylize")  # Its process is started under the bound, the others before it.
     soft, hard = resource.prlimit(plain.pid, resource.RLIMIT_DATA)
     assert plain.memory_bytes < soft and (soft < hard or hard == resource.RLIM_INFINITY)
-    for pid in below(plain.pid):
+    for pid in descendants(plain.pid):
         soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
         assert soft == hard
 
@@ -341,8 +342,8 @@ def _is_supervised(server):
 
 
 def _processes_of(model, server):
-    living = [p for p in processes.living() if p.parent == server.pid]
-    return [p.pid for p in living if f"/{model}/" in " ".join(p.arguments)]
+    running = [p for p in processes.running_processes() if p.parent == server.pid]
+    return [p.pid for p in running if f"/{model}/" in " ".join(p.arguments)]
 
 
 def _wait_until(is_so):
@@ -422,7 +423,7 @@ OTHERS = ["0.0.0.0", "0", "::", "[::]", "192.168.1.5", "example.org", socket.get
 )
 def test_other_machines_are_not_let_in_without_both_keys(certificates, two_models, host, tls, keys, missing):
     tls = Tls(None, *certificates["server"]) if tls else None
-    server = TritonServer(two_models, Address(host), security=Security(tls, **{"control_key": None} | keys))
+    server = TritonServer(two_models, ListenAddress(host), security=Security(tls, **{"control_key": None} | keys))
     with pytest.raises(SecurityError, match=missing):
         server.start()
     assert server.pid is None

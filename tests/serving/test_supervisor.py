@@ -14,7 +14,7 @@ from subprocess import SubprocessError
 import pytest
 
 from serving.triton import supervisor
-from serving.triton.server import ServerError
+from serving.triton.errors import ServerError
 
 
 class Scripted:
@@ -76,7 +76,7 @@ def repository(tmp_path) -> Path:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     """The supervisor's; no process is to be seen."""
-    monkeypatch.setattr(supervisor.processes, "living", lambda: iter(()))
+    monkeypatch.setattr(supervisor.processes, "running_processes", lambda: iter(()))
     monkeypatch.setattr(supervisor, "model_processes", lambda pid: iter(()))
     clock = Clock()
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: clock.now)
@@ -265,7 +265,7 @@ def test_a_model_s_process_that_stands_still_is_ended_at_once_and_one_that_works
     standing, working = two_processes
     stop(standing)
     said: list[str] = []
-    supervisor.Stopped().end(os.getpid(), said.append)
+    supervisor.HungProcesses().end(os.getpid(), said.append)
     assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
     assert standing.wait(10) == -signal.SIGKILL
     assert working.poll() is None
@@ -276,15 +276,15 @@ def test_a_server_that_stands_still_is_ended_after_a_while_and_one_that_goes_on_
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
     standing, resumed = two_processes
     said: list[str] = []
-    watches = {process: supervisor.Stopped() for process in two_processes}
-    for process, stopped in watches.items():
+    watches = {process: supervisor.HungProcesses() for process in two_processes}
+    for process, hung in watches.items():
         stop(process)
-        stopped.end(process.pid, said.append)
+        hung.end(process.pid, said.append)
     resumed.send_signal(signal.SIGCONT)
     os.waitid(os.P_PID, resumed.pid, os.WCONTINUED)
-    now[0] = supervisor._STOPPED_S
-    for process, stopped in watches.items():
-        stopped.end(process.pid, said.append)
+    now[0] = supervisor.HUNG_S
+    for process, hung in watches.items():
+        hung.end(process.pid, said.append)
     assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
     assert standing.wait(10) == -signal.SIGKILL
     assert resumed.poll() is None
