@@ -11,7 +11,6 @@ What cannot be judged is not promoted, but for p95: of few calls it says too lit
 from __future__ import annotations
 
 import math
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ from registry import answers, canary_latency, golden, manifest
 from registry.quality_metric import Measure
 from registry.rollout import Rollout, SwitchError
 from reverie import outputs
+from serving.triton.metrics import read_samples
 
 _SUMMARY = "nv_inference_request_summary_us"
 """Quantiles of the calls of the last minute."""
@@ -279,10 +279,10 @@ def _answers(model: Rollout, version: int, inputs: dict[str, np.ndarray]) -> dic
 def observe(text: str, model: str, version: int) -> Observed:
     """One version's counters and 95th percentile in Triton's metrics."""
     values: dict[tuple[str, str], float] = {}
-    for name, labels, value in re.findall(r"^(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-        found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+    for sample in read_samples(text):
+        found = sample.labels
         if found.get("model") == model and found.get("version") == str(version):
-            values[name, found.get("reason") or found.get("quantile") or ""] = float(value)
+            values[sample.name, found.get("reason") or found.get("quantile") or ""] = sample.value
     quantiles = {q: values[_SUMMARY, str(q)] for q in (0.5, 0.9, 0.95, 0.99) if (_SUMMARY, str(q)) in values}
     failures = int(sum(values.get(("nv_inference_request_failure", reason), 0) for reason in _FAILURES))
     p95 = quantiles.get(0.95, math.nan) / 1000
@@ -342,7 +342,7 @@ def _fetch(metrics: str, model: str, version: int) -> Observed:
     try:
         with proxies.open_url(metrics, timeout=10) as answer:
             return observe(answer.read().decode(), model, version)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SwitchError(f"{metrics} does not answer ({error}); give the server's --metrics") from None
 
 

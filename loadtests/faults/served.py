@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from loadtests.memory import session_of
 from serving.triton import processes
 from serving.triton.address import ListenAddress
@@ -65,18 +67,14 @@ class Served:
         Raises:
             LookupError: none runs.
         """
-        ours = processes.descendants(self.process.pid)
-        for process in processes.running_processes():
-            if process.pid in ours and Path(process.arguments[0]).name == "tritonserver":
-                return process.pid
+        for child in processes.children(self.process.pid):
+            if child.arguments and Path(child.arguments[0]).name == "tritonserver":
+                return child.pid
         raise LookupError("no tritonserver runs")
 
     def model_processes(self, model: str) -> list[int]:
         """The processes of a Python model."""
-        triton = self.triton
-        return [
-            p.pid for p in processes.running_processes() if p.parent == triton and f"/{model}/" in " ".join(p.arguments)
-        ]
+        return [p.pid for p in processes.children(self.triton) if f"/{model}/" in " ".join(p.arguments)]
 
     def inside(self, path: str) -> Path:
         """A path as the server sees it."""
@@ -84,13 +82,8 @@ class Served:
 
     def resources(self) -> Resources:
         """What it holds now."""
-        triton = Path(f"/proc/{self.triton}")
-        return Resources(
-            len(session_of(self.triton)),
-            len(list((triton / "fd").iterdir())),
-            len(list((triton / "task").iterdir())),
-            len(self._regions()),
-        )
+        triton = psutil.Process(self.triton)
+        return Resources(len(session_of(triton.pid)), triton.num_fds(), triton.num_threads(), len(self._regions()))
 
     def _regions(self) -> list[Path]:
         """In shared memory, but for those of other servers, which are seen where this one is not isolated."""

@@ -8,13 +8,14 @@ bound and lift it: see `write_stub`.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import resource
 import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 _SHARE = 2
 ENOUGH_SHARED_MEMORY = 256 * 2**20
@@ -31,8 +32,7 @@ exec {stub} "$@"
 
 def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """The memory that this process and its children may take together: the machine's, or its cgroup's if that is less."""
-    pages, page_size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return min([pages * page_size, *_cgroup_limits(proc, cgroups)])
+    return min([psutil.virtual_memory().total, *_cgroup_limits(proc, cgroups)])
 
 
 def default_limit() -> int:
@@ -68,6 +68,8 @@ def limit(pid: int, more_bytes: int) -> None:
 def reserved_bytes(pid: int) -> int:
     """What RLIMIT_DATA counts of a process: its private, writable memory, whether touched or not.
 
+    From /proc and not from psutil, whose `memory_info().data` has the stack too, which that limit does not count.
+
     Raises:
         OSError: the process has ended.
     """
@@ -87,7 +89,7 @@ def write_stub(path: Path, stub: Path) -> None:
 
 
 def _cgroup_limits(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Of every cgroup that this process is in, in both versions."""
+    """The limits of every cgroup that this process is in, in both versions; psutil does not read them."""
     with contextlib.suppress(OSError):
         for line in (proc / "self" / "cgroup").read_text().splitlines():
             _, controllers, name = line.split(":", 2)

@@ -29,7 +29,6 @@ from tritonclient.grpc import model_config_pb2
 
 from serving.triton import processes
 from serving.triton.errors import ServerError, StartInterrupted
-from serving.triton.processes import Process
 from serving.triton.server import TritonServer
 
 _LOOK_EVERY_S = 0.5
@@ -278,13 +277,10 @@ def _states(server: TritonServer) -> dict[ModelVersion, State]:
 
 def model_processes(triton: int) -> Iterator[ModelVersion]:
     """The version of every living process of Triton's Python backend below process `triton`."""
-    for process in _stubs(triton):
-        *_, name, version, _file = Path(process.arguments[1]).parts
-        yield ModelVersion(name, version)
-
-
-def _stubs(triton: int) -> Iterator[Process]:
-    return (p for p in processes.running_processes() if p.parent == triton and Path(p.arguments[0]).name == _STUB)
+    for process in processes.children(triton):
+        if process.arguments and Path(process.arguments[0]).name == _STUB:
+            *_, name, version, _file = Path(process.arguments[1]).parts
+            yield ModelVersion(name, version)
 
 
 @dataclass
@@ -300,10 +296,8 @@ class HungProcesses:
     def end(self, triton: int, say: Say) -> None:
         """Look at Triton and its models' processes; kill models' that stand, and Triton after `HUNG_S`."""
         now = time.monotonic()
-        watched = {
-            p.pid for p in processes.running_processes() if p.state == "T" and (p.pid == triton or p.parent == triton)
-        }
-        self.since = {pid: self.since.get(pid, now) for pid in watched}
+        watched = [processes.find(triton), *processes.children(triton)]
+        self.since = {p.pid: self.since.get(p.pid, now) for p in watched if p and p.is_stopped}
         for pid, since in self.since.items():
             if pid != triton or now - since >= HUNG_S:
                 say(f"process {pid} has been stopped by a signal; ending it")

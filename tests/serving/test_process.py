@@ -29,7 +29,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from registry import configuration
 from serving.triton.address import ListenAddress
 from serving.triton.errors import ServerError
-from serving.triton.processes import descendants
+from serving.triton.processes import children, descendants, find
 from serving.triton.server import TritonServer
 from tests.serving.shipped import WEIGHTS
 from tests.serving.style_graph import COLORS, write_version
@@ -60,10 +60,7 @@ def serve(repository: Path, address: ListenAddress, *options: str) -> subprocess
 
 
 def is_running(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return find(pid) is not None
 
 
 @pytest.mark.slow
@@ -71,11 +68,11 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repository, number):
     process = serve(small_repository, ListenAddress.free())
-    children = descendants(process.pid)
-    assert len(children) >= 3  # Triton and a stub for each model
+    started = descendants(process.pid)
+    assert len(started) >= 3  # Triton and a stub for each model
     process.send_signal(number)
     assert process.wait(30) == 0
-    assert not [pid for pid in children if is_running(pid)]
+    assert not [pid for pid in started if is_running(pid)]
 
 
 @pytest.mark.service
@@ -90,18 +87,18 @@ def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path, number):
     )
     process = begin_to_serve(folder.parent, ListenAddress.free())
     wait_until(loading.exists)
-    children = descendants(process.pid)
-    assert len(children) >= 2  # Triton and the model's process.
+    started = descendants(process.pid)
+    assert len(started) >= 2  # Triton and the model's process.
     process.send_signal(number)
     began = time.monotonic()
     assert process.wait(10) == 0
     assert time.monotonic() - began < 2
     assert process.stdout.read() == "stopping\n"
-    assert not [pid for pid in children if is_running(pid)]
+    assert not [pid for pid in started if is_running(pid)]
 
 
 def triton_below(pid: int) -> int:
-    return next(p for p in descendants(pid) if "tritonserver" in Path(f"/proc/{p}/comm").read_text())
+    return next(p.pid for p in children(pid) if p.arguments[0].endswith("/tritonserver"))
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
@@ -153,12 +150,12 @@ class Supervised:
     @property
     def folder(self) -> Path:
         """That Triton takes its backends from."""
-        (option,) = [a for a in command_of(self.triton).split() if a.startswith("--backend-directory=")]
+        (option,) = [a for a in find(self.triton).arguments if a.startswith("--backend-directory=")]
         return Path(option.partition("=")[2]).parent
 
     def kill_model(self, model: str) -> None:
         """End a process of a model, and wait until it has ended."""
-        victims = {p for p in descendants(self.triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+        victims = {p.pid for p in children(self.triton) if re.search(f"/{model}/[0-9]+/", " ".join(p.arguments))}
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(is_running(pid) for pid in victims))
@@ -177,7 +174,7 @@ def test_what_is_killed_is_started_again_without_a_person(supervised, photo):
     with Client(address) as client:
         assert paint_until_it_works(client, photo) == 0
         for model in ("style", "stylize"):
-            victims = {p for p in descendants(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+            victims = {p.pid for p in children(triton) if re.search(f"/{model}/[0-9]+/", " ".join(p.arguments))}
             os.kill(min(victims), signal.SIGKILL)
             wait_until(lambda victims=victims: len(victims & descendants(triton)) == 0)
             paint_until_it_works(client, photo)
@@ -223,10 +220,6 @@ def test_what_a_cleaner_of_temporary_files_removes_is_put_back_where_it_is_neede
     os.kill(supervised.triton, signal.SIGKILL)
     with Client(supervised.address.grpc) as client:
         paint_until_it_works(client, photo)
-
-
-def command_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
 
 
 def inflating(size: int) -> service_pb2.ModelInferRequest:

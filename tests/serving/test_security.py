@@ -342,8 +342,7 @@ def _is_supervised(server):
 
 
 def _processes_of(model, server):
-    running = [p for p in processes.running_processes() if p.parent == server.pid]
-    return [p.pid for p in running if f"/{model}/" in " ".join(p.arguments)]
+    return [p.pid for p in processes.children(server.pid) if f"/{model}/" in " ".join(p.arguments)]
 
 
 def _wait_until(is_so):

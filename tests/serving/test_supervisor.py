@@ -16,6 +16,9 @@ import pytest
 from serving.triton import supervisor
 from serving.triton.errors import ServerError
 
+NO_PROCESS = 2**22 + 1
+"""A pid above the highest that Linux gives, 2**22."""
+
 
 class Scripted:
     """A server whose starts, loads and list of models go as a test says.
@@ -27,7 +30,7 @@ class Scripted:
 
     def __init__(self, repository: Path, starts: Iterable[Exception | None] = (), loads: Iterable[str] = ()):
         self.repository, self._starts, self._loads = repository, iter(starts), iter(loads)
-        self.pid: int | None = 1
+        self.pid: int | None = NO_PROCESS
         self.ended = False
         self.started: list[bool] = []
         self.loaded: list[str] = []
@@ -43,7 +46,7 @@ class Scripted:
         self.started.append(needs_every_model)
         if failure := next(self._starts, None):
             raise failure
-        self.pid, self.ended = 1, False
+        self.pid, self.ended = NO_PROCESS, False
 
     def restore_folder(self):
         pass
@@ -75,9 +78,7 @@ def repository(tmp_path) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    """The supervisor's; no process is to be seen."""
-    monkeypatch.setattr(supervisor.processes, "running_processes", lambda: iter(()))
-    monkeypatch.setattr(supervisor, "model_processes", lambda pid: iter(()))
+    """The supervisor's."""
     clock = Clock()
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: clock.now)
     return clock
