@@ -14,16 +14,16 @@ The last line of stdout is JSON; the exit status is 1 where a fault was not surv
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller
@@ -58,29 +58,37 @@ class FaultResult:
     faults: list[str]
 
 
-def main() -> None:
-    """Run from the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vanishing", type=int, default=1000, help="clients that are killed in the middle of a stream")
-    parser.add_argument("--only", action="append", default=[], help="this fault; repeat for several")
-    options = parser.parse_args()
+def main(
+    vanishing: Annotated[int, typer.Option(min=1, help="Kill so many clients in the middle of a stream.")] = 1000,
+    only: Annotated[list[str] | None, typer.Option(help="Try this fault alone. Repeat it for several faults.")] = None,
+) -> None:
+    """Break a running server in every known way while clients call it, and check that it recovers.
+
+    The log of the server goes to out/faults/server.log. The last line of stdout is JSON.
+    The exit status is 1 if a fault was not survived or something leaked.
+    """
     out = Path("out") / "faults"
     out.mkdir(parents=True, exist_ok=True)
-    result = run(options.vanishing, options.only, out)
-    print(json.dumps(result))
-    sys.exit(0 if result["faults_survived"] == result["faults_tried"] and not result["leaks"] else 1)
+    chosen = choose(faults(vanishing), only or [])
+    result = run(chosen, out) | {"clients_killed": vanishing if "clients_killed" in {f.name for f in chosen} else 0}
+    typer.echo(json.dumps(result))
+    raise typer.Exit(0 if result["faults_survived"] == result["faults_tried"] and not result["leaks"] else 1)
 
 
-def run(vanishing: int, only: Sequence[str], out: Path) -> dict[str, Any]:
-    """Try every fault, or those named; the server's log goes to `out`.
+def choose(every: Sequence[Fault], only: Sequence[str]) -> list[Fault]:
+    """Return the faults named in `only`; all of them where it is empty.
 
     Raises:
-        ValueError: a name is unknown.
+        typer.BadParameter: a name is unknown.
     """
-    chosen = faults(vanishing)
-    if unknown := sorted(set(only) - {f.name for f in chosen}):
-        raise ValueError(f"{unknown} are no faults; accepted: {', '.join(f.name for f in chosen)}")
-    chosen = [f for f in chosen if not only or f.name in only]
+    if unknown := sorted(set(only) - {fault.name for fault in every}):
+        accepted = ", ".join(fault.name for fault in every)
+        raise typer.BadParameter(f"{unknown[0]!r} is not a fault; accepted: {accepted}", param_hint="--only")
+    return [fault for fault in every if not only or fault.name in only]
+
+
+def run(chosen: Sequence[Fault], out: Path) -> dict[str, Any]:
+    """Try the faults one after another on one server; its log goes to the folder `out`."""
     with serving(out / "server.log") as served:
         warm_up(served.address, [ENDPOINTS[name] for name in WATCHED])
         at_first, first_triton = served.resources(), served.triton
@@ -103,7 +111,6 @@ def run(vanishing: int, only: Sequence[str], out: Path) -> dict[str, Any]:
         "faults_tried": len(outcomes),
         "faults_survived": sum(o.survived for o in outcomes.values()),
         "leaks": leaks,
-        "clients_killed": vanishing if "clients_killed" in outcomes else 0,
         "recovery_seconds": max((o.recovery_seconds for o in outcomes.values() if o.recovery_seconds), default=None),
         "faults": {name: asdict(outcome) for name, outcome in outcomes.items()},
         "not_tried": NOT_TRIED | skipped,
@@ -171,4 +178,4 @@ def _free_places(address: str, places: int) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

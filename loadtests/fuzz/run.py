@@ -1,7 +1,5 @@
 """Send thousands of almost right requests and see that the server takes no harm: `make fuzz`.
 
-    python -m loadtests.fuzz.run [--requests 20000] [--seed 1] [--only NUMBER] [--address host:port]
-
 Every request must be answered or refused with a reason within its deadline. An answer that speaks of the server's
 own failure (INTERNAL, UNKNOWN) counts as an internal error, a missing one as a hang, a server that has gone or is
 not ready as a crash. The last line is JSON; the exit status is 1 where one of them is not 0.
@@ -9,7 +7,6 @@ not ready as a crash. The last line is JSON; the exit status is 1 where one of t
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
 import sys
@@ -19,8 +16,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import grpc
+import typer
 from reverie_client import ReverieError, proxies
 from reverie_client.client import STREAM_METHOD
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -161,39 +160,40 @@ def fuzz(server: Target, numbers: Iterable[int], seed: int) -> Findings:
     return findings
 
 
-def main() -> None:
-    """Run from the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int, help="send this case alone, and print it")
-    parser.add_argument("--address", default="", help="of a running server; default: one of its own")
-    options = parser.parse_args()
+def main(
+    requests: Annotated[int, typer.Option(min=0, help="Send so many requests.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Choose the cases. The same seed gives the same cases.")] = 1,
+    only: Annotated[int | None, typer.Option(min=0, help="Print the case of this number, and send it alone.")] = None,
+    address: Annotated[str, typer.Option(help="gRPC address of a running server. Empty starts one.")] = "",
+) -> None:
+    """Send thousands of almost right requests, and check that the server takes no harm.
+
+    The last line of stdout is JSON. The exit status is 1 if the server crashed, did not answer, or failed by itself.
+    """
     out = Path("out") / "fuzz"
     out.mkdir(parents=True, exist_ok=True)
-    numbers = range(options.requests) if options.only is None else [options.only]
-    if options.only is not None:
-        print(str(case(options.seed, options.only))[:4_000], file=sys.stderr)
+    if only is not None:
+        typer.echo(str(case(seed, only))[:4_000], err=True)
     started = time.monotonic()
-    with target(options.address, out) as server:
-        findings = fuzz(server, numbers, options.seed)
-    print(
-        json.dumps(
-            {
-                "fuzz_requests": sum(findings.outcomes.values()),
-                "crashes": findings.crashes,
-                "hangs": findings.hangs,
-                "internal_errors": findings.internal_errors,
-                "outcomes": dict(findings.outcomes.most_common()),
-                "excluded": EXCLUDED,
-                "seed": options.seed,
-                "seconds": round(time.monotonic() - started, 1),
-                "failing_cases": sorted(findings.failures)[:50],
-            }
-        )
-    )
-    sys.exit(0 if findings.is_clean else 1)
+    with target(address, out) as server:
+        findings = fuzz(server, range(requests) if only is None else [only], seed)
+    seconds = round(time.monotonic() - started, 1)
+    typer.echo(json.dumps(to_summary(findings) | {"seed": seed, "seconds": seconds}))
+    raise typer.Exit(0 if findings.is_clean else 1)
+
+
+def to_summary(findings: Findings) -> dict[str, Any]:
+    """Return what the JSON line says of `findings`."""
+    return {
+        "fuzz_requests": sum(findings.outcomes.values()),
+        "crashes": findings.crashes,
+        "hangs": findings.hangs,
+        "internal_errors": findings.internal_errors,
+        "outcomes": dict(findings.outcomes.most_common()),
+        "excluded": EXCLUDED,
+        "failing_cases": sorted(findings.failures)[:50],
+    }
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -6,24 +6,29 @@ import socket
 import threading
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from loadtests.calls import Call
 from loadtests.faults.faults import Fault, faults
 from loadtests.faults.probe_clients import DEADLINE_S, ProbeClients, failures
 from loadtests.faults.proxy import FaultProxy
-from loadtests.faults.run import run, violations
+from loadtests.faults.run import choose, main, run, violations
 
 
 @pytest.mark.service
 def test_vanishing_callers_and_a_killed_process_are_survived_without_a_trace(tmp_path):
-    found = run(vanishing=12, only=["clients_killed", "process_of_score_killed"], out=tmp_path)
+    found = run(choose(faults(vanishing=12), ["clients_killed", "process_of_score_killed"]), tmp_path)
     assert (found["faults_tried"], found["faults_survived"], found["leaks"]) == (2, 2, [])
     assert set(found["faults"]["process_of_score_killed"]["failed"]) <= {"score"}
 
 
-def test_an_unknown_fault_is_named_with_what_there_is(tmp_path):
-    with pytest.raises(ValueError, match=r"\['flood'\] are no faults; accepted: clients_killed, "):
-        run(1, ["flood"], tmp_path)
+def test_an_unknown_fault_ends_the_command_and_is_named_with_what_there_is():
+    with pytest.raises(typer.BadParameter, match=r"'flood' is not a fault; accepted: clients_killed, "):
+        choose(faults(1), ["triton_killed", "flood"])
+    command = typer.Typer()
+    command.command()(main)
+    assert CliRunner().invoke(command, ["--only", "flood"]).exit_code == 2
 
 
 def test_every_fault_has_a_name_of_its_own():
