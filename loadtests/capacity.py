@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from loadtests.run import POLL_EVERY_S  # isort: skip
 
 import typer
+from markupsafe import Markup
 
 from loadtests import mix, report, slo
 from loadtests.arrivals import Phase, schedule
@@ -302,18 +303,18 @@ def to_page(found: Sequence[EndpointCapacity], violations: Sequence[str], invali
     rows = [[f.endpoint, f.rate, *(getattr(f.overload, c, None) for c in columns)] for f in found]
     sections = [
         report.verdict(violations, invalid),
-        report.Section("Capacity", report.table(["endpoint", "requests/s", *columns], rows)),
-        report.Section("Latency against rate", "".join(latency_against_rate(f) for f in found)),
+        report.Section("Capacity", [report.table(["endpoint", "requests/s", *columns], rows)]),
+        report.Section("Latency against rate", [latency_against_rate(f) for f in found]),
     ]
     for f in found:
         for part in (report.client_timeline(f.surge_calls), report.server_timeline(f.server)):
             sections.append(
-                report.Section(f"{f.endpoint}: capacity, three times it, half of it. {part.heading}", part.body)
+                report.Section(f"{f.endpoint}: capacity, three times it, half of it. {part.heading}", part.parts)
             )
     return report.page("Capacity and overload", sections)
 
 
-def latency_against_rate(found: EndpointCapacity) -> str:
+def latency_against_rate(found: EndpointCapacity) -> Markup:
     """Percentiles of every step over its rate."""
     ordered = sorted(found.steps, key=lambda s: s.rate)
     values: dict[str, Callable[[Measured], float | None]] = {

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from loadtests.run import errors_told  # isort: skip
 
 import typer
+from markupsafe import Markup
 from scipy.stats import fisher_exact
 
 from loadtests import mix, report
@@ -159,13 +160,13 @@ def to_page(result: Compared) -> str:
         "A against B",
         [
             *invalid,
-            report.Section(result.verdict, report.table(header, rows)),
-            report.Section("Distributions", "".join(charts)),
+            report.Section(result.verdict, [report.table(header, rows)]),
+            report.Section("Distributions", charts),
         ],
     )
 
 
-def _distributions(name: str, result: Compared) -> str:
+def _distributions(name: str, result: Compared) -> Markup:
     sides = zip("AB", zip(*result.rounds, strict=True), strict=True)
     lines = [
         Line(letter, report.cumulative([t for calls in side for t in times_of(name, calls)])) for letter, side in sides

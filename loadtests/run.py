@@ -234,12 +234,11 @@ def observe(
 
 def write_report(out: Path, result: Result, more: Sequence[report.Section] = ()) -> None:
     """Write `report.html` (`more` sections at its end), `report.json` and the CSV files."""
+    health = asdict(result.health)
     sections = [
         report.verdict(result.violations, result.invalid),
         report.summary(result.measured),
-        report.Section(
-            "The generator", report.table(list(asdict(result.health)), [list(asdict(result.health).values())])
-        ),
+        report.Section("The generator", [report.table(list(health), [list(health.values())])]),
         report.distribution(result.calls, result.measured),
         report.client_timeline(result.calls, bucket_s=max(1.0, result.seconds / 60)),
         report.server_timeline(result.server),

@@ -22,7 +22,7 @@ from loadtests.background import every
 from loadtests.generator import Limits
 from loadtests.memory import Sampler, Slope, Usage, growth_violations, slope
 from loadtests.plots import Axis, Line, line_chart
-from loadtests.report import Section
+from loadtests.report import Section, paragraph
 from loadtests.run import (
     Address,
     MetricsUrl,
@@ -98,7 +98,7 @@ def memory_section(samples: Sequence[Usage], found: Slope | None) -> Section:
     told = f"{found.mib_per_hour:.1f} MiB an hour ({found.low:.1f} to {found.high:.1f})" if found else "not known"
     lines = [Line("all processes", [(s.at_s, s.mib) for s in samples])]
     chart = line_chart("Memory of the server's processes", Axis("s"), Axis("MiB (PSS)"), lines)
-    return Section("Memory", f"<p>Growth after the first fifth: {told}.</p>{chart}")
+    return Section("Memory", [paragraph(f"Growth after the first fifth: {told}."), chart])
 
 
 if __name__ == "__main__":
