@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reverie import outputs
+from reverie.outputs import OutputError
 from serving.triton import memory
 
 _NAME = "triton-"
@@ -108,6 +110,12 @@ class ServerFolder:
         Raises:
             OSError: it cannot be written.
         """
+        try:
+            self._restore()
+        except OutputError as error:
+            raise OSError(str(error)) from None
+
+    def _restore(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._hold()
         for name, source in self._files():
@@ -162,9 +170,8 @@ def _place(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # On another file system, or another user's.
-        unfinished = target.with_name(f"{target.name}.part")
-        shutil.copy2(source, unfinished)
-        unfinished.rename(target)
+        with outputs.replacing(target) as unfinished:
+            shutil.copyfile(source, unfinished)  # Not its mode: it may be write-protected.
 
 
 def places() -> list[Path]:

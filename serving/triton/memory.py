@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from reverie import outputs
+
 _SHARE = 2
 ENOUGH_SHARED_MEMORY = 256 * 2**20
 """A model takes 2 MiB, and a picture of 2048x2048 pixels 28 MiB in each of two; larger ones go in tiles of that size."""
@@ -81,11 +83,14 @@ def reserved_bytes(pid: int) -> int:
 
 
 def write_stub(path: Path, stub: Path) -> None:
-    """In the place of Triton's `stub` for Python models, a script that lifts the bound and goes on as the stub."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(_STUB.format(stub=shlex.quote(str(stub))))
-    unfinished.chmod(0o755)
-    unfinished.rename(path)
+    """Write a script in the place of Triton's `stub` for Python models; it lifts the bound and goes on as the stub.
+
+    Raises:
+        reverie.outputs.OutputError: it cannot be written.
+    """
+    with outputs.replacing(path) as unfinished:
+        unfinished.write_text(_STUB.format(stub=shlex.quote(str(stub))))
+        unfinished.chmod(0o755)
 
 
 def _cgroup_limits(proc: Path, cgroups: Path) -> Iterator[int]:

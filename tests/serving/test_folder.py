@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reverie import outputs
 from serving.triton import folder, installation
 from serving.triton.folder import ServerFolder
 from serving.triton.server import PROJECT
@@ -63,9 +64,19 @@ def test_files_of_another_file_system_are_copied(cache, monkeypatch, link):
     monkeypatch.setattr(folder.os, "link", link or cross_device)
     made = ServerFolder.create(installation.wheel())
     assert "backends/onnxruntime/model.py" in files(made.path)
-    assert not [name for name in files(made.path) if name.endswith(".part")]
+    assert not [name for name in files(made.path) if name.endswith(".tmp")]
     made.remove()
     assert not made.path.exists()
+
+
+def test_what_cannot_be_put_back_is_an_error_of_the_file_system(server_folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (server_folder.backends / "python" / "triton_python_backend_stub").unlink()
+    monkeypatch.setattr(outputs.os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot be written \(No space left on device\)"):
+        server_folder.restore()
 
 
 def test_where_the_cache_cannot_be_written_the_temporary_folder_takes_its_place(cache):
