@@ -35,6 +35,8 @@ class Scripted:
         self.started: list[bool] = []
         self.loaded: list[str] = []
         self.states: dict[tuple[str, str], dict[str, str]] = {}
+        self.lists_models = True
+        self.instances = 0
 
     def poll(self):
         return 1 if self.pid and self.ended else None
@@ -53,7 +55,11 @@ class Scripted:
 
     def control(self, path, timeout, data=None):
         if path == "repository/index":
+            if not self.lists_models:
+                raise TimeoutError
             return [{"name": n, "version": v, **state} for (n, v), state in self.states.items()]
+        if path.endswith("/config"):
+            return {"instance_group": [{"count": self.instances, "gpus": []}]}
         if path.endswith("/load"):
             self.loaded.append(path.split("/")[2])
             if failure := next(self._loads, ""):
@@ -156,8 +162,8 @@ def test_a_listener_who_cannot_hear_any_more_ends_nothing(repository, clock):
 
 def test_after_many_dead_processes_triton_is_started_again_for_what_it_keeps_of_them(repository, clock, monkeypatch):
     model = supervisor.ModelVersion("stylize", "1")
-    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository)
+    server.instances = 1
     watcher, _ = watching(server)
     for _ in range(16):
         monkeypatch.setattr(supervisor, "model_processes", lambda pid: iter([model]))
@@ -171,8 +177,8 @@ def test_after_many_dead_processes_triton_is_started_again_for_what_it_keeps_of_
 
 
 def test_a_process_that_ended_before_it_was_seen_is_missed_all_the_same(repository, clock, monkeypatch):
-    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository)
+    server.instances = 1
     server.states = {("stylize", "1"): READY}
     watcher, _ = watching(server)
     watcher.look()
@@ -180,21 +186,18 @@ def test_a_process_that_ended_before_it_was_seen_is_missed_all_the_same(reposito
 
 
 def test_processes_are_looked_at_while_triton_does_not_list_its_models(repository, clock, monkeypatch):
-    def does_not_list(server):
-        raise TimeoutError
-
-    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository)
+    server.instances = 1
     server.states = {("stylize", "1"): READY}
     watcher, _ = watching(server)
-    monkeypatch.setattr(supervisor, "_states", does_not_list)
+    server.lists_models = False
     clock.watch(watcher, 3)
     assert server.loaded == ["stylize"]
 
 
 def test_a_reload_that_failed_is_tried_with_growing_pauses_until_it_works(repository, clock, monkeypatch):
-    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository, loads=["no memory"] * 2)
+    server.instances = 1
     server.states = {("stylize", "1"): READY}
     watcher, said = watching(server)
     watcher.look()  # Its process is not there.
