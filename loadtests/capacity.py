@@ -139,19 +139,25 @@ class EndpointCapacity:
 def main(
     address: Address = "",
     metrics: MetricsUrl = "",
-    endpoints: Annotated[str, typer.Option(help="Which, with commas between; empty for all with an objective.")] = "",
-    window: Annotated[float, typer.Option(min=1, help="Seconds a step at least.")] = Plan.window_s,
+    endpoints: Annotated[
+        str, typer.Option(help="Test these endpoints; put commas between them. Empty tests all that have an objective.")
+    ] = "",
+    window: Annotated[float, typer.Option(min=1, help="Let each step last at least so many seconds.")] = Plan.window_s,
     surge: Annotated[
-        float, typer.Option(min=1, help="Seconds of the surge, and of the watch after it.")
+        float, typer.Option(min=1, help="Let the surge last so many seconds, and the phase after it as long.")
     ] = Plan.surge_s,
     rounds: Annotated[
-        int, typer.Option(min=1, help="Of capacity, surge and watch; their median counts.")
+        int, typer.Option(min=1, help="Repeat capacity, surge and the phase after it so often. The median counts.")
     ] = Plan.rounds,
-    min_requests: Annotated[int, typer.Option(min=1, help="A step is long enough for so many.")] = Plan.min_requests,
+    min_requests: Annotated[
+        int, typer.Option(min=1, help="Let each step last long enough for so many requests.")
+    ] = Plan.min_requests,
     precision: Annotated[
-        float, typer.Option(min=0.01, help="0.05: within 5 % of a rate that fails.")
+        float, typer.Option(min=0.01, help="Stop the search this close to a rate that fails: 0.05 is 5 %.")
     ] = Search.precision,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Of every request, in seconds.")] = Plan.deadline_s,
+    deadline: Annotated[
+        float, typer.Option(min=0.1, help="Give up a request after so many seconds.")
+    ] = Plan.deadline_s,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
     mix_file: MixFile = None,
@@ -162,10 +168,13 @@ def main(
     apart: Annotated[
         bool,
         typer.Option(
-            "--apart/--together", help="A server that is started here gets half of the cores, the generator the others."
+            "--apart/--together",
+            help="Give half of the cores to a server that is started here, and the others to the generator.",
         ),
     ] = True,
-    out: Annotated[Path, typer.Option(help="Folder to write report.html and report.json into.")] = Path("out/capacity"),
+    out: Annotated[Path, typer.Option(help="Write report.html and report.json into this folder.")] = Path(
+        "out/capacity"
+    ),
 ) -> None:
     """Find the highest rate that each endpoint alone sustains within its objectives, then overload it."""
     limits, search = Limits(max_cpu_share, max_lag_ms), Search(precision)

@@ -91,20 +91,24 @@ class Compared:
 
 
 def main(
-    a: Annotated[str, typer.Argument(help="gRPC address of the server to compare with.")],
-    b: Annotated[str, typer.Argument(help="gRPC address of the other.")],
-    endpoints: Annotated[str, typer.Option(help="Which, with commas between; empty for the whole mix.")] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each server is loaded.")] = 8,
-    window: Annotated[float, typer.Option(min=1, help="Seconds a round and server.")] = 15.0,
-    rate: Annotated[float, typer.Option(help="Requests per second of the whole mix.")] = 3.0,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Of every request, in seconds.")] = 30.0,
+    a: Annotated[str, typer.Argument(help="gRPC address of the first server.")],
+    b: Annotated[str, typer.Argument(help="gRPC address of the second server.")],
+    endpoints: Annotated[
+        str, typer.Option(help="Call these endpoints; put commas between them. Empty calls the whole mix.")
+    ] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Load each server so often.")] = 8,
+    window: Annotated[float, typer.Option(min=1, help="Load each server for so many seconds a round.")] = 15.0,
+    rate: Annotated[float, typer.Option(help="Send so many requests of the whole mix per second.")] = 3.0,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Give up a request after so many seconds.")] = 30.0,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
     mix_file: MixFile = None,
     max_in_flight: MaxInFlight = 1000,
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
-    out: Annotated[Path, typer.Option(help="Folder to write report.html and report.json into.")] = Path("out/compare"),
+    out: Annotated[Path, typer.Option(help="Write report.html and report.json into this folder.")] = Path(
+        "out/compare"
+    ),
 ) -> None:
     """Load two servers in turns with the same requests and say which is slower."""
     with errors_told():

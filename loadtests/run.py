@@ -107,39 +107,56 @@ class Progress:
 
 
 Address = Annotated[
-    str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server; empty starts one.")
+    str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server. Empty starts one.")
 ]
-MetricsUrl = Annotated[str, typer.Option(help="Metrics of that server, such as http://127.0.0.1:8002/metrics.")]
+MetricsUrl = Annotated[
+    str, typer.Option(help="Read the metrics of that server here, for example http://127.0.0.1:8002/metrics.")
+]
 MixFile = Annotated[
-    Path | None, typer.Option("--mix", help="What is asked, as TOML; see docs/loadtests.md. Default: all endpoints.")
+    Path | None,
+    typer.Option(
+        "--mix", help="Send the requests that this TOML file describes; see docs/loadtests.md. Default: all endpoints."
+    ),
 ]
-SloFile = Annotated[Path, typer.Option("--slo", help="Objectives.")]
-Arrivals = Annotated[str, typer.Option(help="poisson or constant.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed asks for the same at the same times.")]
-MaxInFlight = Annotated[int, typer.Option(min=1, help="Arrivals that find so many unanswered are dropped.")]
-MaxCpuShare = Annotated[float, typer.Option(help="Above this share of a core the generator makes a run invalid.")]
-MaxLag = Annotated[float, typer.Option("--max-lag-ms", help="Above this p99 of the schedule lag, too.")]
+SloFile = Annotated[Path, typer.Option("--slo", help="Read the objectives from this TOML file.")]
+Arrivals = Annotated[str, typer.Option(help="Choose when requests are sent: poisson or constant.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Choose the requests and their times. The same seed gives the same ones.")
+]
+MaxInFlight = Annotated[int, typer.Option(min=1, help="Drop a request if so many are still unanswered when it is due.")]
+MaxCpuShare = Annotated[
+    float, typer.Option(help="Call a run invalid if the generator takes more than this share of a core.")
+]
+MaxLag = Annotated[
+    float,
+    typer.Option("--max-lag-ms", help="Call a run invalid if the p99 of the lag behind the schedule is above this."),
+]
 
 
 def main(
     context: typer.Context,
     address: Address = "",
     metrics: MetricsUrl = "",
-    users: Annotated[int, typer.Option(min=1, help="Users at once, at least one for each endpoint.")] = 8,
-    seconds: Annotated[float, typer.Option(min=1, help="How long requests are sent.")] = 60,
-    open_loop: Annotated[bool, typer.Option("--open", help="Requests on a schedule, not from waiting users.")] = False,
-    rate: Annotated[float, typer.Option(help="Requests per second of the whole mix, with --open.")] = 4.0,
+    users: Annotated[
+        int, typer.Option(min=1, help="Simulate so many users at once, at least one for each endpoint.")
+    ] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="Send requests for so many seconds.")] = 60,
+    open_loop: Annotated[
+        bool, typer.Option("--open", help="Send requests on a schedule, whether or not earlier ones were answered.")
+    ] = False,
+    rate: Annotated[float, typer.Option(help="With --open, send so many requests of the whole mix per second.")] = 4.0,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
     mix_file: MixFile = None,
     replay: Annotated[
-        Path | None, typer.Option(help="A calls.csv: the same calls at the same times; its times replace --rate.")
+        Path | None,
+        typer.Option(help="Send the calls of this calls.csv again, at the same times. It takes the place of --rate."),
     ] = None,
     max_in_flight: MaxInFlight = 1000,
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
     slo_file: SloFile = slo.DEFAULT_FILE,
-    out: Annotated[Path, typer.Option(help="Folder to write report.html, report.json and *.csv into.")] = Path(
+    out: Annotated[Path, typer.Option(help="Write report.html, report.json and *.csv into this folder.")] = Path(
         "out/loadtest"
     ),
 ) -> None:

@@ -44,13 +44,18 @@ from reverie import outputs
 def main(
     address: Address = "",
     metrics: MetricsUrl = "",
-    pid: Annotated[int | None, typer.Option(help="Of a running server on this machine, to sample its memory.")] = None,
-    users: Annotated[int, typer.Option(min=1, help="Users at once, at least one for each endpoint.")] = 8,
-    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 3600,
-    sample_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the memory.")] = 10,
+    pid: Annotated[
+        int | None,
+        typer.Option(help="Sample the memory of this process and its session: a running server on this machine."),
+    ] = None,
+    users: Annotated[
+        int, typer.Option(min=1, help="Simulate so many users at once, at least one for each endpoint.")
+    ] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="Send requests for so many seconds.")] = 3600,
+    sample_every: Annotated[float, typer.Option(min=0.1, help="Sample the memory every so many seconds.")] = 10,
     mix_file: MixFile = None,
     slo_file: SloFile = slo.DEFAULT_FILE,
-    out: Annotated[Path, typer.Option(help="Folder to write report.html, report.json and *.csv into.")] = Path(
+    out: Annotated[Path, typer.Option(help="Write report.html, report.json and *.csv into this folder.")] = Path(
         "out/soak"
     ),
 ) -> None:
