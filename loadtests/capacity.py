@@ -80,7 +80,7 @@ class Plan:
     search: Search = field(default_factory=Search)
 
     def seconds(self, rate: float) -> float:
-        """Length of a step at `rate`."""
+        """Return the length of a step at `rate`, in seconds."""
         return max(self.window_s, self.min_requests / rate)
 
 
@@ -205,7 +205,7 @@ def main(
 
 
 def chosen(objectives: Mapping[str, Objective], endpoints: str) -> dict[str, Objective]:
-    """The objectives of `endpoints`, names with commas between; all for an empty string.
+    """Return the objectives of `endpoints`, names with commas between; all for an empty string.
 
     Raises:
         ObjectiveError: one of them has no objective, or there is none at all.
@@ -252,7 +252,7 @@ def surge_once(server: Target, send: Send, endpoint: str, objective: Objective, 
 
 
 def try_rate(send: Send, endpoint: str, objective: Objective, rate: float, plan: Plan) -> Step:
-    """One step of the search."""
+    """Load one endpoint at `rate`, one step of the search."""
     seconds, meter = plan.seconds(rate), CpuMeter()
     calls = run_phases(send, endpoint, [Phase(rate, seconds)], plan)
     health = GeneratorHealth.of(calls, meter.share())
@@ -263,19 +263,19 @@ def try_rate(send: Send, endpoint: str, objective: Objective, rate: float, plan:
 
 
 def run_phases(send: Send, endpoint: str, phases: Sequence[Phase], plan: Plan) -> list[Call]:
-    """An open loop of one endpoint."""
+    """Run an open loop on one endpoint."""
     arrivals = schedule(phases, {endpoint: 1}, plan.arrivals, plan.seed)
     return send_on_schedule(arrivals, send, plan.max_in_flight, drain_s=plan.deadline_s + 5)
 
 
 def surge_phases(rate: float, plan: Plan) -> list[Phase]:
-    """At capacity, at three times it, and below it."""
+    """Return the phases of a surge: at capacity, at three times it, and below it."""
     settled = max(plan.surge_s, plan.min_requests / (AFTER * rate))
     return [Phase(rate, plan.seconds(rate)), Phase(SURGE * rate, plan.surge_s), Phase(AFTER * rate, settled)]
 
 
 def deciding_bottlenecks(steps: Sequence[Step], rate: float | None) -> list[str]:
-    """Why the answer may be the generator's: a step that did not meet the objective, and was not valid.
+    """Say why the answer may be the generator's: a step that did not meet the objective, and was not valid.
 
     Of the failed steps only the slowest above `rate` decides; a step that met its objective in spite of the
     generator has only been made harder by it.
@@ -285,7 +285,7 @@ def deciding_bottlenecks(steps: Sequence[Step], rate: float | None) -> list[str]
 
 
 def to_summary(found: Sequence[EndpointCapacity], violations: Sequence[str], invalid: Sequence[str]) -> dict[str, Any]:
-    """The JSON line: capacity an endpoint, and the worst of each measure of overload."""
+    """Return the JSON line: the capacity of each endpoint, and the worst of each measure of overload."""
     overloads = [f.overload for f in found if f.overload]
     return {
         "capacity_rps": {f.endpoint: _rounded(f.rate) for f in found},
@@ -297,17 +297,17 @@ def to_summary(found: Sequence[EndpointCapacity], violations: Sequence[str], inv
 
 
 def rounds_by_endpoint(found: Sequence[EndpointCapacity]) -> dict[str, list[dict[str, Any]]]:
-    """Every surge for the JSON file."""
+    """Return every surge for the JSON file."""
     return {f.endpoint: [asdict(o) for o in f.rounds] for f in found}
 
 
 def steps_by_endpoint(found: Sequence[EndpointCapacity]) -> dict[str, list[dict[str, Any]]]:
-    """Every step for the JSON file."""
+    """Return every step for the JSON file."""
     return {f.endpoint: [{**asdict(s), "measured": s.measured.rounded()} for s in f.steps] for f in found}
 
 
 def to_page(found: Sequence[EndpointCapacity], violations: Sequence[str], invalid: Sequence[str]) -> str:
-    """The report: latency against rate, what a surge did, the server's view of it."""
+    """Return the report: latency against rate, what a surge did, the server's view of it."""
     columns = ("goodput_at_3x", "p99_ratio_at_3x", "reject_ms_p99", "recovery_seconds", "refused", "failed")
     rows = [[f.endpoint, f.rate, *(getattr(f.overload, c, None) for c in columns)] for f in found]
     sections = [
@@ -324,7 +324,7 @@ def to_page(found: Sequence[EndpointCapacity], violations: Sequence[str], invali
 
 
 def latency_against_rate(found: EndpointCapacity) -> Markup:
-    """Percentiles of every step over its rate."""
+    """Draw the percentiles of every step over its rate."""
     ordered = sorted(found.steps, key=lambda s: s.rate)
     values: dict[str, Callable[[Measured], float | None]] = {
         "p50": lambda m: m.p50_ms,

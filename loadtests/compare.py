@@ -80,7 +80,7 @@ class Compared:
         return 3 if self.invalid else 1 if bad else 0
 
     def summary(self) -> dict[str, Any]:
-        """The JSON line."""
+        """Return the JSON line."""
         return {
             "verdict": self.verdict,
             "rounds": len(self.rounds),
@@ -140,7 +140,7 @@ def main(
 
 
 def differences(rounds: Sequence[tuple[Sequence[Call], Sequence[Call]]], seed: int = 0) -> dict[str, list[Difference]]:
-    """Of every name that both servers answered: the difference of its p50 and p95."""
+    """Compare the p50 and p95 of every name that both servers answered."""
     found = {}
     for name in recorded_names():
         times = [(times_of(name, a), times_of(name, b)) for a, b in rounds]
@@ -151,7 +151,7 @@ def differences(rounds: Sequence[tuple[Sequence[Call], Sequence[Call]]], seed: i
 
 
 def to_page(result: Compared) -> str:
-    """The report: the verdict, the intervals, both distributions."""
+    """Return the report: the verdict, the intervals, both distributions."""
     rows = [
         [name, f"p{d.rank:g}", d.a_ms, d.b_ms, d.low_ms, d.high_ms, d.verdict]
         for name, ds in result.differences.items()

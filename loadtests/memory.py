@@ -52,7 +52,7 @@ class Sampler:
         self._began = time.perf_counter()
 
     def sample(self) -> None:
-        """Look now."""
+        """Take a sample now."""
         members = session_of(self.pid)
         usages = [usage for pid in members if (usage := _usage_of(pid)) is not None]
         mib, descriptors, threads = (sum(column) for column in zip(*usages, strict=True)) if usages else (0.0, 0, 0)
@@ -61,7 +61,7 @@ class Sampler:
 
 
 def session_of(pid: int) -> list[int]:
-    """The processes of the session of `pid`; none where it has ended."""
+    """Return the processes of the session of `pid`; none where it has ended."""
     with contextlib.suppress(ProcessLookupError):
         session = os.getsid(pid)
         return [p for p in psutil.pids() if _session(p) == session]
@@ -69,7 +69,7 @@ def session_of(pid: int) -> list[int]:
 
 
 def slope(samples: Sequence[Usage]) -> Slope | None:
-    """Theil and Sen's estimate (a median of slopes: single peaks do not move it); None of under 3 settled samples."""
+    """Estimate the slope as Theil and Sen do, by a median of slopes, which single peaks do not move; None of under 3 settled samples."""
     end = samples[-1].at_s if samples else 0.0
     settled = [s for s in samples if s.at_s >= SETTLING * end]
     if len(settled) < 3:
@@ -79,7 +79,7 @@ def slope(samples: Sequence[Usage]) -> Slope | None:
 
 
 def growth_violations(found: Slope | None, samples: Sequence[Usage], bounds: SoakBounds) -> list[str]:
-    """How memory breaks `bounds`: only a growth whose whole interval lies above the bound is one."""
+    """Say how memory breaks `bounds`: only a growth whose whole interval lies above the bound does."""
     if not samples or not samples[-1].processes:
         return ["the server's processes have ended"]
     if found is None:

@@ -74,7 +74,7 @@ class Scale:
 
     @classmethod
     def of(cls, values: Sequence[float], axis: Axis, start: float, end: float) -> Scale:
-        """From zero, or on a logarithmic axis from the power of ten below the smallest value."""
+        """Begin at zero, or on a logarithmic axis at the power of ten below the smallest value."""
         if axis.is_log:
             low, high = 10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values)))
             return cls(low, high if high > low else low * 10, start, end, True)
@@ -91,7 +91,7 @@ class Scale:
         return (self.start + self.end) / 2
 
     def ticks(self) -> list[float]:
-        """Round values within the scale."""
+        """Return round values within the scale."""
         if self.is_log:
             return [10.0**e for e in range(round(math.log10(self.low)), round(math.log10(self.high)) + 1)]
         step = _round_step((self.high - self.low) / _TICKS)

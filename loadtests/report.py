@@ -52,7 +52,7 @@ def _parts() -> Any:
 
 
 def summary(measured: Mapping[str, Measured]) -> Section:
-    """A row a name."""
+    """Return a table with a row for each name."""
     columns = {
         "requests": "requests",
         "failures": "failed",
@@ -72,20 +72,20 @@ def summary(measured: Mapping[str, Measured]) -> Section:
 
 
 def distribution(calls: Sequence[Call], names: Iterable[str]) -> Section:
-    """How many percent of the answers took at most how long."""
+    """Draw how many percent of the answers took at most how long."""
     lines = [Line(name, cumulative(times_of(name, calls))) for name in names]
     chart = line_chart("Latency distribution", Axis("milliseconds", is_log=True), Axis("% of answers"), lines)
     return Section("Distribution", [chart])
 
 
 def cumulative(times: Sequence[float]) -> list[tuple[float, float]]:
-    """Points (time, percent of `times` not above it), at most a hundred and the last the maximum."""
+    """Return points (time, percent of `times` not above it): at most a hundred, the last at the maximum."""
     ranks = [100 * (i + 1) / _CDF_POINTS for i in range(_CDF_POINTS)] if times else []
     return [(percentile(times, rank) or 0.0, rank) for rank in ranks]
 
 
 def client_timeline(calls: Sequence[Call], bucket_s: float = 1.0) -> Section:
-    """p95 and outcomes over time, by when requests were due."""
+    """Draw p95 and outcomes over time, by when requests were due."""
     endpoints = sorted({c.endpoint for c in calls})
     latency = [Line(e, p95_over_time([c for c in calls if c.endpoint == e], bucket_s)) for e in endpoints]
     outcomes = [Line(o.value, rate_over_time([c for c in calls if c.outcome is o], bucket_s)) for o in Outcome]
@@ -97,13 +97,13 @@ def client_timeline(calls: Sequence[Call], bucket_s: float = 1.0) -> Section:
 
 
 def p95_over_time(calls: Sequence[Call], bucket_s: float) -> list[tuple[float, float]]:
-    """Points (middle of a bucket, p95 in ms of the requests answered of those due in it)."""
+    """Return points (middle of a bucket, p95 in ms of the requests answered of those due in it)."""
     answered = [c for c in calls if c.outcome is Outcome.ANSWERED]
     return [(at, percentile([c.milliseconds for c in group], 95) or 0.0) for at, group in _buckets(answered, bucket_s)]
 
 
 def rate_over_time(calls: Sequence[Call], bucket_s: float) -> list[tuple[float, float]]:
-    """Points (middle of a bucket, calls per second due in it)."""
+    """Return points (middle of a bucket, calls per second due in it)."""
     return [(at, len(group) / bucket_s) for at, group in _buckets(calls, bucket_s)]
 
 
@@ -114,7 +114,7 @@ def _buckets(calls: Sequence[Call], bucket_s: float) -> list[tuple[float, list[C
 
 
 def server_timeline(found: Sequence[Interval]) -> Section:
-    """Queue, computation and batches of each model over time, from the server's own counters."""
+    """Draw queue, computation and batches of each model over time, from the server's own counters."""
     if not found:
         return Section(
             "Timeline: the server's view", [paragraph("The server's metrics were not read (--metrics URL).")]

@@ -75,7 +75,7 @@ class Result:
         return 3 if self.invalid else 1 if self.violations else 0
 
     def summary(self) -> dict[str, Any]:
-        """The JSON line; times within streams are entries of their own, but count in no total."""
+        """Return the JSON line; times within streams are entries of their own, but count in no total."""
         whole = [m for name, m in self.measured.items() if name in ENDPOINTS]
         return {
             "endpoints": {name: m.rounded() for name, m in self.measured.items()},
@@ -205,13 +205,13 @@ def check_users(users: int, asked: Mix) -> None:
 
 
 def objectives_of(slo_file: Path, load: str, asked: Mix) -> dict[str, Objective]:
-    """What the file promises of the endpoints that are called."""
+    """Return what the file promises of the endpoints that are called."""
     called = recorded_names(asked.endpoints)
     return {n: o for n, o in slo.load(slo_file, load, recorded_names()).items() if n in called}
 
 
 def prepare(server: Target, asked: Mix) -> dict[str, float]:
-    """Let the server check the mix, and warm it up; how long a request to each endpoint takes, in seconds."""
+    """Let the server check the mix, and warm it up; return how long a request to each endpoint takes, in seconds."""
     mix.check_with_server(server.address, asked, WARM_UP_TIMEOUT_S)
     return warm_up(server.address, asked.endpoints.values())
 
@@ -219,7 +219,7 @@ def prepare(server: Target, asked: Mix) -> dict[str, float]:
 def send_planned(
     server: Target, planned: Sequence[Arrival], asked: Mix, max_in_flight: int, progress: Progress
 ) -> list[Call]:
-    """The open loop."""
+    """Send the planned requests, an open loop."""
     with sender(server.address, TIMEOUT_S, asked.endpoints) as send:
         return send_on_schedule(planned, send, max_in_flight, TIMEOUT_S + DRAIN_S, progress.count)
 
@@ -269,7 +269,7 @@ def write_report(out: Path, result: Result, more: Sequence[report.Section] = ())
 
 
 def print_result(result: Result) -> None:
-    """Table, violations and the JSON line."""
+    """Print the table, the violations and the JSON line."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=f"{result.seconds:.0f} s of load")
     table.add_column("endpoint", no_wrap=True)
@@ -292,7 +292,7 @@ def print_result(result: Result) -> None:
 
 @contextlib.contextmanager
 def errors_told() -> Iterator[None]:
-    """Tells in one line what a person can mend, and ends the command with status 2."""
+    """Say in one line what a person can correct, and end the command with status 2."""
     try:
         yield
     except (slo.ObjectiveError, ScheduleError, MixError, ReplayError, ServerError, OutputError, OSError) as error:

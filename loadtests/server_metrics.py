@@ -68,7 +68,7 @@ def parse(text: str) -> dict[str, dict[str, float]]:
 
 
 def intervals(polls: Sequence[Poll]) -> list[Interval]:
-    """What every model did between each two polls; a server that was restarted in between is left out."""
+    """Return what every model did between each two polls; a server that was restarted in between is left out."""
     found = []
     for before, after in itertools.pairwise(polls):
         for model, counters in after.values.items():

@@ -31,7 +31,7 @@ Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 _AS_WRITTEN = ConfigDict(strict=True, extra="forbid")
-"""A text or a boolean is no number, and a key that is not known is a mistake."""
+"""A text or a boolean does not pass for a number, and a key that is not known is a mistake."""
 
 
 class ObjectiveError(InputError):
@@ -120,7 +120,7 @@ def check(objective: Objective, measured: Measured) -> list[str]:
 
 
 def check_all(objectives: Mapping[str, Objective], measured: Mapping[str, Measured]) -> list[str]:
-    """Every violation of every objective, each after its name."""
+    """Say every violation of every objective, each after its name."""
     return [f"{n}: {v}" for n, objective in objectives.items() for v in check(objective, measured[n])]
 
 
@@ -143,12 +143,12 @@ def load(path: Path, load: str, names: Collection[str]) -> dict[str, Objective]:
 
 
 def load_overload(path: Path) -> OverloadBounds:
-    """The file's table `overload`, or the defaults."""
+    """Read the file's table `overload`; what it leaves out has its default."""
     return _to_entry(OverloadBounds, f"{path}: [overload]", _read(path).get("overload", {}))
 
 
 def load_soak(path: Path) -> SoakBounds:
-    """The file's table `soak`, or the defaults."""
+    """Read the file's table `soak`; what it leaves out has its default."""
     return _to_entry(SoakBounds, f"{path}: [soak]", _read(path).get("soak", {}))
 
 

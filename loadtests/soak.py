@@ -92,14 +92,14 @@ def main(
 
 
 def to_summary(samples: Sequence[Usage], found: Slope | None) -> dict[str, Any]:
-    """What the server's processes used at the beginning and the end, and the slope of their memory."""
+    """Return what the server's processes used at the beginning and the end, and the slope of their memory."""
     ends = {"first": samples[0], "last": samples[-1]} if samples else {}
     rounded = {when: {k: round(v, 1) for k, v in asdict(usage).items()} for when, usage in ends.items()}
     return {**rounded, "slope": {k: round(v, 2) for k, v in asdict(found).items()} if found else None}
 
 
 def memory_section(samples: Sequence[Usage], found: Slope | None) -> Section:
-    """Memory over time."""
+    """Draw the memory over time."""
     told = f"{found.mib_per_hour:.1f} MiB an hour ({found.low:.1f} to {found.high:.1f})" if found else "not known"
     lines = [Line("all processes", [(s.at_s, s.mib) for s in samples])]
     chart = line_chart("Memory of the server's processes", Axis("s"), Axis("MiB (PSS)"), lines)

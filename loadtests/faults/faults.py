@@ -55,14 +55,14 @@ class Fault:
 
 @contextmanager
 def triton_killed(served: Served) -> Iterator[None]:
-    """`kill -9` of the server."""
+    """Kill the server with `kill -9`."""
     kill([served.triton])
     yield
 
 
 @contextmanager
 def triton_stopped(served: Served) -> Iterator[None]:
-    """The server stands still for a while, as under a debugger or a starved machine."""
+    """Stop the server for a while, as a debugger or a starved machine does."""
     triton = served.triton
     kill([triton], signal.SIGSTOP)
     try:
@@ -72,7 +72,7 @@ def triton_stopped(served: Served) -> Iterator[None]:
 
 
 def process_killed(model: str) -> Callable[[Served], AbstractContextManager[None]]:
-    """`kill -9` of a Python model's process."""
+    """Kill a Python model's process with `kill -9`."""
 
     @contextmanager
     def injected(served: Served) -> Iterator[None]:
@@ -83,7 +83,7 @@ def process_killed(model: str) -> Callable[[Served], AbstractContextManager[None
 
 
 def process_stopped(model: str, goes_on: bool) -> Callable[[Served], AbstractContextManager[None]]:
-    """A Python model's process stands still, for a while or for good."""
+    """Stop a Python model's process, for a while or for good."""
 
     @contextmanager
     def injected(served: Served) -> Iterator[None]:
@@ -97,7 +97,7 @@ def process_stopped(model: str, goes_on: bool) -> Callable[[Served], AbstractCon
 
 
 def clients_killed(count: int) -> Callable[[Served], AbstractContextManager[None]]:
-    """Callers vanish in the middle of a stream, one after another and some at once."""
+    """Let callers vanish in the middle of a stream, one after another and some at once."""
 
     @contextmanager
     def injected(served: Served) -> Iterator[None]:
@@ -122,7 +122,7 @@ def _vanish(address: str) -> None:
 
 @contextmanager
 def slow_readers(served: Served) -> Iterator[None]:
-    """Callers ask for pictures and do not take them from the network."""
+    """Let callers ask for pictures that they do not take from the network."""
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
     data = images.encode(noise)
 
@@ -145,7 +145,7 @@ def slow_readers(served: Served) -> Iterator[None]:
 
 @contextmanager
 def half_open(served: Served) -> Iterator[None]:
-    """Connections that say nothing, or stop in the middle of a word."""
+    """Open connections that say nothing, or stop in the middle of a frame."""
     with contextlib.ExitStack() as stack:
         for i in range(_HALF_OPEN):
             connection = stack.enter_context(_connection(served.address))
@@ -155,7 +155,7 @@ def half_open(served: Served) -> Iterator[None]:
 
 @contextmanager
 def descriptors_exhausted(served: Served) -> Iterator[None]:
-    """The server may open nothing more: who comes now waits for a place, as the last one here finds out."""
+    """Let the server open no more descriptors: a new client waits for one, as the last one here finds out."""
     triton = served.triton
     limits = resource.prlimit(triton, resource.RLIMIT_NOFILE)
     limit = served.resources().descriptors + _DESCRIPTORS_LEFT
@@ -173,13 +173,13 @@ def descriptors_exhausted(served: Served) -> Iterator[None]:
 
 
 def log_disk_full(served: Served) -> AbstractContextManager[None]:
-    """The server cannot write its log."""
+    """Fill the disk of the server's log."""
     return _full(served.inside(str(served.repository.with_name("log"))))
 
 
 @contextmanager
 def shared_memory_full(served: Served) -> Iterator[None]:
-    """Triton cannot make room for a picture on its way to a model's process."""
+    """Fill the shared memory, so that Triton has no room for a picture on its way to a model's process."""
     with _full(served.inside("/dev/shm")), Client(served.address, timeout=DEADLINE_S) as client:
         large = images.encode(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8))
         with contextlib.suppress(ReverieError):
@@ -189,7 +189,7 @@ def shared_memory_full(served: Served) -> Iterator[None]:
 
 @contextmanager
 def _full(folder: Path) -> Iterator[None]:
-    """Not a byte is left where `folder` is."""
+    """Fill the file system of `folder` to the last byte."""
     filler = folder / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(bytes(1 << 12)):
@@ -201,7 +201,7 @@ def _full(folder: Path) -> Iterator[None]:
 
 
 def graph_replaced(data: bytes | None) -> Callable[[Served], AbstractContextManager[None]]:
-    """The graph that the server runs is overwritten, or deleted, on disk."""
+    """Overwrite the graph that the server runs on disk, or delete it if `data` is None."""
 
     @contextmanager
     def injected(served: Served) -> Iterator[None]:
@@ -229,7 +229,7 @@ def _all_but(*affected: str) -> tuple[str, ...]:
 
 
 def faults(vanishing: int) -> list[Fault]:
-    """All of them; those that leave Triton running come first.
+    """Return all faults; those that leave Triton running come first.
 
     Args:
         vanishing: how many callers vanish in the middle of a stream.

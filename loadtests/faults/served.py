@@ -73,15 +73,15 @@ class Served:
         raise LookupError("no tritonserver runs")
 
     def model_processes(self, model: str) -> list[int]:
-        """The processes of a Python model."""
+        """Return the processes of a Python model."""
         return [p.pid for p in processes.children(self.triton) if f"/{model}/" in " ".join(p.arguments)]
 
     def inside(self, path: str) -> Path:
-        """A path as the server sees it."""
+        """Return where a path of the server lies for this process."""
         return Path(f"/proc/{self.process.pid}/root{path}")
 
     def resources(self) -> Resources:
-        """What it holds now."""
+        """Count what the server holds now."""
         triton = psutil.Process(self.triton)
         return Resources(len(session_of(triton.pid)), triton.num_fds(), triton.num_threads(), len(self._regions()))
 
@@ -127,7 +127,7 @@ def serving(log: Path) -> Iterator[Served]:
 
 
 def can_isolate() -> bool:
-    """Whether a process here can have a /dev/shm of its own."""
+    """Say whether a process here can have a /dev/shm of its own."""
     command = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs -o size=1m shm /dev/shm"]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
@@ -136,7 +136,7 @@ def can_isolate() -> bool:
 
 
 def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal to processes; one that has ended is no error."""
+    """Send a signal to processes; those that have ended are left out."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

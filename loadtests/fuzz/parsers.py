@@ -101,7 +101,7 @@ class TargetName(str, Enum):
 
 
 def seeds(name: str, folder: Path) -> None:
-    """What mutation begins with."""
+    """Write the inputs that mutation begins with."""
     from loadtests.fuzz.pictures import picture as random_picture
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ class Sender:
         self._channel.close()
 
     def send(self, sent: Case) -> tuple[str, str]:
-        """The outcome of a case, and what is wrong with it if it is a failure."""
+        """Send a case; return its outcome, and what is wrong if it is a failure."""
         try:
             if sent.streams:
                 return self._read(self._stream(sent.request, timeout=DEADLINE_S))
@@ -109,7 +109,7 @@ class Sender:
             return told.code.name, _failure_in(told)
 
     def is_ready(self) -> bool:
-        """Whether the server answers and has all its models."""
+        """Say whether the server answers and has all its models."""
         try:
             return self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=DEADLINE_S).ready
         except grpc.RpcError:

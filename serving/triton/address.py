@@ -30,7 +30,7 @@ class ListenAddress:
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> ListenAddress:
-        """Three ports that are free now on `host`, and where metrics are."""
+        """Find three ports that are free now on `host`, and where metrics are."""
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(_listener(host.strip("[]"), 0)) for _ in range(3)]
             return cls(host, *(s.getsockname()[1] for s in sockets))

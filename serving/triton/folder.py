@@ -51,7 +51,7 @@ class ServerFolder:
 
     @classmethod
     def create(cls, wheel: Path) -> ServerFolder:
-        """A folder in the first of `places` that can hold one; sweeps all of them first.
+        """Make a folder in the first of `places` that can hold one; sweeps all of them first.
 
         Raises:
             OSError: none of them can.
@@ -77,7 +77,7 @@ class ServerFolder:
         return self.path / "backends"
 
     def plain(self, path: Path, name: str) -> Path:
-        """`path` as Triton's command lines and lists of folders can carry it: itself, or a link to it.
+        """Return `path` as Triton's command lines and lists of folders can carry it: itself, or a link to it.
 
         Triton 2.51 gives its models' processes their arguments through a shell, unquoted, and reads paths with
         non-ASCII characters wrongly; a colon separates the folders of an environment variable.
@@ -101,7 +101,7 @@ class ServerFolder:
         return _shared_memory_prefix(self.path)
 
     def shared_memory(self) -> list[Path]:
-        """The server's regions in /dev/shm."""
+        """Return the server's regions in /dev/shm."""
         return list(_SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"))
 
     def restore(self) -> None:
@@ -175,7 +175,7 @@ def _place(source: Path, target: Path) -> None:
 
 
 def places() -> list[Path]:
-    """Where a server's folder may lie, the best first: the user's cache, which nobody sweeps, or a temporary folder.
+    """Return where a server's folder may lie, the best first: the user's cache, which nobody sweeps, or a temporary folder.
 
     Not XDG_RUNTIME_DIR, which goes when the user logs out. Only plain paths: see `ServerFolder.plain`.
     """

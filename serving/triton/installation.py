@@ -11,7 +11,11 @@ from serving.triton.errors import ServerError
 
 
 def wheel() -> Path:
-    """The folder of the wheel that holds `bin`, `backends` and `python_backend_stubs`."""
+    """Return the folder of the wheel that holds `bin`, `backends` and `python_backend_stubs`.
+
+    Raises:
+        ServerError: the wheel is not installed.
+    """
     spec = importlib.util.find_spec("pytriton")
     folder = Path(spec.origin).parent / "tritonserver" if spec and spec.origin else None
     if folder is None or not (folder / "bin" / "tritonserver").exists():
@@ -22,7 +26,13 @@ def wheel() -> Path:
 
 
 def libraries(wheel: Path) -> list[Path]:
-    """Folders of shared libraries. This interpreter's own libpython first: with another one, `import ssl` fails inside the stub."""
+    """Return the folders of the shared libraries that Triton needs.
+
+    This interpreter's own libpython comes first: with another one, `import ssl` fails inside the stub.
+
+    Raises:
+        ServerError: this Python has no shared library.
+    """
     own = Path(sysconfig.get_config_var("LIBDIR") or "")
     soname = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     found = next((d for d in (own, *_system_library_folders()) if (d / soname).exists()), None)

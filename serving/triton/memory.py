@@ -33,17 +33,17 @@ exec {stub} "$@"
 
 
 def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The memory that this process and its children may take together: the machine's, or its cgroup's if that is less."""
+    """Return the memory that this process and its children may take together, in bytes: the machine's, or its cgroup's if that is less."""
     return min([psutil.virtual_memory().total, *_cgroup_limits(proc, cgroups)])
 
 
 def default_limit() -> int:
-    """In bytes: half of the machine's memory, so that the models keep the rest."""
+    """Return half of the machine's memory, in bytes, so that the models keep the rest."""
     return machine_bytes() // _SHARE
 
 
 def shared_memory_warning(folder: Path = Path("/dev/shm")) -> str | None:
-    """What to do about too little shared memory, through which the models' tensors go; None where there is enough."""
+    """Say what to do about too little shared memory, through which the models' tensors go; None where there is enough."""
     total = shutil.disk_usage(folder).total
     if total >= ENOUGH_SHARED_MEMORY:
         return None
@@ -68,7 +68,7 @@ def limit(pid: int, more_bytes: int) -> None:
 
 
 def reserved_bytes(pid: int) -> int:
-    """What RLIMIT_DATA counts of a process: its private, writable memory, whether touched or not.
+    """Return what RLIMIT_DATA counts of a process, in bytes: its private, writable memory, whether touched or not.
 
     From /proc and not from psutil, whose `memory_info().data` has the stack too, which that limit does not count.
 

@@ -137,7 +137,7 @@ class TritonServer:
                 output.close()
 
     def stop(self) -> None:
-        """End the server: politely, then by force; leaves no process and no shared memory behind."""
+        """End the server by a signal, then by force; leave no process and no shared memory behind."""
         self._take_control_key_back()
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
@@ -162,7 +162,7 @@ class TritonServer:
             folder.remove()
 
     def shared_memory(self) -> list[Path]:
-        """The regions of shared memory that this server has now; none unless it runs."""
+        """Return the regions of shared memory that this server has now; none unless it runs."""
         return self._folder.shared_memory() if self._folder else []
 
     def restore_folder(self) -> None:
@@ -231,7 +231,7 @@ class TritonServer:
         return "127.0.0.1"
 
     def poll(self) -> int | None:
-        """The exit status if the process has ended by itself, else None."""
+        """Return the exit status if the process has ended by itself, else None."""
         return self._process.poll() if self._process else None
 
     def _command(self, wheel: Path, folder: ServerFolder) -> list[str]:

@@ -73,17 +73,17 @@ class Owed:
 
     @classmethod
     def after(cls, tries: int) -> Owed:
-        """After so many failed loads: the next one in twice the time, up to `_LONGEST_PAUSE_S`."""
+        """Plan the next load after so many failed ones: in twice the time, up to `_LONGEST_PAUSE_S`."""
         return cls(tries, time.monotonic() + pause_after(tries))
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait after the `failures`-th failure in a row."""
+    """Return the seconds to wait after the `failures`-th failure in a row."""
     return min(_FIRST_PAUSE_S * 2.0 ** min(failures - 1, 16), _LONGEST_PAUSE_S)
 
 
 def supervise(server: TritonServer, stop: threading.Event, say: Say, on_watching: Callable[[], None]) -> None:
-    """Watch a started `server` until `stop` is set; whatever ended is started again.
+    """Watch a started `server` until `stop` is set, and start again what ends.
 
     Args:
         say: told in a sentence what ended and what is done.
@@ -123,14 +123,14 @@ class Supervisor:
     _trouble: str = ""
 
     def begin(self) -> None:
-        """Take what runs now for all there should be."""
+        """Take what runs now for all that should run."""
         assert self.server.pid is not None
         self.healthy = _processes_when_healthy(self.server, set(model_processes(self.server.pid)), {})
         with contextlib.suppress(OSError):
             self._compare_with_list()
 
     def look(self) -> None:
-        """See once what has ended, and start it again; what cannot be done now is said and tried at the next look."""
+        """Look once at what has ended, and start it again; say what cannot be done now, and try it at the next look."""
         try:
             self._look()
             self._trouble = ""
@@ -239,7 +239,7 @@ class Supervisor:
 
 
 def is_listed(repository: Path, version: ModelVersion) -> bool:
-    """Whether the repository says that a version is to be served: it is there, and its model's configuration names it."""
+    """Say whether the repository lists a version: it is there, and its model's configuration names it."""
     folder = repository / version.name
     if not (folder / version.version).is_dir():
         return False
@@ -276,7 +276,7 @@ def _states(server: TritonServer) -> dict[ModelVersion, State]:
 
 
 def model_processes(triton: int) -> Iterator[ModelVersion]:
-    """The version of every living process of Triton's Python backend below process `triton`."""
+    """Yield the version of every running process of Triton's Python backend that is a child of process `triton`."""
     for process in processes.children(triton):
         if process.arguments and Path(process.arguments[0]).name == _STUB:
             *_, name, version, _file = Path(process.arguments[1]).parts
@@ -285,16 +285,16 @@ def model_processes(triton: int) -> Iterator[ModelVersion]:
 
 @dataclass
 class HungProcesses:
-    """Ends processes that a signal has stopped and nobody lets go on; their callers wait for ever otherwise.
+    """Ends processes that a signal has stopped and that nobody continues; their callers would wait for ever.
 
     Attributes:
-        since: when each was first seen standing, by `time.monotonic`.
+        since: when each was first seen stopped, by `time.monotonic`.
     """
 
     since: dict[int, float] = field(default_factory=dict)
 
     def end(self, triton: int, say: Say) -> None:
-        """Look at Triton and its models' processes; kill models' that stand, and Triton after `HUNG_S`."""
+        """Kill the models' processes that are stopped, and Triton if it has been for `HUNG_S`."""
         now = time.monotonic()
         watched = [processes.find(triton), *processes.children(triton)]
         self.since = {p.pid: self.since.get(p.pid, now) for p in watched if p and p.is_stopped}
