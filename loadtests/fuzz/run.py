@@ -28,7 +28,7 @@ from loadtests.fuzz.cases import EXCLUDED, Case, case
 from loadtests.target import Target, target
 
 DEADLINE_S = 60.0
-_SENDERS = 6
+SENDERS = 6
 _REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -135,8 +135,8 @@ def _failure_in(error: ReverieError) -> str:
     return str(error)
 
 
-def fuzz(server: Target, numbers: Iterable[int], seed: int) -> Findings:
-    """Send the cases of these numbers, several at a time."""
+def fuzz(server: Target, numbers: Iterable[int], seed: int, senders: int = SENDERS) -> Findings:
+    """Send the cases of these numbers, as many at a time as there are `senders`."""
     findings, waiting, lock = Findings(), iter(numbers), threading.Lock()
 
     def next_numbers() -> Iterator[int]:
@@ -152,8 +152,8 @@ def fuzz(server: Target, numbers: Iterable[int], seed: int) -> Findings:
             for number in next_numbers():
                 findings.add(number, *sender.send(case(seed, number)))
 
-    with ThreadPoolExecutor(_SENDERS) as pool:
-        for worker in [pool.submit(work) for _ in range(_SENDERS)]:
+    with ThreadPoolExecutor(senders) as pool:
+        for worker in [pool.submit(work) for _ in range(senders)]:
             worker.result()
     with Sender(server.address) as sender:
         findings.crashes += not sender.is_ready()
