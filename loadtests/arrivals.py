@@ -78,11 +78,11 @@ def _times_of_phases(phases: Sequence[Phase], kind: str, rng: np.random.Generato
 
 
 def poisson_times(phase: Phase, rng: np.random.Generator) -> np.ndarray:
-    """Arrivals of a Poisson process in [0, seconds): their number is Poisson's, given it they are uniform."""
+    """Draw the arrivals of a Poisson process in [0, seconds): their number is Poisson's, given it they are uniform."""
     return np.sort(rng.uniform(0, phase.seconds, rng.poisson(phase.rate * phase.seconds)))
 
 
 def constant_times(phase: Phase, rng: np.random.Generator) -> np.ndarray:
-    """An arrival every 1 / rate seconds, the first half a gap after the beginning; `rng` is not used."""
+    """Return an arrival every 1 / rate seconds, the first half a gap after the beginning; `rng` is not used."""
     del rng
     return (np.arange(round(phase.rate * phase.seconds)) + 0.5) / phase.rate

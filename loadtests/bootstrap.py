@@ -40,7 +40,7 @@ class Difference:
 
 
 def compare(rounds: Sequence[Round], rank: float, seed: int = 0) -> Difference | None:
-    """The difference of one percentile over interleaved rounds; None unless both have times in some round."""
+    """Compare one percentile over interleaved rounds; None unless both have times in some round."""
     paired = [(np.asarray(a, float), np.asarray(b, float)) for a, b in rounds if len(a) and len(b)]
     if not paired:
         return None
@@ -52,7 +52,7 @@ def compare(rounds: Sequence[Round], rank: float, seed: int = 0) -> Difference |
 
 
 def bootstrap_differences(rounds: Sequence[tuple[np.ndarray, np.ndarray]], rank: float, seed: int) -> np.ndarray:
-    """B - A, shape (DRAWS,), in ms: of rounds drawn with replacement, and of times drawn within each."""
+    """Draw rounds with replacement, and times within each; return B - A of each draw, shape (DRAWS,), in ms."""
     rng = np.random.default_rng(seed)
     differences = np.empty(DRAWS)
     for i in range(DRAWS):

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from loadtests.run import POLL_EVERY_S  # isort: skip
 
 import typer
+from markupsafe import Markup
 
 from loadtests import mix, report, slo
 from loadtests.arrivals import Phase, schedule
@@ -79,7 +80,7 @@ class Plan:
     search: Search = field(default_factory=Search)
 
     def seconds(self, rate: float) -> float:
-        """Length of a step at `rate`."""
+        """Return the length of a step at `rate`, in seconds."""
         return max(self.window_s, self.min_requests / rate)
 
 
@@ -138,19 +139,25 @@ class EndpointCapacity:
 def main(
     address: Address = "",
     metrics: MetricsUrl = "",
-    endpoints: Annotated[str, typer.Option(help="Which, with commas between; empty for all with an objective.")] = "",
-    window: Annotated[float, typer.Option(min=1, help="Seconds a step at least.")] = Plan.window_s,
+    endpoints: Annotated[
+        str, typer.Option(help="Test these endpoints; put commas between them. Empty tests all that have an objective.")
+    ] = "",
+    window: Annotated[float, typer.Option(min=1, help="Let each step last at least so many seconds.")] = Plan.window_s,
     surge: Annotated[
-        float, typer.Option(min=1, help="Seconds of the surge, and of the watch after it.")
+        float, typer.Option(min=1, help="Let the surge last so many seconds, and the phase after it as long.")
     ] = Plan.surge_s,
     rounds: Annotated[
-        int, typer.Option(min=1, help="Of capacity, surge and watch; their median counts.")
+        int, typer.Option(min=1, help="Repeat capacity, surge and the phase after it so often. The median counts.")
     ] = Plan.rounds,
-    min_requests: Annotated[int, typer.Option(min=1, help="A step is long enough for so many.")] = Plan.min_requests,
+    min_requests: Annotated[
+        int, typer.Option(min=1, help="Let each step last long enough for so many requests.")
+    ] = Plan.min_requests,
     precision: Annotated[
-        float, typer.Option(min=0.01, help="0.05: within 5 % of a rate that fails.")
+        float, typer.Option(min=0.01, help="Stop the search this close to a rate that fails: 0.05 is 5 %.")
     ] = Search.precision,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Of every request, in seconds.")] = Plan.deadline_s,
+    deadline: Annotated[
+        float, typer.Option(min=0.1, help="Give up a request after so many seconds.")
+    ] = Plan.deadline_s,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
     mix_file: MixFile = None,
@@ -161,10 +168,13 @@ def main(
     apart: Annotated[
         bool,
         typer.Option(
-            "--apart/--together", help="A server that is started here gets half of the cores, the generator the others."
+            "--apart/--together",
+            help="Give half of the cores to a server that is started here, and the others to the generator.",
         ),
     ] = True,
-    out: Annotated[Path, typer.Option(help="Folder to write report.html and report.json into.")] = Path("out/capacity"),
+    out: Annotated[Path, typer.Option(help="Write report.html and report.json into this folder.")] = Path(
+        "out/capacity"
+    ),
 ) -> None:
     """Find the highest rate that each endpoint alone sustains within its objectives, then overload it."""
     limits, search = Limits(max_cpu_share, max_lag_ms), Search(precision)
@@ -195,7 +205,7 @@ def main(
 
 
 def chosen(objectives: Mapping[str, Objective], endpoints: str) -> dict[str, Objective]:
-    """The objectives of `endpoints`, names with commas between; all for an empty string.
+    """Return the objectives of `endpoints`, names with commas between; all for an empty string.
 
     Raises:
         ObjectiveError: one of them has no objective, or there is none at all.
@@ -242,7 +252,7 @@ def surge_once(server: Target, send: Send, endpoint: str, objective: Objective, 
 
 
 def try_rate(send: Send, endpoint: str, objective: Objective, rate: float, plan: Plan) -> Step:
-    """One step of the search."""
+    """Load one endpoint at `rate`, one step of the search."""
     seconds, meter = plan.seconds(rate), CpuMeter()
     calls = run_phases(send, endpoint, [Phase(rate, seconds)], plan)
     health = GeneratorHealth.of(calls, meter.share())
@@ -253,19 +263,19 @@ def try_rate(send: Send, endpoint: str, objective: Objective, rate: float, plan:
 
 
 def run_phases(send: Send, endpoint: str, phases: Sequence[Phase], plan: Plan) -> list[Call]:
-    """An open loop of one endpoint."""
+    """Run an open loop on one endpoint."""
     arrivals = schedule(phases, {endpoint: 1}, plan.arrivals, plan.seed)
     return send_on_schedule(arrivals, send, plan.max_in_flight, drain_s=plan.deadline_s + 5)
 
 
 def surge_phases(rate: float, plan: Plan) -> list[Phase]:
-    """At capacity, at three times it, and below it."""
+    """Return the phases of a surge: at capacity, at three times it, and below it."""
     settled = max(plan.surge_s, plan.min_requests / (AFTER * rate))
     return [Phase(rate, plan.seconds(rate)), Phase(SURGE * rate, plan.surge_s), Phase(AFTER * rate, settled)]
 
 
 def deciding_bottlenecks(steps: Sequence[Step], rate: float | None) -> list[str]:
-    """Why the answer may be the generator's: a step that did not meet the objective, and was not valid.
+    """Say why the answer may be the generator's: a step that did not meet the objective, and was not valid.
 
     Of the failed steps only the slowest above `rate` decides; a step that met its objective in spite of the
     generator has only been made harder by it.
@@ -275,7 +285,7 @@ def deciding_bottlenecks(steps: Sequence[Step], rate: float | None) -> list[str]
 
 
 def to_summary(found: Sequence[EndpointCapacity], violations: Sequence[str], invalid: Sequence[str]) -> dict[str, Any]:
-    """The JSON line: capacity an endpoint, and the worst of each measure of overload."""
+    """Return the JSON line: the capacity of each endpoint, and the worst of each measure of overload."""
     overloads = [f.overload for f in found if f.overload]
     return {
         "capacity_rps": {f.endpoint: _rounded(f.rate) for f in found},
@@ -287,34 +297,34 @@ def to_summary(found: Sequence[EndpointCapacity], violations: Sequence[str], inv
 
 
 def rounds_by_endpoint(found: Sequence[EndpointCapacity]) -> dict[str, list[dict[str, Any]]]:
-    """Every surge for the JSON file."""
+    """Return every surge for the JSON file."""
     return {f.endpoint: [asdict(o) for o in f.rounds] for f in found}
 
 
 def steps_by_endpoint(found: Sequence[EndpointCapacity]) -> dict[str, list[dict[str, Any]]]:
-    """Every step for the JSON file."""
+    """Return every step for the JSON file."""
     return {f.endpoint: [{**asdict(s), "measured": s.measured.rounded()} for s in f.steps] for f in found}
 
 
 def to_page(found: Sequence[EndpointCapacity], violations: Sequence[str], invalid: Sequence[str]) -> str:
-    """The report: latency against rate, what a surge did, the server's view of it."""
+    """Return the report: latency against rate, what a surge did, the server's view of it."""
     columns = ("goodput_at_3x", "p99_ratio_at_3x", "reject_ms_p99", "recovery_seconds", "refused", "failed")
     rows = [[f.endpoint, f.rate, *(getattr(f.overload, c, None) for c in columns)] for f in found]
     sections = [
         report.verdict(violations, invalid),
-        report.Section("Capacity", report.table(["endpoint", "requests/s", *columns], rows)),
-        report.Section("Latency against rate", "".join(latency_against_rate(f) for f in found)),
+        report.Section("Capacity", [report.table(["endpoint", "requests/s", *columns], rows)]),
+        report.Section("Latency against rate", [latency_against_rate(f) for f in found]),
     ]
     for f in found:
         for part in (report.client_timeline(f.surge_calls), report.server_timeline(f.server)):
             sections.append(
-                report.Section(f"{f.endpoint}: capacity, three times it, half of it. {part.heading}", part.body)
+                report.Section(f"{f.endpoint}: capacity, three times it, half of it. {part.heading}", part.parts)
             )
     return report.page("Capacity and overload", sections)
 
 
-def latency_against_rate(found: EndpointCapacity) -> str:
-    """Percentiles of every step over its rate."""
+def latency_against_rate(found: EndpointCapacity) -> Markup:
+    """Draw the percentiles of every step over its rate."""
     ordered = sorted(found.steps, key=lambda s: s.rate)
     values: dict[str, Callable[[Measured], float | None]] = {
         "p50": lambda m: m.p50_ms,

@@ -21,7 +21,7 @@ def send_from_users(
     on_call: Callable[[Call], None] = lambda call: None,
     endpoints: Mapping[str, Endpoint] = ENDPOINTS,
 ) -> list[Call]:
-    """Run `users` for `seconds`, spread over `endpoints`; requests that are under way then are waited for.
+    """Run `users` for `seconds`, spread over `endpoints`, and wait for the requests that are under way then.
 
     Args:
         on_call: told every call as it ends.

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from loadtests.run import errors_told  # isort: skip
 
 import typer
+from markupsafe import Markup
 from scipy.stats import fisher_exact
 
 from loadtests import mix, report
@@ -79,7 +80,7 @@ class Compared:
         return 3 if self.invalid else 1 if bad else 0
 
     def summary(self) -> dict[str, Any]:
-        """The JSON line."""
+        """Return the JSON line."""
         return {
             "verdict": self.verdict,
             "rounds": len(self.rounds),
@@ -90,20 +91,24 @@ class Compared:
 
 
 def main(
-    a: Annotated[str, typer.Argument(help="gRPC address of the server to compare with.")],
-    b: Annotated[str, typer.Argument(help="gRPC address of the other.")],
-    endpoints: Annotated[str, typer.Option(help="Which, with commas between; empty for the whole mix.")] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each server is loaded.")] = 8,
-    window: Annotated[float, typer.Option(min=1, help="Seconds a round and server.")] = 15.0,
-    rate: Annotated[float, typer.Option(help="Requests per second of the whole mix.")] = 3.0,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Of every request, in seconds.")] = 30.0,
+    a: Annotated[str, typer.Argument(help="gRPC address of the first server.")],
+    b: Annotated[str, typer.Argument(help="gRPC address of the second server.")],
+    endpoints: Annotated[
+        str, typer.Option(help="Call these endpoints; put commas between them. Empty calls the whole mix.")
+    ] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Load each server so often.")] = 8,
+    window: Annotated[float, typer.Option(min=1, help="Load each server for so many seconds a round.")] = 15.0,
+    rate: Annotated[float, typer.Option(help="Send so many requests of the whole mix per second.")] = 3.0,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Give up a request after so many seconds.")] = 30.0,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
     mix_file: MixFile = None,
     max_in_flight: MaxInFlight = 1000,
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
-    out: Annotated[Path, typer.Option(help="Folder to write report.html and report.json into.")] = Path("out/compare"),
+    out: Annotated[Path, typer.Option(help="Write report.html and report.json into this folder.")] = Path(
+        "out/compare"
+    ),
 ) -> None:
     """Load two servers in turns with the same requests and say which is slower."""
     with errors_told():
@@ -135,7 +140,7 @@ def main(
 
 
 def differences(rounds: Sequence[tuple[Sequence[Call], Sequence[Call]]], seed: int = 0) -> dict[str, list[Difference]]:
-    """Of every name that both servers answered: the difference of its p50 and p95."""
+    """Compare the p50 and p95 of every name that both servers answered."""
     found = {}
     for name in recorded_names():
         times = [(times_of(name, a), times_of(name, b)) for a, b in rounds]
@@ -146,7 +151,7 @@ def differences(rounds: Sequence[tuple[Sequence[Call], Sequence[Call]]], seed: i
 
 
 def to_page(result: Compared) -> str:
-    """The report: the verdict, the intervals, both distributions."""
+    """Return the report: the verdict, the intervals, both distributions."""
     rows = [
         [name, f"p{d.rank:g}", d.a_ms, d.b_ms, d.low_ms, d.high_ms, d.verdict]
         for name, ds in result.differences.items()
@@ -159,13 +164,13 @@ def to_page(result: Compared) -> str:
         "A against B",
         [
             *invalid,
-            report.Section(result.verdict, report.table(header, rows)),
-            report.Section("Distributions", "".join(charts)),
+            report.Section(result.verdict, [report.table(header, rows)]),
+            report.Section("Distributions", charts),
         ],
     )
 
 
-def _distributions(name: str, result: Compared) -> str:
+def _distributions(name: str, result: Compared) -> Markup:
     sides = zip("AB", zip(*result.rounds, strict=True), strict=True)
     lines = [
         Line(letter, report.cumulative([t for calls in side for t in times_of(name, calls)])) for letter, side in sides

@@ -45,14 +45,14 @@ class GeneratorHealth:
 
     @classmethod
     def of(cls, calls: Iterable[Call], cpu_share: float) -> GeneratorHealth:
-        """Of an open loop's calls; a closed loop has no schedule to be late for."""
+        """Measure the generator by an open loop's calls; a closed loop has no schedule to be late for."""
         calls = list(calls)
         lags = [c.lag_ms for c in calls if c.outcome is not Outcome.DROPPED]
         late = sum(lag > LATE_MS for lag in lags)
         return cls(cpu_share, percentile(lags, 50), percentile(lags, 99), late, len(calls) - len(lags))
 
     def bottlenecks(self, limits: Limits) -> list[str]:
-        """Why the run is invalid, a sentence a reason; none if it is valid."""
+        """Say why the run is invalid, a sentence a reason; empty if it is valid."""
         reasons = []
         if self.cpu_share > limits.cpu_share:
             reasons.append(f"the generator used {self.cpu_share:.0%} of a core, at most {limits.cpu_share:.0%} may")
@@ -68,6 +68,6 @@ class CpuMeter:
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
     def share(self) -> float:
-        """CPU seconds of all threads per second of wall clock."""
+        """Return the CPU seconds of all threads per second of wall clock."""
         elapsed = time.perf_counter() - self._wall
         return (time.process_time() - self._cpu) / elapsed if elapsed > 0 else 0.0

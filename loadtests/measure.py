@@ -98,7 +98,7 @@ class Measured:
         )
 
     def rounded(self) -> dict[str, Any]:
-        """Its values for a line of JSON, without what does not apply or did not happen (None, 0)."""
+        """Return its values for a line of JSON, without what does not apply or did not happen (None, 0)."""
         present = {k: v for k, v in asdict(self).items() if v or k in ("requests", "failures", "p95_ms")}
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in present.items()}
 
@@ -108,7 +108,7 @@ def _percentiles(times: Sequence[float]) -> dict[str, Any]:
 
 
 def percentile(values: Sequence[float], rank: float) -> float | None:
-    """The smallest value that at least `rank` percent of `values` do not exceed; None of no values.
+    """Return the smallest value that at least `rank` percent of `values` do not exceed; None of no values.
 
     Always a value that occurred: interpolating would invent a p99 between two samples.
     """
@@ -116,7 +116,7 @@ def percentile(values: Sequence[float], rank: float) -> float | None:
 
 
 def times_of(name: str, calls: Iterable[Call]) -> list[float]:
-    """The times recorded under `name`, in milliseconds; of whole requests only the answered ones."""
+    """Return the times recorded under `name`, in milliseconds; of whole requests only the answered ones."""
     for endpoint in ENDPOINTS:
         own = (c for c in calls if c.endpoint == endpoint)
         if name == endpoint:
@@ -131,7 +131,7 @@ def times_of(name: str, calls: Iterable[Call]) -> list[float]:
 def measure(
     calls: Sequence[Call], names: Iterable[str], offered_s: float, good_ms: Mapping[str, float] | None = None
 ) -> dict[str, Measured]:
-    """A summary for each of `names`, called or not.
+    """Summarize the calls of each of `names`, called or not.
 
     Args:
         offered_s: for how long requests were due; answers may come later.

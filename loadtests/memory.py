@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import psutil
 from scipy.stats import theilslopes
 
 from loadtests.slo import SoakBounds
@@ -52,7 +52,7 @@ class Sampler:
         self._began = time.perf_counter()
 
     def sample(self) -> None:
-        """Look now."""
+        """Take a sample now."""
         members = session_of(self.pid)
         usages = [usage for pid in members if (usage := _usage_of(pid)) is not None]
         mib, descriptors, threads = (sum(column) for column in zip(*usages, strict=True)) if usages else (0.0, 0, 0)
@@ -61,15 +61,15 @@ class Sampler:
 
 
 def session_of(pid: int) -> list[int]:
-    """The processes of the session of `pid`; none where it has ended."""
+    """Return the processes of the session of `pid`; none where it has ended."""
     with contextlib.suppress(ProcessLookupError):
         session = os.getsid(pid)
-        return [p for p in _processes() if _session(p) == session]
+        return [p for p in psutil.pids() if _session(p) == session]
     return []
 
 
 def slope(samples: Sequence[Usage]) -> Slope | None:
-    """Theil and Sen's estimate (a median of slopes: single peaks do not move it); None of under 3 settled samples."""
+    """Estimate the slope as Theil and Sen do, by a median of slopes, which single peaks do not move; None of under 3 settled samples."""
     end = samples[-1].at_s if samples else 0.0
     settled = [s for s in samples if s.at_s >= SETTLING * end]
     if len(settled) < 3:
@@ -79,7 +79,7 @@ def slope(samples: Sequence[Usage]) -> Slope | None:
 
 
 def growth_violations(found: Slope | None, samples: Sequence[Usage], bounds: SoakBounds) -> list[str]:
-    """How memory breaks `bounds`: only a growth whose whole interval lies above the bound is one."""
+    """Say how memory breaks `bounds`: only a growth whose whole interval lies above the bound does."""
     if not samples or not samples[-1].processes:
         return ["the server's processes have ended"]
     if found is None:
@@ -90,15 +90,8 @@ def growth_violations(found: Slope | None, samples: Sequence[Usage], bounds: Soa
     return [f"memory grows by {interval}, at most {bounds.max_growth_mib_per_hour:g} promised"]
 
 
-def _processes() -> list[int]:
-    return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
-
-
-def _count(folder: Path) -> int:
-    return sum(1 for _ in folder.iterdir())
-
-
 def _session(pid: int) -> int | None:
+    """psutil does not tell sessions."""
     try:
         return os.getsid(pid)
     except OSError:
@@ -107,10 +100,8 @@ def _session(pid: int) -> int | None:
 
 def _usage_of(pid: int) -> tuple[float, int, int] | None:
     """MiB, descriptors and threads; None of a process that has ended meanwhile."""
-    folder = Path(f"/proc/{pid}")
     try:
-        rollup = (folder / "smaps_rollup").read_text()
-        kib = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-        return kib / 1024, _count(folder / "fd"), _count(folder / "task")
-    except (OSError, StopIteration):
+        process = psutil.Process(pid)
+        return process.memory_full_info().pss / 2**20, process.num_fds(), process.num_threads()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None

@@ -20,7 +20,7 @@ class ReplayError(InputError):
 
 
 def read_calls(path: Path, mix: Mix) -> list[Arrival]:
-    """The calls of a `calls.csv`, in order of their times.
+    """Read the calls of a `calls.csv`, in order of their times.
 
     Needs the columns `endpoint` and `scheduled_s`. With `seed`, each call asks for what it asked for; a file without it, say
     of another system's log, has what is asked drawn from the number of the line. With `mix`, it has to be that of `mix`.

@@ -2,57 +2,57 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
 
 from loadtests.calls import Call, Outcome
 from loadtests.measure import Measured, percentile, times_of
 from loadtests.plots import Axis, Line, line_chart
 from loadtests.server_metrics import Interval
+from reverie.pages import macros, templates
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left } svg { max-width: 100%; height: auto; margin: 1rem 0 }
-.bad { color: #b00020 } .good { color: #1b7a2f }
-"""
 _CDF_POINTS = 100
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the HTML under it."""
+    """A heading and what stands under it."""
 
     heading: str
-    body: str
+    parts: Sequence[Markup]
 
 
 def page(title: str, sections: Iterable[Section]) -> str:
-    """The whole page."""
-    body = "".join(f"<h2>{html.escape(s.heading)}</h2>\n{s.body}\n" for s in sections)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>{html.escape(title)}</h1>\n{body}</body></html>\n'
+    """Return the whole page."""
+    return templates("loadtests").get_template("report.html.jinja").render(title=title, sections=sections)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; numbers with three significant digits or more, None as a dash."""
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(v)}</td>" for v in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
+    """Return a table; numbers have three significant digits or more, None is a dash."""
+    return _parts().table(header, [[_cell(value) for value in row] for row in rows])
+
+
+def paragraph(text: str) -> Markup:
+    """Return a paragraph."""
+    return _parts().paragraph(text)
 
 
 def verdict(violations: Sequence[str], invalid: Sequence[str] = ()) -> Section:
-    """Whether the objectives were met, and why the run may not count."""
-    lines = [f'<p class="bad">Invalid: {html.escape(reason)}.</p>' for reason in invalid]
-    lines += [f'<p class="bad">Not met: {html.escape(v)}.</p>' for v in violations]
-    return Section("Verdict", "".join(lines) or '<p class="good">Every objective was met.</p>')
+    """Say whether the objectives were met, and why the run may not count."""
+    return Section("Verdict", [_parts().verdict(violations, invalid)])
+
+
+def _parts() -> Any:
+    """The macros that a page is put together from."""
+    return macros("loadtests", "parts.html.jinja")
 
 
 def summary(measured: Mapping[str, Measured]) -> Section:
-    """A row a name."""
+    """Return a table with a row for each name."""
     columns = {
         "requests": "requests",
         "failures": "failed",
@@ -68,40 +68,42 @@ def summary(measured: Mapping[str, Measured]) -> Section:
         "megapixels_per_s": "Mpixel/s",
     }
     rows = [[name, *(getattr(m, column) for column in columns)] for name, m in measured.items()]
-    return Section("What was measured", table(["", *columns.values()], rows))
+    return Section("What was measured", [table(["", *columns.values()], rows)])
 
 
 def distribution(calls: Sequence[Call], names: Iterable[str]) -> Section:
-    """How many percent of the answers took at most how long."""
+    """Draw how many percent of the answers took at most how long."""
     lines = [Line(name, cumulative(times_of(name, calls))) for name in names]
     chart = line_chart("Latency distribution", Axis("milliseconds", is_log=True), Axis("% of answers"), lines)
-    return Section("Distribution", chart)
+    return Section("Distribution", [chart])
 
 
 def cumulative(times: Sequence[float]) -> list[tuple[float, float]]:
-    """Points (time, percent of `times` not above it), at most a hundred and the last the maximum."""
+    """Return points (time, percent of `times` not above it): at most a hundred, the last at the maximum."""
     ranks = [100 * (i + 1) / _CDF_POINTS for i in range(_CDF_POINTS)] if times else []
     return [(percentile(times, rank) or 0.0, rank) for rank in ranks]
 
 
 def client_timeline(calls: Sequence[Call], bucket_s: float = 1.0) -> Section:
-    """p95 and outcomes over time, by when requests were due."""
+    """Draw p95 and outcomes over time, by when requests were due."""
     endpoints = sorted({c.endpoint for c in calls})
     latency = [Line(e, p95_over_time([c for c in calls if c.endpoint == e], bucket_s)) for e in endpoints]
     outcomes = [Line(o.value, rate_over_time([c for c in calls if c.outcome is o], bucket_s)) for o in Outcome]
-    charts = line_chart("p95 by scheduled time", Axis("s"), Axis("milliseconds", is_log=True), latency)
-    charts += line_chart("Requests by outcome", Axis("s"), Axis("requests/s"), outcomes)
+    charts = [
+        line_chart("p95 by scheduled time", Axis("s"), Axis("milliseconds", is_log=True), latency),
+        line_chart("Requests by outcome", Axis("s"), Axis("requests/s"), outcomes),
+    ]
     return Section("Timeline: the clients' view", charts)
 
 
 def p95_over_time(calls: Sequence[Call], bucket_s: float) -> list[tuple[float, float]]:
-    """Points (middle of a bucket, p95 in ms of the requests answered of those due in it)."""
+    """Return points (middle of a bucket, p95 in ms of the requests answered of those due in it)."""
     answered = [c for c in calls if c.outcome is Outcome.ANSWERED]
     return [(at, percentile([c.milliseconds for c in group], 95) or 0.0) for at, group in _buckets(answered, bucket_s)]
 
 
 def rate_over_time(calls: Sequence[Call], bucket_s: float) -> list[tuple[float, float]]:
-    """Points (middle of a bucket, calls per second due in it)."""
+    """Return points (middle of a bucket, calls per second due in it)."""
     return [(at, len(group) / bucket_s) for at, group in _buckets(calls, bucket_s)]
 
 
@@ -112,12 +114,14 @@ def _buckets(calls: Sequence[Call], bucket_s: float) -> list[tuple[float, list[C
 
 
 def server_timeline(found: Sequence[Interval]) -> Section:
-    """Queue, computation and batches of each model over time, from the server's own counters."""
+    """Draw queue, computation and batches of each model over time, from the server's own counters."""
     if not found:
-        return Section("Timeline: the server's view", "<p>The server's metrics were not read (--metrics URL).</p>")
+        return Section(
+            "Timeline: the server's view", [paragraph("The server's metrics were not read (--metrics URL).")]
+        )
     views = {"queue_ms": "Mean queue time, ms", "compute_ms": "Mean compute time, ms", "batch": "Mean batch"}
     charts = [line_chart(title, Axis("s"), Axis(title), _by_model(found, value)) for value, title in views.items()]
-    return Section("Timeline: the server's view", "".join(charts))
+    return Section("Timeline: the server's view", charts)
 
 
 def _by_model(found: Sequence[Interval], value: str) -> list[Line]:
@@ -133,4 +137,4 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return html.escape(str(value))
+    return str(value)

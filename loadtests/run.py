@@ -42,7 +42,7 @@ from loadtests.slo import Objective
 from loadtests.target import WARM_UP_TIMEOUT_S, Target, say, sender, target, warm_up
 from reverie import outputs
 from reverie.outputs import OutputError
-from serving.triton.server import ServerError
+from serving.triton.errors import ServerError
 
 PROGRESS_EVERY_S = 5.0
 POLL_EVERY_S = 1.0
@@ -75,7 +75,7 @@ class Result:
         return 3 if self.invalid else 1 if self.violations else 0
 
     def summary(self) -> dict[str, Any]:
-        """The JSON line; times within streams are entries of their own, but count in no total."""
+        """Return the JSON line; times within streams are entries of their own, but count in no total."""
         whole = [m for name, m in self.measured.items() if name in ENDPOINTS]
         return {
             "endpoints": {name: m.rounded() for name, m in self.measured.items()},
@@ -107,39 +107,56 @@ class Progress:
 
 
 Address = Annotated[
-    str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server; empty starts one.")
+    str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of a running server. Empty starts one.")
 ]
-MetricsUrl = Annotated[str, typer.Option(help="Metrics of that server, such as http://127.0.0.1:8002/metrics.")]
+MetricsUrl = Annotated[
+    str, typer.Option(help="Read the metrics of that server here, for example http://127.0.0.1:8002/metrics.")
+]
 MixFile = Annotated[
-    Path | None, typer.Option("--mix", help="What is asked, as TOML; see docs/loadtests.md. Default: all endpoints.")
+    Path | None,
+    typer.Option(
+        "--mix", help="Send the requests that this TOML file describes; see docs/loadtests.md. Default: all endpoints."
+    ),
 ]
-SloFile = Annotated[Path, typer.Option("--slo", help="Objectives.")]
-Arrivals = Annotated[str, typer.Option(help="poisson or constant.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed asks for the same at the same times.")]
-MaxInFlight = Annotated[int, typer.Option(min=1, help="Arrivals that find so many unanswered are dropped.")]
-MaxCpuShare = Annotated[float, typer.Option(help="Above this share of a core the generator makes a run invalid.")]
-MaxLag = Annotated[float, typer.Option("--max-lag-ms", help="Above this p99 of the schedule lag, too.")]
+SloFile = Annotated[Path, typer.Option("--slo", help="Read the objectives from this TOML file.")]
+Arrivals = Annotated[str, typer.Option(help="Choose when requests are sent: poisson or constant.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Choose the requests and their times. The same seed gives the same ones.")
+]
+MaxInFlight = Annotated[int, typer.Option(min=1, help="Drop a request if so many are still unanswered when it is due.")]
+MaxCpuShare = Annotated[
+    float, typer.Option(help="Call a run invalid if the generator takes more than this share of a core.")
+]
+MaxLag = Annotated[
+    float,
+    typer.Option("--max-lag-ms", help="Call a run invalid if the p99 of the lag behind the schedule is above this."),
+]
 
 
 def main(
     context: typer.Context,
     address: Address = "",
     metrics: MetricsUrl = "",
-    users: Annotated[int, typer.Option(min=1, help="Users at once, at least one for each endpoint.")] = 8,
-    seconds: Annotated[float, typer.Option(min=1, help="How long requests are sent.")] = 60,
-    open_loop: Annotated[bool, typer.Option("--open", help="Requests on a schedule, not from waiting users.")] = False,
-    rate: Annotated[float, typer.Option(help="Requests per second of the whole mix, with --open.")] = 4.0,
+    users: Annotated[
+        int, typer.Option(min=1, help="Simulate so many users at once, at least one for each endpoint.")
+    ] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="Send requests for so many seconds.")] = 60,
+    open_loop: Annotated[
+        bool, typer.Option("--open", help="Send requests on a schedule, whether or not earlier ones were answered.")
+    ] = False,
+    rate: Annotated[float, typer.Option(help="With --open, send so many requests of the whole mix per second.")] = 4.0,
     arrivals: Arrivals = "poisson",
     seed: Seed = 0,
     mix_file: MixFile = None,
     replay: Annotated[
-        Path | None, typer.Option(help="A calls.csv: the same calls at the same times; its times replace --rate.")
+        Path | None,
+        typer.Option(help="Send the calls of this calls.csv again, at the same times. It takes the place of --rate."),
     ] = None,
     max_in_flight: MaxInFlight = 1000,
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
     slo_file: SloFile = slo.DEFAULT_FILE,
-    out: Annotated[Path, typer.Option(help="Folder to write report.html, report.json and *.csv into.")] = Path(
+    out: Annotated[Path, typer.Option(help="Write report.html, report.json and *.csv into this folder.")] = Path(
         "out/loadtest"
     ),
 ) -> None:
@@ -188,13 +205,13 @@ def check_users(users: int, asked: Mix) -> None:
 
 
 def objectives_of(slo_file: Path, load: str, asked: Mix) -> dict[str, Objective]:
-    """What the file promises of the endpoints that are called."""
+    """Return what the file promises of the endpoints that are called."""
     called = recorded_names(asked.endpoints)
     return {n: o for n, o in slo.load(slo_file, load, recorded_names()).items() if n in called}
 
 
 def prepare(server: Target, asked: Mix) -> dict[str, float]:
-    """Let the server check the mix, and warm it up; how long a request to each endpoint takes, in seconds."""
+    """Let the server check the mix, and warm it up; return how long a request to each endpoint takes, in seconds."""
     mix.check_with_server(server.address, asked, WARM_UP_TIMEOUT_S)
     return warm_up(server.address, asked.endpoints.values())
 
@@ -202,7 +219,7 @@ def prepare(server: Target, asked: Mix) -> dict[str, float]:
 def send_planned(
     server: Target, planned: Sequence[Arrival], asked: Mix, max_in_flight: int, progress: Progress
 ) -> list[Call]:
-    """The open loop."""
+    """Send the planned requests, an open loop."""
     with sender(server.address, TIMEOUT_S, asked.endpoints) as send:
         return send_on_schedule(planned, send, max_in_flight, TIMEOUT_S + DRAIN_S, progress.count)
 
@@ -234,12 +251,11 @@ def observe(
 
 def write_report(out: Path, result: Result, more: Sequence[report.Section] = ()) -> None:
     """Write `report.html` (`more` sections at its end), `report.json` and the CSV files."""
+    health = asdict(result.health)
     sections = [
         report.verdict(result.violations, result.invalid),
         report.summary(result.measured),
-        report.Section(
-            "The generator", report.table(list(asdict(result.health)), [list(asdict(result.health).values())])
-        ),
+        report.Section("The generator", [report.table(list(health), [list(health.values())])]),
         report.distribution(result.calls, result.measured),
         report.client_timeline(result.calls, bucket_s=max(1.0, result.seconds / 60)),
         report.server_timeline(result.server),
@@ -253,7 +269,7 @@ def write_report(out: Path, result: Result, more: Sequence[report.Section] = ())
 
 
 def print_result(result: Result) -> None:
-    """Table, violations and the JSON line."""
+    """Print the table, the violations and the JSON line."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=f"{result.seconds:.0f} s of load")
     table.add_column("endpoint", no_wrap=True)
@@ -276,7 +292,7 @@ def print_result(result: Result) -> None:
 
 @contextlib.contextmanager
 def errors_told() -> Iterator[None]:
-    """Tells in one line what a person can mend, and ends the command with status 2."""
+    """Say in one line what a person can correct, and end the command with status 2."""
     try:
         yield
     except (slo.ObjectiveError, ScheduleError, MixError, ReplayError, ServerError, OutputError, OSError) as error:

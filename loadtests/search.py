@@ -30,7 +30,7 @@ class Search:
 
 
 def highest_rate(meets: Callable[[float], bool], start: float, search: Search | None = None) -> float | None:
-    """The highest rate that meets objectives: steps of two around `start`, then bisection on a logarithmic scale.
+    """Find the highest rate that meets objectives: steps of two around `start`, then bisection on a logarithmic scale.
 
     The lowest rate that failed is tried again at the end, and the search goes on above it if it is met then: a busy
     neighbor makes a step fail, none makes one succeed.
@@ -94,7 +94,7 @@ class Overload:
     failed: int
 
     def violations(self, bounds: OverloadBounds) -> list[str]:
-        """How it breaks `bounds`, a sentence a violation."""
+        """Say how it breaks `bounds`, a sentence a violation."""
         found = []
         if self.goodput_at_3x is None or self.goodput_at_3x < bounds.goodput_at_3x:
             found.append(f"goodput_at_3x is {_told(self.goodput_at_3x)}, at least {bounds.goodput_at_3x:g} promised")
@@ -135,7 +135,7 @@ def overload(calls: Sequence[Call], objective: Objective, surge: tuple[float, fl
 
 
 def typical(rounds: Sequence[Overload]) -> Overload:
-    """The median of each measure over several surges, of two in the middle the worse; a missing one is the worst.
+    """Return the median of each measure over several surges, of two in the middle the worse; a missing one is the worst.
 
     Only a time to refusals that never were is left out. Refused and failed requests are added up.
     """
@@ -157,7 +157,7 @@ def typical(rounds: Sequence[Overload]) -> Overload:
 
 
 def recovery_seconds(after: Sequence[Call], surge_ended_s: float, good_ms: float) -> float | None:
-    """From the surge's end to when the last request that was not answered well was due.
+    """Return the seconds from the surge's end to when the last request that was not answered well was due.
 
     Zero where all were, None where fewer than `SETTLED` good answers follow it.
     """
@@ -169,7 +169,7 @@ def recovery_seconds(after: Sequence[Call], surge_ended_s: float, good_ms: float
 
 
 def worst(found: Sequence[Overload]) -> dict[str, float | None]:
-    """The worst value of each measure over all endpoints; None where one has none but should."""
+    """Return the worst value of each measure over all endpoints; None where one has none but should."""
     return {
         "goodput_at_3x": _unless_missing(min, [o.goodput_at_3x for o in found]),
         "p99_ratio_at_3x": _unless_missing(max, [o.p99_ratio_at_3x for o in found]),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reverie_client import proxies
+
+from reverie.prometheus import read_samples
 
 COUNTERS = {
     "requests": "nv_inference_request_success",
@@ -22,8 +23,6 @@ COUNTERS = {
     "queue_us": "nv_inference_queue_duration_us",
     "compute_us": "nv_inference_compute_infer_duration_us",
 }
-_LINE = re.compile(r"^(\w+)\{([^}]*)\}\s+(\S+)$", re.MULTILINE)
-_MODEL = re.compile(r'(?:^|,)model="([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,22 @@ class Interval:
 
 
 def parse(text: str) -> dict[str, dict[str, float]]:
-    """Read `COUNTERS` out of the Prometheus text format; versions of a model are added up."""
+    """Read `COUNTERS` out of Triton's metrics, and add up the versions of each model.
+
+    Raises:
+        ValueError: `text` is not in the Prometheus text format.
+    """
     names = {metric: counter for counter, metric in COUNTERS.items()}
     values: dict[str, dict[str, float]] = {}
-    for metric, labels, value in _LINE.findall(text):
-        model = _MODEL.search(labels)
-        if metric in names and model:
-            counters = values.setdefault(model[1], dict.fromkeys(COUNTERS, 0.0))
-            counters[names[metric]] += float(value)
+    for sample in read_samples(text):
+        if sample.name in names and "model" in sample.labels:
+            counters = values.setdefault(sample.labels["model"], dict.fromkeys(COUNTERS, 0.0))
+            counters[names[sample.name]] += sample.value
     return values
 
 
 def intervals(polls: Sequence[Poll]) -> list[Interval]:
-    """What every model did between each two polls; a server that was restarted in between is left out."""
+    """Return what every model did between each two polls; a server that was restarted in between is left out."""
     found = []
     for before, after in itertools.pairwise(polls):
         for model, counters in after.values.items():

@@ -7,13 +7,15 @@ the commands of these names find.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from loadtests.measure import Measured
 from reverie.errors import InputError
@@ -26,12 +28,18 @@ else:
 LOADS = ("closed", "open", "capacity")
 DEFAULT_FILE = Path(str(files("loadtests") / "slo.toml"))
 
+Bound = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+_AS_WRITTEN = ConfigDict(strict=True, extra="forbid")
+"""A text or a boolean does not pass for a number, and a key that is not known is a mistake."""
+
 
 class ObjectiveError(InputError):
     """The objectives cannot be used; the message says which entry, its value and what is accepted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_AS_WRITTEN)
 class Objective:
     """What is promised for one endpoint.
 
@@ -43,25 +51,15 @@ class Objective:
         min_achieved_ratio: rate of answers over rate of requests, 0 to 1: whether the server kept up.
 
     Raises:
-        ObjectiveError: a value is not a number in its range.
+        pydantic.ValidationError: a value is not a number in its range.
     """
 
-    p95_ms: float
-    p99_ms: float | None = None
-    max_failure_ratio: float = 0.0
-    min_requests: int = 1
-    min_goodput_ratio: float = 0.0
-    min_achieved_ratio: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_number("p95_ms", self.p95_ms)
-        if self.p99_ms is not None:
-            _check_number("p99_ms", self.p99_ms)
-        for name in ("max_failure_ratio", "min_goodput_ratio", "min_achieved_ratio"):
-            _check_number(name, getattr(self, name), highest=1)
-        _check_number("min_requests", self.min_requests)
-        if not isinstance(self.min_requests, int):
-            raise ObjectiveError(f"min_requests: {self.min_requests!r} is not accepted; accepted: a whole number")
+    p95_ms: Bound
+    p99_ms: Bound | None = None
+    max_failure_ratio: Ratio = 0.0
+    min_requests: Count = 1
+    min_goodput_ratio: Ratio = 0.0
+    min_achieved_ratio: Ratio = 0.0
 
     @property
     def good_ms(self) -> float:
@@ -69,7 +67,7 @@ class Objective:
         return self.p95_ms if self.p99_ms is None else max(self.p95_ms, self.p99_ms)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_AS_WRITTEN)
 class OverloadBounds:
     """What must hold at three times capacity.
 
@@ -80,17 +78,13 @@ class OverloadBounds:
         recovery_seconds: after the surge until answers are good again, at most.
     """
 
-    goodput_at_3x: float = 0.9
-    p99_ratio_at_3x: float = 2.0
-    reject_ms_p99: float = 100.0
-    recovery_seconds: float = 5.0
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            _check_number(f.name, getattr(self, f.name))
+    goodput_at_3x: Bound = 0.9
+    p99_ratio_at_3x: Bound = 2.0
+    reject_ms_p99: Bound = 100.0
+    recovery_seconds: Bound = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_AS_WRITTEN)
 class SoakBounds:
     """What must hold over a long run.
 
@@ -98,13 +92,12 @@ class SoakBounds:
         max_growth_mib_per_hour: slope of the memory of the server's processes.
     """
 
-    max_growth_mib_per_hour: float = 64.0
-
-    def __post_init__(self) -> None:
-        _check_number("max_growth_mib_per_hour", self.max_growth_mib_per_hour)
+    max_growth_mib_per_hour: Bound = 64.0
 
 
 Entry = TypeVar("Entry", Objective, OverloadBounds, SoakBounds)
+_UNKNOWN = "unexpected_keyword_argument"
+"""pydantic's name for a key that a table must not have."""
 
 
 def check(objective: Objective, measured: Measured) -> list[str]:
@@ -128,7 +121,7 @@ def check(objective: Objective, measured: Measured) -> list[str]:
 
 
 def check_all(objectives: Mapping[str, Objective], measured: Mapping[str, Measured]) -> list[str]:
-    """Every violation of every objective, each after its name."""
+    """Say every violation of every objective, each after its name."""
     return [f"{n}: {v}" for n, objective in objectives.items() for v in check(objective, measured[n])]
 
 
@@ -151,12 +144,12 @@ def load(path: Path, load: str, names: Collection[str]) -> dict[str, Objective]:
 
 
 def load_overload(path: Path) -> OverloadBounds:
-    """The file's table `overload`, or the defaults."""
+    """Read the file's table `overload`; what it leaves out has its default."""
     return _to_entry(OverloadBounds, f"{path}: [overload]", _read(path).get("overload", {}))
 
 
 def load_soak(path: Path) -> SoakBounds:
-    """The file's table `soak`, or the defaults."""
+    """Read the file's table `soak`; what it leaves out has its default."""
     return _to_entry(SoakBounds, f"{path}: [soak]", _read(path).get("soak", {}))
 
 
@@ -176,33 +169,40 @@ def _read(path: Path) -> dict[str, Any]:
 def _to_objective(where: str, name: str, table: Any, names: Collection[str]) -> Objective:
     if name not in names:
         raise ObjectiveError(f"{where}: unknown endpoint; accepted: {', '.join(names)}")
-    if isinstance(table, dict) and "p95_ms" not in table:
-        _refuse_unknown(Objective, where, table)
-        raise ObjectiveError(f"{where} p95_ms: missing; every endpoint needs one")
     return _to_entry(Objective, where, table)
 
 
 def _to_entry(kind: type[Entry], where: str, table: Any) -> Entry:
     if not isinstance(table, dict):
         raise ObjectiveError(f"{where}: {table!r} is not accepted; accepted: a table")
-    _refuse_unknown(kind, where, table)
     try:
         return kind(**table)
-    except ObjectiveError as error:
-        raise ObjectiveError(f"{where} {error}") from None
+    except ValidationError as refused:
+        # An unknown key first: what is missing beside it is what was meant.
+        error = min(refused.errors(), key=lambda e: e["type"] != _UNKNOWN)
+        raise ObjectiveError(f"{where} {_describe(error, kind)}") from None
 
 
-def _refuse_unknown(kind: type, where: str, table: dict[str, Any]) -> None:
-    accepted = [f.name for f in fields(kind)]
-    if unknown := sorted(table.keys() - set(accepted)):
-        raise ObjectiveError(f"{where} {unknown[0]}: unknown key; accepted: {', '.join(accepted)}")
+def _describe(error: ErrorDetails, kind: type) -> str:
+    """What is wrong with a key, its value, and what is accepted."""
+    key, accepted = str(error["loc"][0]), _accepted(kind)
+    if error["type"] == _UNKNOWN:
+        return f"{key}: unknown key; accepted: {', '.join(accepted)}"
+    if error["type"] == "missing":
+        return f"{key}: missing; give {accepted[key]}"
+    return f"{key}: {error['input']!r} is not accepted; accepted: {accepted[key]}"
 
 
-def _check_number(name: str, value: Any, highest: float = math.inf) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 0 <= value <= highest:
-        accepted = "a number from 0" + ("" if highest == math.inf else f" to {highest:g}")
-        raise ObjectiveError(f"{name}: {value!r} is not accepted; accepted: {accepted}")
+def _accepted(kind: type) -> dict[str, str]:
+    """What each key of `kind` takes, in words."""
+    return {name: _in_words(schema) for name, schema in TypeAdapter(kind).json_schema()["properties"].items()}
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    schema = next((s for s in schema.get("anyOf", ()) if s["type"] != "null"), schema)
+    noun = "a whole number" if schema["type"] == "integer" else "a number"
+    highest = f" to {schema['maximum']:g}" if "maximum" in schema else ""
+    return f"{noun} from {schema['minimum']:g}{highest}"
 
 
 def _slower(name: str, measured: float | None, bound: float | None) -> list[str]:

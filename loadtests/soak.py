@@ -22,7 +22,7 @@ from loadtests.background import every
 from loadtests.generator import Limits
 from loadtests.memory import Sampler, Slope, Usage, growth_violations, slope
 from loadtests.plots import Axis, Line, line_chart
-from loadtests.report import Section
+from loadtests.report import Section, paragraph
 from loadtests.run import (
     Address,
     MetricsUrl,
@@ -44,13 +44,18 @@ from reverie import outputs
 def main(
     address: Address = "",
     metrics: MetricsUrl = "",
-    pid: Annotated[int | None, typer.Option(help="Of a running server on this machine, to sample its memory.")] = None,
-    users: Annotated[int, typer.Option(min=1, help="Users at once, at least one for each endpoint.")] = 8,
-    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 3600,
-    sample_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the memory.")] = 10,
+    pid: Annotated[
+        int | None,
+        typer.Option(help="Sample the memory of this process and its session: a running server on this machine."),
+    ] = None,
+    users: Annotated[
+        int, typer.Option(min=1, help="Simulate so many users at once, at least one for each endpoint.")
+    ] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="Send requests for so many seconds.")] = 3600,
+    sample_every: Annotated[float, typer.Option(min=0.1, help="Sample the memory every so many seconds.")] = 10,
     mix_file: MixFile = None,
     slo_file: SloFile = slo.DEFAULT_FILE,
-    out: Annotated[Path, typer.Option(help="Folder to write report.html, report.json and *.csv into.")] = Path(
+    out: Annotated[Path, typer.Option(help="Write report.html, report.json and *.csv into this folder.")] = Path(
         "out/soak"
     ),
 ) -> None:
@@ -87,18 +92,18 @@ def main(
 
 
 def to_summary(samples: Sequence[Usage], found: Slope | None) -> dict[str, Any]:
-    """What the server's processes used at the beginning and the end, and the slope of their memory."""
+    """Return what the server's processes used at the beginning and the end, and the slope of their memory."""
     ends = {"first": samples[0], "last": samples[-1]} if samples else {}
     rounded = {when: {k: round(v, 1) for k, v in asdict(usage).items()} for when, usage in ends.items()}
     return {**rounded, "slope": {k: round(v, 2) for k, v in asdict(found).items()} if found else None}
 
 
 def memory_section(samples: Sequence[Usage], found: Slope | None) -> Section:
-    """Memory over time."""
+    """Draw the memory over time."""
     told = f"{found.mib_per_hour:.1f} MiB an hour ({found.low:.1f} to {found.high:.1f})" if found else "not known"
     lines = [Line("all processes", [(s.at_s, s.mib) for s in samples])]
     chart = line_chart("Memory of the server's processes", Axis("s"), Axis("MiB (PSS)"), lines)
-    return Section("Memory", f"<p>Growth after the first fifth: {told}.</p>{chart}")
+    return Section("Memory", [paragraph(f"Growth after the first fifth: {told}."), chart])
 
 
 if __name__ == "__main__":

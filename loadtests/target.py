@@ -15,7 +15,8 @@ from reverie_client import Client
 from loadtests.arrivals import Arrival
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller, Endpoint, make_pictures
-from serving.triton.server import PROJECT, ServerError, TritonServer
+from serving.triton.errors import ServerError
+from serving.triton.server import PROJECT, TritonServer
 
 READY_WITHIN_S = 60.0
 WARM_UP_TIMEOUT_S = 300.0
@@ -41,7 +42,7 @@ class Target:
 
 @contextlib.contextmanager
 def target(address: str, out: Path, metrics: str = "", pid: int | None = None, apart: bool = False) -> Iterator[Target]:
-    """A server that is ready: the given one, or one that lives as long as this context and logs into `out`.
+    """Yield a server that is ready: the given one, or one that lives as long as this context and logs into `out`.
 
     Args:
         apart: give a server that is started here the first half of this process's cores, and this process the rest,
@@ -69,7 +70,7 @@ def target(address: str, out: Path, metrics: str = "", pid: int | None = None, a
 
 
 def warm_up(address: str, endpoints: Iterable[Endpoint] = tuple(ENDPOINTS.values())) -> dict[str, float]:
-    """Two requests to each endpoint, unrecorded; a failure is told, and left to the load to record.
+    """Send two unrecorded requests to each endpoint; a failure is told, and left to the load to record.
 
     Returns:
         How long each second request took, in seconds: an idle server's answer.
@@ -90,7 +91,7 @@ def warm_up(address: str, endpoints: Iterable[Endpoint] = tuple(ENDPOINTS.values
 def sender(
     address: str, deadline_s: float, endpoints: Mapping[str, Endpoint] = ENDPOINTS
 ) -> Iterator[Callable[[Arrival, float], Call]]:
-    """Sends arrivals of an open loop to `address`, to one of `endpoints` by name.
+    """Yield what sends arrivals of an open loop to `address`, to one of `endpoints` by name.
 
     The connection lasts as long as this context.
     """

@@ -58,7 +58,7 @@ class ReverieUser(User):
 
     @task
     def call(self) -> None:
-        """One request; the time to a stream's first message appears in locust's statistics too.
+        """Send one request; the time to a stream's first message appears in locust's statistics too.
 
         Locust ends a user whose pause is over in the same moment, and would lose a call that the server is answering. A call
         that was begun is therefore waited for, at most until its deadline, and reported whatever ends its user.
@@ -120,6 +120,6 @@ USERS: tuple[type[ReverieUser], ...] = (
 
 
 def users_of(endpoints: Mapping[str, Endpoint]) -> list[type[ReverieUser]]:
-    """The user classes of some endpoints, which may be others than the default mix's of the same names."""
+    """Return the user classes of some endpoints, which may be others than the default mix's of the same names."""
     called = [user for user in USERS if user.endpoint.name in endpoints]
     return [type(u.__name__, (ReverieUser,), {"endpoint": endpoints[u.endpoint.name]}) for u in called]

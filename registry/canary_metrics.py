@@ -6,7 +6,6 @@ Every client counts, since the numbers are the server's own. Knows nothing of la
 from __future__ import annotations
 
 import math
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ from reverie_client import proxies
 
 from registry import canary_latency
 from registry.rollout import SwitchError
+from reverie.prometheus import read_samples
 
 _SUMMARY = "nv_inference_request_summary_us"
 """Quantiles of the calls of the last minute."""
@@ -47,10 +47,10 @@ class CanaryMetrics:
 def observe(text: str, model: str, version: int) -> CanaryMetrics:
     """One version's counters and 95th percentile in Triton's metrics."""
     values: dict[tuple[str, str], float] = {}
-    for name, labels, value in re.findall(r"^(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-        found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+    for sample in read_samples(text):
+        found = sample.labels
         if found.get("model") == model and found.get("version") == str(version):
-            values[name, found.get("reason") or found.get("quantile") or ""] = float(value)
+            values[sample.name, found.get("reason") or found.get("quantile") or ""] = sample.value
     quantiles = {q: values[_SUMMARY, str(q)] for q in (0.5, 0.9, 0.95, 0.99) if (_SUMMARY, str(q)) in values}
     failures = int(sum(values.get(("nv_inference_request_failure", reason), 0) for reason in _FAILURES))
     p95 = quantiles.get(0.95, math.nan) / 1000
@@ -121,5 +121,5 @@ def _fetch(url: str, model: str, version: int) -> CanaryMetrics:
     try:
         with proxies.open_url(url, timeout=10) as answer:
             return observe(answer.read().decode(), model, version)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SwitchError(f"{url} does not answer ({error}); give the server's --metrics") from None

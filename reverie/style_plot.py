@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from loadtests.plots import Axis, Frame, Line, grid, line_chart
 from training.style.evaluation.peers import Peer
@@ -35,7 +36,7 @@ def front(networks: Sequence[tuple[str, Mapping[str, Curve]]], peers: Sequence[P
     return grid([_panel("all styles", means, ()), *panels], _COLUMNS, _FRAME)
 
 
-def _panel(title: str, curves: Sequence[tuple[str, Curve]], peers: Sequence[Peer]) -> str:
+def _panel(title: str, curves: Sequence[tuple[str, Curve]], peers: Sequence[Peer]) -> Markup:
     lines = [_line(name, curve) for name, curve in curves]
     lines += [Line(peer.name, [(peer.content_error, peer.style_error)]) for peer in peers if peer.style == title]
     return line_chart(title, _CONTENT, _STYLE, lines, _FRAME)

@@ -65,14 +65,16 @@ def serve(
 
     from serving.security import Security
     from serving.triton import memory
-    from serving.triton.server import Address, StartInterrupted, TritonServer
+    from serving.triton.address import ListenAddress
+    from serving.triton.errors import StartInterrupted
+    from serving.triton.server import TritonServer
     from serving.triton.supervisor import supervise
 
     environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    listen = Address(host, grpc_port, http_port, metrics_port, metrics_host)
+    listen = ListenAddress(host, grpc_port, http_port, metrics_port, metrics_host)
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
     api_key = credentials.read_key(credentials.API_KEY_VARIABLE, api_key_file)
     control_key = credentials.read_key(credentials.CONTROL_KEY_VARIABLE, control_key_file)

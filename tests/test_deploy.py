@@ -15,7 +15,7 @@ import yaml
 from reverie_client import headers
 
 from registry.model_configuration import ENGINE_CACHE
-from serving.triton.server import _libraries, _wheel
+from serving.triton import installation
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 TRITON_METRICS = {
@@ -204,8 +204,11 @@ def test_the_container_carries_nothing_that_trains_or_exports_and_only_the_packa
 def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_without_a_key():
     script = (DEPLOY / "start.sh").read_text()
     options = set(re.findall(r"^  (--[a-z-]+)", script, re.MULTILINE))
-    wheel = _wheel()
-    binary, environment = wheel / "bin" / "tritonserver", {"LD_LIBRARY_PATH": ":".join(map(str, _libraries(wheel)))}
+    wheel = installation.wheel()
+    binary, environment = (
+        wheel / "bin" / "tritonserver",
+        {"LD_LIBRARY_PATH": ":".join(map(str, installation.libraries(wheel)))},
+    )
     shown = subprocess.run([binary, "--help"], env=environment, capture_output=True, text=True)
     assert options <= set(re.findall(r"(--[a-z-]+)\b", shown.stdout + shown.stderr))
     header = re.search(r",logging:([a-z-]+)=", script)

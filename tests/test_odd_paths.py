@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from requirements.paths import paths
-from serving.triton import folder
+from serving.triton import folder, installation
+from serving.triton.address import ListenAddress
 from serving.triton.folder import ServerFolder
-from serving.triton.server import Address, _wheel
 from tests.conftest import PICTURES, PROJECT
 
 ODD = "a b  ä'\"%d$HOME`;&(*[日\\"
@@ -70,7 +70,7 @@ def serving(clone, tmp_path_factory) -> Iterator[str]:
     odd = tmp_path_factory.mktemp("user") / ODD
     for name in ("cache", "tmp"):
         (odd / name).mkdir(parents=True)
-    address = Address.free()
+    address = ListenAddress.free()
     ports = " ".join(f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics"))
     environment = {"XDG_CACHE_HOME": str(odd / "cache"), "TMPDIR": str(odd / "tmp"), "LC_ALL": "C"}
     process = make(clone, "serve", f"ARGS={ports}", **environment)
@@ -152,7 +152,7 @@ def test_the_server_lies_where_a_path_is_plain(tmp_path, monkeypatch):
 
 def test_a_link_to_an_odd_path_is_put_back_and_a_plain_path_needs_none(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = ServerFolder.create(_wheel())
+    made = ServerFolder.create(installation.wheel())
     try:
         (tmp_path / ODD).mkdir()
         link = made.plain(tmp_path / ODD, "odd")

@@ -23,7 +23,7 @@ import reverie
 from registry import bucket, publishing
 from registry.bucket import Bucket
 from registry.repository import Repository
-from serving.triton.server import Address
+from serving.triton.address import ListenAddress
 from tests.conftest import PROJECT
 from tests.export import tiny
 
@@ -115,7 +115,7 @@ def served(python, tmp_path) -> Iterator[str]:
     """The address of a server that the installed command has started."""
     for name in ("language_model", "generate"):
         shutil.copytree(PROJECT / "model_repository" / name, tmp_path / "models" / name)
-    address = Address.free()
+    address = ListenAddress.free()
     ports = [f"--{name}-port={getattr(address, f'{name}_port')}" for name in ("grpc", "http", "metrics")]
     command = [str(python), "-m", "reverie", "serve", "--repository", str(tmp_path / "models"), *ports]
     with subprocess.Popen(command, cwd=python.parent, env=clean({}), stdout=subprocess.PIPE, text=True) as process:

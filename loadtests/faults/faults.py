@@ -1,4 +1,4 @@
-"""What can go wrong around a server, each as a context: it is broken inside, and mended or gone outside."""
+"""What can go wrong around a server. Each fault is a context: it holds inside, and is undone or over outside."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import numpy as np
 from reverie_client import Client, ReverieError, hosts
 
 from imaging import images
-from loadtests.faults.bystanders import DEADLINE_S, WATCHED
+from loadtests.faults.probe_clients import DEADLINE_S, WATCHED
+from loadtests.faults.proxy import FaultProxy
 from loadtests.faults.served import Served, kill
-from loadtests.faults.wire import Wire
 
 NOT_TRIED = {"clock_jump": "would set the clock of the whole machine"}
 _HALF_OPEN = 300
@@ -37,8 +37,8 @@ class Fault:
     """One thing that goes wrong.
 
     Attributes:
-        breaks: the context.
-        spares: endpoints that must answer all the while.
+        inject: the context in which the fault holds.
+        unaffected: endpoints that must go on answering.
         holds_s: how long it lasts.
         needs_isolation: it would harm this machine if the server had no mounts of its own.
         ends: how many processes of models end; Triton keeps something of each until it is started again, which
@@ -46,8 +46,8 @@ class Fault:
     """
 
     name: str
-    breaks: Callable[[Served], AbstractContextManager[None]]
-    spares: tuple[str, ...] = ()
+    inject: Callable[[Served], AbstractContextManager[None]]
+    unaffected: tuple[str, ...] = ()
     holds_s: float = 2.0
     needs_isolation: bool = False
     ends: int = 0
@@ -55,14 +55,14 @@ class Fault:
 
 @contextmanager
 def triton_killed(served: Served) -> Iterator[None]:
-    """`kill -9` of the server."""
+    """Kill the server with `kill -9`."""
     kill([served.triton])
     yield
 
 
 @contextmanager
 def triton_stopped(served: Served) -> Iterator[None]:
-    """The server stands still for a while, as under a debugger or a starved machine."""
+    """Stop the server for a while, as a debugger or a starved machine does."""
     triton = served.triton
     kill([triton], signal.SIGSTOP)
     try:
@@ -72,80 +72,80 @@ def triton_stopped(served: Served) -> Iterator[None]:
 
 
 def process_killed(model: str) -> Callable[[Served], AbstractContextManager[None]]:
-    """`kill -9` of a Python model's process."""
+    """Kill a Python model's process with `kill -9`."""
 
     @contextmanager
-    def broken(served: Served) -> Iterator[None]:
+    def injected(served: Served) -> Iterator[None]:
         kill(served.model_processes(model)[:1])
         yield
 
-    return broken
+    return injected
 
 
 def process_stopped(model: str, goes_on: bool) -> Callable[[Served], AbstractContextManager[None]]:
-    """A Python model's process stands still, for a while or for good."""
+    """Stop a Python model's process, for a while or for good."""
 
     @contextmanager
-    def broken(served: Served) -> Iterator[None]:
+    def injected(served: Served) -> Iterator[None]:
         stopped = served.model_processes(model)[:1]
         kill(stopped, signal.SIGSTOP)
         yield
         if goes_on:
             kill(stopped, signal.SIGCONT)
 
-    return broken
+    return injected
 
 
 def clients_killed(count: int) -> Callable[[Served], AbstractContextManager[None]]:
-    """Callers vanish in the middle of a stream, one after another and some at once."""
+    """Let callers vanish in the middle of a stream, one after another and some at once."""
 
     @contextmanager
-    def broken(served: Served) -> Iterator[None]:
+    def injected(served: Served) -> Iterator[None]:
         with ThreadPoolExecutor(_KILLERS) as pool:
             list(pool.map(lambda _: _vanish(served.address), range(count)))
         yield
 
-    return broken
+    return injected
 
 
 def _vanish(address: str) -> None:
     """Read the first message of a long text, then let the connection be reset."""
     with (
-        Wire(address) as wire,
-        Client(wire.address, timeout=30) as client,
+        FaultProxy(address) as proxy,
+        Client(proxy.address, timeout=30) as client,
         contextlib.suppress(ReverieError),
         client.generate("this movie", max_tokens=200, temperature=1.0) as stream,
     ):
         next(iter(stream))
-        wire.cut()
+        proxy.reset()
 
 
 @contextmanager
 def slow_readers(served: Served) -> Iterator[None]:
-    """Callers ask for pictures and do not take them from the network."""
+    """Let callers ask for pictures that they do not take from the network."""
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
     data = images.encode(noise)
 
-    def ask(wire: Wire) -> None:
-        with Client(wire.address, timeout=60) as client, contextlib.suppress(ReverieError):
+    def ask(proxy: FaultProxy) -> None:
+        with Client(proxy.address, timeout=60) as client, contextlib.suppress(ReverieError):
             client.stylize(data, format="png")
 
     with contextlib.ExitStack() as stack:
-        wires = [stack.enter_context(Wire(served.address)) for _ in range(_SLOW_READERS)]
-        threads = [threading.Thread(target=ask, args=(wire,), daemon=True) for wire in wires]
-        for wire, thread in zip(wires, threads, strict=True):
-            wire.clog()
+        proxies = [stack.enter_context(FaultProxy(served.address)) for _ in range(_SLOW_READERS)]
+        threads = [threading.Thread(target=ask, args=(proxy,), daemon=True) for proxy in proxies]
+        for proxy, thread in zip(proxies, threads, strict=True):
+            proxy.stall()
             thread.start()
         yield
-        for wire in wires:
-            wire.cut()
+        for proxy in proxies:
+            proxy.reset()
     for thread in threads:
         thread.join()
 
 
 @contextmanager
 def half_open(served: Served) -> Iterator[None]:
-    """Connections that say nothing, or stop in the middle of a word."""
+    """Open connections that say nothing, or stop in the middle of a frame."""
     with contextlib.ExitStack() as stack:
         for i in range(_HALF_OPEN):
             connection = stack.enter_context(_connection(served.address))
@@ -155,7 +155,7 @@ def half_open(served: Served) -> Iterator[None]:
 
 @contextmanager
 def descriptors_exhausted(served: Served) -> Iterator[None]:
-    """The server may open nothing more: who comes now waits for a place, as the last one here finds out."""
+    """Let the server open no more descriptors: a new client waits for one, as the last one here finds out."""
     triton = served.triton
     limits = resource.prlimit(triton, resource.RLIMIT_NOFILE)
     limit = served.resources().descriptors + _DESCRIPTORS_LEFT
@@ -164,7 +164,7 @@ def descriptors_exhausted(served: Served) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for _ in range(2 * _DESCRIPTORS_LEFT):
                 stack.enter_context(_connection(served.address))
-            with Wire(served.address) as wire, Client(wire.address, timeout=DEADLINE_S / 4) as newcomer:
+            with FaultProxy(served.address) as proxy, Client(proxy.address, timeout=DEADLINE_S / 4) as newcomer:
                 if newcomer.live():
                     raise RuntimeError(f"a newcomer was let in; the limit of {limit} descriptors does not hold")
             yield
@@ -173,13 +173,13 @@ def descriptors_exhausted(served: Served) -> Iterator[None]:
 
 
 def log_disk_full(served: Served) -> AbstractContextManager[None]:
-    """The server cannot write its log."""
+    """Fill the disk of the server's log."""
     return _full(served.inside(str(served.repository.with_name("log"))))
 
 
 @contextmanager
 def shared_memory_full(served: Served) -> Iterator[None]:
-    """Triton cannot make room for a picture on its way to a model's process."""
+    """Fill the shared memory, so that Triton has no room for a picture on its way to a model's process."""
     with _full(served.inside("/dev/shm")), Client(served.address, timeout=DEADLINE_S) as client:
         large = images.encode(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8))
         with contextlib.suppress(ReverieError):
@@ -189,7 +189,7 @@ def shared_memory_full(served: Served) -> Iterator[None]:
 
 @contextmanager
 def _full(folder: Path) -> Iterator[None]:
-    """Not a byte is left where `folder` is."""
+    """Fill the file system of `folder` to the last byte."""
     filler = folder / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(bytes(1 << 12)):
@@ -201,10 +201,10 @@ def _full(folder: Path) -> Iterator[None]:
 
 
 def graph_replaced(data: bytes | None) -> Callable[[Served], AbstractContextManager[None]]:
-    """The graph that the server runs is overwritten, or deleted, on disk."""
+    """Overwrite the graph that the server runs on disk, or delete it if `data` is None."""
 
     @contextmanager
-    def broken(served: Served) -> Iterator[None]:
+    def injected(served: Served) -> Iterator[None]:
         graphs = list((served.repository / "style").glob("*/model.onnx"))
         originals = [graph.read_bytes() for graph in graphs]
         for graph in graphs:
@@ -217,44 +217,44 @@ def graph_replaced(data: bytes | None) -> Callable[[Served], AbstractContextMana
             for graph, original in zip(graphs, originals, strict=True):
                 graph.write_bytes(original)
 
-    return broken
+    return injected
 
 
 def _connection(address: str) -> socket.socket:
     return socket.create_connection(hosts.split(address), timeout=10)
 
 
-def _others(*hurt: str) -> tuple[str, ...]:
-    return tuple(e for e in WATCHED if e not in hurt)
+def _all_but(*affected: str) -> tuple[str, ...]:
+    return tuple(e for e in WATCHED if e not in affected)
 
 
 def faults(vanishing: int) -> list[Fault]:
-    """All of them; those that leave Triton running come first.
+    """Return all faults; those that leave Triton running come first.
 
     Args:
         vanishing: how many callers vanish in the middle of a stream.
     """
     return [
-        Fault("clients_killed", clients_killed(vanishing), spares=WATCHED),
-        Fault("slow_readers", slow_readers, spares=WATCHED, holds_s=5),
-        Fault("half_open_connections", half_open, spares=WATCHED),
-        Fault("descriptors_exhausted", descriptors_exhausted, spares=WATCHED),
-        Fault("graph_corrupted", graph_replaced(b"not a graph"), spares=WATCHED),
-        Fault("graph_deleted", graph_replaced(None), spares=WATCHED),
-        Fault("log_disk_full", log_disk_full, spares=WATCHED, needs_isolation=True),
+        Fault("clients_killed", clients_killed(vanishing), unaffected=WATCHED),
+        Fault("slow_readers", slow_readers, unaffected=WATCHED, holds_s=5),
+        Fault("half_open_connections", half_open, unaffected=WATCHED),
+        Fault("descriptors_exhausted", descriptors_exhausted, unaffected=WATCHED),
+        Fault("graph_corrupted", graph_replaced(b"not a graph"), unaffected=WATCHED),
+        Fault("graph_deleted", graph_replaced(None), unaffected=WATCHED),
+        Fault("log_disk_full", log_disk_full, unaffected=WATCHED, needs_isolation=True),
         *(
-            Fault(f"process_of_{model}_killed", process_killed(model), spares=spared, ends=1)
-            for model, spared in {
-                "generate": _others("generate"),
-                "score": _others("score"),
-                "stylize": _others("stylize"),
-                "style": _others("style", "stylize"),
+            Fault(f"process_of_{model}_killed", process_killed(model), unaffected=others, ends=1)
+            for model, others in {
+                "generate": _all_but("generate"),
+                "score": _all_but("score"),
+                "stylize": _all_but("stylize"),
+                "style": _all_but("style", "stylize"),
             }.items()
         ),
         Fault(
-            "process_stopped_for_3_s", process_stopped("stylize", goes_on=True), _others("stylize"), holds_s=3, ends=1
+            "process_stopped_for_3_s", process_stopped("stylize", goes_on=True), _all_but("stylize"), holds_s=3, ends=1
         ),
-        Fault("process_stopped_for_good", process_stopped("stylize", goes_on=False), _others("stylize"), ends=1),
+        Fault("process_stopped_for_good", process_stopped("stylize", goes_on=False), _all_but("stylize"), ends=1),
         Fault("shared_memory_full", shared_memory_full, needs_isolation=True),
         Fault("triton_stopped_for_3_s", triton_stopped, holds_s=3),
         Fault("triton_killed", triton_killed),

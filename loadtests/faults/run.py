@@ -4,7 +4,7 @@ The server is `reverie serve` with the shipped models, in a process of its own. 
 again, one client for each interactive endpoint goes on calling with a deadline. A fault is *survived* where
 
 - every call ended within its deadline, with an answer or a reason;
-- the endpoints that the fault has nothing to do with answered all the while (`spares`);
+- the endpoints that the fault has nothing to do with answered all the while (`unaffected`);
 - all endpoints answer again within a minute without anybody's help;
 - nothing is left behind (`leaks`): processes, and of the faults that leave Triton running also descriptors, threads and
   places for streams.
@@ -14,21 +14,21 @@ The last line of stdout is JSON; the exit status is 1 where a fault was not surv
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller
-from loadtests.faults.bystanders import WATCHED, Bystanders, failures, is_clear
 from loadtests.faults.faults import NOT_TRIED, Fault, faults
+from loadtests.faults.probe_clients import WATCHED, ProbeClients, failures, is_clear
 from loadtests.faults.served import Resources, Served, serving
 from loadtests.target import say, warm_up
 from registry.configuration import generate
@@ -42,7 +42,7 @@ _KEPT_OF_THE_DEAD = {"processes": 1, "regions": 1, "descriptors": 8, "threads": 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FaultResult:
     """What a fault did.
 
     Attributes:
@@ -58,29 +58,37 @@ class Outcome:
     faults: list[str]
 
 
-def main() -> None:
-    """Run from the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vanishing", type=int, default=1000, help="clients that are killed in the middle of a stream")
-    parser.add_argument("--only", action="append", default=[], help="this fault; repeat for several")
-    options = parser.parse_args()
+def main(
+    vanishing: Annotated[int, typer.Option(min=1, help="Kill so many clients in the middle of a stream.")] = 1000,
+    only: Annotated[list[str] | None, typer.Option(help="Try this fault alone. Repeat it for several faults.")] = None,
+) -> None:
+    """Break a running server in every known way while clients call it, and check that it recovers.
+
+    The log of the server goes to out/faults/server.log. The last line of stdout is JSON.
+    The exit status is 1 if a fault was not survived or something leaked.
+    """
     out = Path("out") / "faults"
     out.mkdir(parents=True, exist_ok=True)
-    result = run(options.vanishing, options.only, out)
-    print(json.dumps(result))
-    sys.exit(0 if result["faults_survived"] == result["faults_tried"] and not result["leaks"] else 1)
+    chosen = choose(faults(vanishing), only or [])
+    result = run(chosen, out) | {"clients_killed": vanishing if "clients_killed" in {f.name for f in chosen} else 0}
+    typer.echo(json.dumps(result))
+    raise typer.Exit(0 if result["faults_survived"] == result["faults_tried"] and not result["leaks"] else 1)
 
 
-def run(vanishing: int, only: Sequence[str], out: Path) -> dict[str, Any]:
-    """Try every fault, or those named; the server's log goes to `out`.
+def choose(every: Sequence[Fault], only: Sequence[str]) -> list[Fault]:
+    """Return the faults named in `only`; all of them where it is empty.
 
     Raises:
-        ValueError: a name is unknown.
+        typer.BadParameter: a name is unknown.
     """
-    chosen = faults(vanishing)
-    if unknown := sorted(set(only) - {f.name for f in chosen}):
-        raise ValueError(f"{unknown} are no faults; accepted: {', '.join(f.name for f in chosen)}")
-    chosen = [f for f in chosen if not only or f.name in only]
+    if unknown := sorted(set(only) - {fault.name for fault in every}):
+        accepted = ", ".join(fault.name for fault in every)
+        raise typer.BadParameter(f"{unknown[0]!r} is not a fault; accepted: {accepted}", param_hint="--only")
+    return [fault for fault in every if not only or fault.name in only]
+
+
+def run(chosen: Sequence[Fault], out: Path) -> dict[str, Any]:
+    """Try the faults one after another on one server; its log goes to the folder `out`."""
     with serving(out / "server.log") as served:
         warm_up(served.address, [ENDPOINTS[name] for name in WATCHED])
         at_first, first_triton = served.resources(), served.triton
@@ -103,31 +111,37 @@ def run(vanishing: int, only: Sequence[str], out: Path) -> dict[str, Any]:
         "faults_tried": len(outcomes),
         "faults_survived": sum(o.survived for o in outcomes.values()),
         "leaks": leaks,
-        "clients_killed": vanishing if "clients_killed" in outcomes else 0,
         "recovery_seconds": max((o.recovery_seconds for o in outcomes.values() if o.recovery_seconds), default=None),
         "faults": {name: asdict(outcome) for name, outcome in outcomes.items()},
         "not_tried": NOT_TRIED | skipped,
     }
 
 
-def try_fault(fault: Fault, served: Served) -> Outcome:
-    """Break and mend `served` under the eyes of clients."""
-    with Bystanders(served.address) as bystanders:
-        if bystanders.wait_for_recovery(RECOVERED_WITHIN_S) is None:
-            return Outcome(False, None, len(bystanders.seen), failures(bystanders.seen), ["it was not well before"])
+def try_fault(fault: Fault, served: Served) -> FaultResult:
+    """Inject a fault into `served` while probe clients call it, and wait for the recovery."""
+    with ProbeClients(served.address) as probes:
+        if probes.wait_for_recovery(RECOVERED_WITHIN_S) is None:
+            return FaultResult(False, None, len(probes.seen), failures(probes.seen), ["it was not well before"])
         began = time.monotonic()
-        with fault.breaks(served):
+        with fault.inject(served):
             time.sleep(fault.holds_s)
-        recovered = bystanders.wait_for_recovery(RECOVERED_WITHIN_S)
-    seen = [c for c in bystanders.seen if c.finished_s >= began]
-    wrong = _wrongs(fault, seen, recovered)
-    return Outcome(not wrong, None if recovered is None else round(recovered, 2), len(seen), failures(seen), wrong)
+        recovered = probes.wait_for_recovery(RECOVERED_WITHIN_S)
+    seen = [c for c in probes.seen if c.finished_s >= began]
+    found = violations(fault, seen, recovered)
+    return FaultResult(not found, None if recovered is None else round(recovered, 2), len(seen), failures(seen), found)
 
 
-def _wrongs(fault: Fault, seen: Sequence[Call], recovered: float | None) -> list[str]:
-    wrong = [f"{c.endpoint} ended after {c.milliseconds / 1000:.1f} s: {c.error}" for c in seen if not is_clear(c)]
-    wrong += [f"{c.endpoint} was to be spared: {c.error}" for c in seen if c.error and c.endpoint in fault.spares]
-    return wrong + ([f"not well {RECOVERED_WITHIN_S:.0f} s after"] if recovered is None else [])
+def violations(fault: Fault, seen: Sequence[Call], recovered: float | None) -> list[str]:
+    """Say why a fault was not survived, a sentence a reason.
+
+    Args:
+        seen: the probe clients' calls since the fault began.
+        recovered: seconds to the recovery; None if it took too long.
+    """
+    found = [f"{c.endpoint} ended after {c.milliseconds / 1000:.1f} s: {c.error}" for c in seen if not is_clear(c)]
+    hit = [c for c in seen if c.error and c.endpoint in fault.unaffected]
+    found += [f"{c.endpoint} should be unaffected: {c.error}" for c in hit]
+    return found + ([f"not well {RECOVERED_WITHIN_S:.0f} s after"] if recovered is None else [])
 
 
 def _left_behind(served: Served, before: Resources, kinds: Iterable[str], ended: int = 0) -> list[str]:
@@ -164,4 +178,4 @@ def _free_places(address: str, places: int) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -17,9 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from loadtests.memory import session_of
 from serving.triton import processes
-from serving.triton.server import PROJECT, Address, ServerError
+from serving.triton.address import ListenAddress
+from serving.triton.errors import ServerError
+from serving.triton.server import PROJECT
 
 SHM_MIB, LOG_MIB = 256, 1
 _STOP_S = 60
@@ -63,35 +67,28 @@ class Served:
         Raises:
             LookupError: none runs.
         """
-        ours = processes.below(self.process.pid)
-        for process in processes.living():
-            if process.pid in ours and Path(process.arguments[0]).name == "tritonserver":
-                return process.pid
+        for child in processes.children(self.process.pid):
+            if child.arguments and Path(child.arguments[0]).name == "tritonserver":
+                return child.pid
         raise LookupError("no tritonserver runs")
 
     def model_processes(self, model: str) -> list[int]:
-        """The processes of a Python model."""
-        triton = self.triton
-        return [p.pid for p in processes.living() if p.parent == triton and f"/{model}/" in " ".join(p.arguments)]
+        """Return the processes of a Python model."""
+        return [p.pid for p in processes.children(self.triton) if f"/{model}/" in " ".join(p.arguments)]
 
     def inside(self, path: str) -> Path:
-        """A path as the server sees it."""
+        """Return where a path of the server lies for this process."""
         return Path(f"/proc/{self.process.pid}/root{path}")
 
     def resources(self) -> Resources:
-        """What it holds now."""
-        triton = Path(f"/proc/{self.triton}")
-        return Resources(
-            len(session_of(self.triton)),
-            len(list((triton / "fd").iterdir())),
-            len(list((triton / "task").iterdir())),
-            len(self._regions()),
-        )
+        """Count what the server holds now."""
+        triton = psutil.Process(self.triton)
+        return Resources(len(session_of(triton.pid)), triton.num_fds(), triton.num_threads(), len(self._regions()))
 
     def _regions(self) -> list[Path]:
         """In shared memory, but for those of other servers, which are seen where this one is not isolated."""
-        ours = processes.below(self.process.pid)
-        arguments = [a for p in processes.living() if p.pid not in ours for a in p.arguments]
+        ours = processes.descendants(self.process.pid)
+        arguments = [a for p in processes.running_processes() if p.pid not in ours for a in p.arguments]
         others = tuple(filter(None, (a.partition(_REGIONS)[2] for a in arguments)))
         return [path for path in self.inside("/dev/shm").iterdir() if not path.name.startswith(others)]
 
@@ -107,7 +104,7 @@ def serving(log: Path) -> Iterator[Served]:
         repository, disk = Path(folder) / "model_repository", Path(folder) / "log"
         shutil.copytree(PROJECT / "model_repository", repository)
         disk.mkdir()
-        address, isolated = Address.free(), can_isolate()
+        address, isolated = ListenAddress.free(), can_isolate()
         ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
         serve = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports]
         mounts = f"mount -t tmpfs -o size={SHM_MIB}m shm /dev/shm && mount -t tmpfs -o size={LOG_MIB}m log {disk} && "
@@ -130,7 +127,7 @@ def serving(log: Path) -> Iterator[Served]:
 
 
 def can_isolate() -> bool:
-    """Whether a process here can have a /dev/shm of its own."""
+    """Say whether a process here can have a /dev/shm of its own."""
     command = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs -o size=1m shm /dev/shm"]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
@@ -139,7 +136,7 @@ def can_isolate() -> bool:
 
 
 def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal to processes; one that has ended is no error."""
+    """Send a signal to processes; those that have ended are left out."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

@@ -101,7 +101,7 @@ _SIZES = (0, 1, 2, 3, 16, 1_000, -1, 2**31, 2**62)
 
 
 def case(seed: int, number: int) -> Case:
-    """Case `number`; see the module's docstring."""
+    """Return case `number`; see the module's docstring."""
     rng = random.Random(f"{seed}/{number}")
     name = rng.choices(list(_MODELS), (5, 3, 6, 3, 3, 1, 1))[0]
     model = _MODELS[name]

@@ -10,14 +10,17 @@ memory; the input stays in `out/fuzz-parsers/`. The last line of stdout is JSON;
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 LONGEST_BYTES = 1 << 16
 SLOWEST_S, MOST_MIB = 10, 2048
@@ -89,8 +92,16 @@ def prompt() -> Target:
 TARGETS: dict[str, Callable[[], Target]] = {"picture": picture, "parameters": parameters, "prompt": prompt}
 
 
+class TargetName(str, Enum):
+    """The names of `TARGETS`."""
+
+    picture = "picture"
+    parameters = "parameters"
+    prompt = "prompt"
+
+
 def seeds(name: str, folder: Path) -> None:
-    """What mutation begins with."""
+    """Write the inputs that mutation begins with."""
     from loadtests.fuzz.pictures import picture as random_picture
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,26 +117,29 @@ def seeds(name: str, folder: Path) -> None:
         (folder / f"{i:03d}").write_bytes(data[:LONGEST_BYTES])
 
 
-def main() -> None:
-    """Run from the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20_000, help="inputs for each target")
-    parser.add_argument("--only", choices=TARGETS, help="this target alone")
-    parser.add_argument("--inside", choices=TARGETS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+def main(
+    runs: Annotated[int, typer.Option(min=1, help="Try so many inputs on each target.")] = 20_000,
+    only: Annotated[TargetName | None, typer.Option(help="Try this target alone.")] = None,
+    inside: Annotated[TargetName | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Look for inputs that the readers of strangers' bytes neither take nor refuse, guided by coverage.
+
+    Each target runs in a process of its own. The input of a finding stays in out/fuzz-parsers/.
+    The last line of stdout is JSON. The exit status is 1 if there is a finding.
+    """
     out = Path("out") / "fuzz-parsers"
-    if options.inside:
-        _fuzz_here(options.inside, options.runs, out)
+    if inside:
+        _fuzz_here(inside.value, runs, out)
     found = {}
-    for name in [options.only] if options.only else list(TARGETS):
+    for name in [only.value] if only else list(TARGETS):
         seeds(name, out / name)
         began = time.monotonic()
-        command = [sys.executable, "-m", "loadtests.fuzz.parsers", "--inside", name, "--runs", str(options.runs)]
+        command = [sys.executable, "-m", "loadtests.fuzz.parsers", "--inside", name, "--runs", str(runs)]
         status = subprocess.run(command, stdout=sys.stderr).returncode
-        found[name] = {"runs": options.runs, "finding": status != 0, "seconds": round(time.monotonic() - began, 1)}
+        found[name] = {"runs": runs, "finding": status != 0, "seconds": round(time.monotonic() - began, 1)}
     findings = sum(target["finding"] for target in found.values())
-    print(json.dumps({"parser_runs": options.runs * len(found), "findings": findings, "targets": found}))
-    sys.exit(1 if findings else 0)
+    typer.echo(json.dumps({"parser_runs": runs * len(found), "findings": findings, "targets": found}))
+    raise typer.Exit(1 if findings else 0)
 
 
 def _fuzz_here(name: str, runs: int, out: Path) -> None:
@@ -150,4 +164,4 @@ def _fuzz_here(name: str, runs: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

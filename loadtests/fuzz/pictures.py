@@ -25,7 +25,7 @@ _SIDES = (1, 2, 15, 16, 17, 31, 48, 64, 96)
 
 
 def picture(rng: random.Random) -> bytes:
-    """A file, whole in most cases, else damaged."""
+    """Draw a file: readable in most cases, else damaged."""
     if rng.random() < 0.05:
         return bomb(*rng.choice(((65_535, 65_535), (1, 2**31 - 1), (100_000, 20_000), (0, 16))))
     data = whole(rng.choice(list(_MODES)), rng.randrange(7), rng.choice(_SIDES), rng.choice(_SIDES), rng.randrange(10))
@@ -34,7 +34,7 @@ def picture(rng: random.Random) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def whole(kind: str, mode: int, height: int, width: int, orientation: int) -> bytes:
-    """A readable file of format `kind`, in one of its pixel formats; an `orientation` from 1 on stands in its EXIF data."""
+    """Return a readable file of format `kind`, in one of its pixel formats; an `orientation` from 1 on stands in its EXIF data."""
     pixels = photograph(32 * (height // 32 + 1), 32 * (width // 32 + 1), seed=mode)[:height, :width]
     wanted = _MODES[kind][mode % len(_MODES[kind])]
     if wanted == "I;16":
@@ -49,7 +49,7 @@ def whole(kind: str, mode: int, height: int, width: int, orientation: int) -> by
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """`data` cut off, with bytes changed, inserted or repeated, or replaced by others."""
+    """Return `data` cut off, with bytes changed, inserted or repeated, or replaced by others."""
     place = rng.randrange(len(data))
     kind = rng.randrange(6)
     if kind == 0:
@@ -69,7 +69,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def bomb(height: int, width: int) -> bytes:
-    """A PNG of a few bytes that says it is `height` by `width` pixels."""
+    """Return a PNG of a few bytes that says it is `height` by `width` pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -1,7 +1,5 @@
 """Send thousands of almost right requests and see that the server takes no harm: `make fuzz`.
 
-    python -m loadtests.fuzz.run [--requests 20000] [--seed 1] [--only NUMBER] [--address host:port]
-
 Every request must be answered or refused with a reason within its deadline. An answer that speaks of the server's
 own failure (INTERNAL, UNKNOWN) counts as an internal error, a missing one as a hang, a server that has gone or is
 not ready as a crash. The last line is JSON; the exit status is 1 where one of them is not 0.
@@ -9,7 +7,6 @@ not ready as a crash. The last line is JSON; the exit status is 1 where one of t
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
 import sys
@@ -19,8 +16,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import grpc
+import typer
 from reverie_client import ReverieError, proxies
 from reverie_client.client import STREAM_METHOD
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -29,7 +28,7 @@ from loadtests.fuzz.cases import EXCLUDED, Case, case
 from loadtests.target import Target, target
 
 DEADLINE_S = 60.0
-_SENDERS = 6
+SENDERS = 6
 _REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -99,7 +98,7 @@ class Sender:
         self._channel.close()
 
     def send(self, sent: Case) -> tuple[str, str]:
-        """The outcome of a case, and what is wrong with it if it is a failure."""
+        """Send a case; return its outcome, and what is wrong if it is a failure."""
         try:
             if sent.streams:
                 return self._read(self._stream(sent.request, timeout=DEADLINE_S))
@@ -110,7 +109,7 @@ class Sender:
             return told.code.name, _failure_in(told)
 
     def is_ready(self) -> bool:
-        """Whether the server answers and has all its models."""
+        """Say whether the server answers and has all its models."""
         try:
             return self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=DEADLINE_S).ready
         except grpc.RpcError:
@@ -136,8 +135,8 @@ def _failure_in(error: ReverieError) -> str:
     return str(error)
 
 
-def fuzz(server: Target, numbers: Iterable[int], seed: int) -> Findings:
-    """Send the cases of these numbers, several at a time."""
+def fuzz(server: Target, numbers: Iterable[int], seed: int, senders: int = SENDERS) -> Findings:
+    """Send the cases of these numbers, as many at a time as there are `senders`."""
     findings, waiting, lock = Findings(), iter(numbers), threading.Lock()
 
     def next_numbers() -> Iterator[int]:
@@ -153,47 +152,48 @@ def fuzz(server: Target, numbers: Iterable[int], seed: int) -> Findings:
             for number in next_numbers():
                 findings.add(number, *sender.send(case(seed, number)))
 
-    with ThreadPoolExecutor(_SENDERS) as pool:
-        for worker in [pool.submit(work) for _ in range(_SENDERS)]:
+    with ThreadPoolExecutor(senders) as pool:
+        for worker in [pool.submit(work) for _ in range(senders)]:
             worker.result()
     with Sender(server.address) as sender:
         findings.crashes += not sender.is_ready()
     return findings
 
 
-def main() -> None:
-    """Run from the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int, help="send this case alone, and print it")
-    parser.add_argument("--address", default="", help="of a running server; default: one of its own")
-    options = parser.parse_args()
+def main(
+    requests: Annotated[int, typer.Option(min=0, help="Send so many requests.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Choose the cases. The same seed gives the same cases.")] = 1,
+    only: Annotated[int | None, typer.Option(min=0, help="Print the case of this number, and send it alone.")] = None,
+    address: Annotated[str, typer.Option(help="gRPC address of a running server. Empty starts one.")] = "",
+) -> None:
+    """Send thousands of almost right requests, and check that the server takes no harm.
+
+    The last line of stdout is JSON. The exit status is 1 if the server crashed, did not answer, or failed by itself.
+    """
     out = Path("out") / "fuzz"
     out.mkdir(parents=True, exist_ok=True)
-    numbers = range(options.requests) if options.only is None else [options.only]
-    if options.only is not None:
-        print(str(case(options.seed, options.only))[:4_000], file=sys.stderr)
+    if only is not None:
+        typer.echo(str(case(seed, only))[:4_000], err=True)
     started = time.monotonic()
-    with target(options.address, out) as server:
-        findings = fuzz(server, numbers, options.seed)
-    print(
-        json.dumps(
-            {
-                "fuzz_requests": sum(findings.outcomes.values()),
-                "crashes": findings.crashes,
-                "hangs": findings.hangs,
-                "internal_errors": findings.internal_errors,
-                "outcomes": dict(findings.outcomes.most_common()),
-                "excluded": EXCLUDED,
-                "seed": options.seed,
-                "seconds": round(time.monotonic() - started, 1),
-                "failing_cases": sorted(findings.failures)[:50],
-            }
-        )
-    )
-    sys.exit(0 if findings.is_clean else 1)
+    with target(address, out) as server:
+        findings = fuzz(server, range(requests) if only is None else [only], seed)
+    seconds = round(time.monotonic() - started, 1)
+    typer.echo(json.dumps(to_summary(findings) | {"seed": seed, "seconds": seconds}))
+    raise typer.Exit(0 if findings.is_clean else 1)
+
+
+def to_summary(findings: Findings) -> dict[str, Any]:
+    """Return what the JSON line says of `findings`."""
+    return {
+        "fuzz_requests": sum(findings.outcomes.values()),
+        "crashes": findings.crashes,
+        "hangs": findings.hangs,
+        "internal_errors": findings.internal_errors,
+        "outcomes": dict(findings.outcomes.most_common()),
+        "excluded": EXCLUDED,
+        "failing_cases": sorted(findings.failures)[:50],
+    }
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

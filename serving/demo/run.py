@@ -43,7 +43,7 @@ class Result:
     texts: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """The job's entry in summary.json; `messages` counts those before the last."""
+        """Return the job's entry in summary.json; `messages` counts those before the last."""
         entry: dict[str, Any] = {"ok": self.ok, "seconds": round(self.seconds, 3)}
         entry |= {} if self.messages is None else {"messages": self.messages}
         entry |= {"error": self.error} if self.error else {}
@@ -51,7 +51,7 @@ class Result:
 
 
 def run_demo(repository: Path, out: Path) -> bool:
-    """Do every job and write images, texts, `index.html` and `summary.json` into `out`; True if all went well."""
+    """Do every job, and write images, texts, `index.html` and `summary.json` into `out`; return True if all went well."""
     outputs.check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -74,7 +74,7 @@ def run_demo(repository: Path, out: Path) -> bool:
 
 
 def paint(client: Client, out: Path, result: Result) -> None:
-    """A photograph in every style of the shipped network."""
+    """Restyle a photograph in every style of the shipped network."""
     photo = (PICTURES / "pagoda.jpg").read_bytes()
     _save(out, result, Picture("photo.jpg", "the photograph"), photo)
     # The page shows the last picture large: the first style is what callers get who name none.
@@ -84,7 +84,7 @@ def paint(client: Client, out: Path, result: Result) -> None:
 
 
 def write(client: Client, out: Path, result: Result) -> None:
-    """A continuation of the prompt at each temperature, word by word."""
+    """Continue the prompt at each temperature, word by word."""
     result.messages = 0
     for temperature in TEMPERATURES:
         pieces = [p.text for p in client.generate(PROMPT, temperature=temperature, max_tokens=60, seed=7)]
@@ -96,14 +96,14 @@ def write(client: Client, out: Path, result: Result) -> None:
 
 
 def dream(client: Client, out: Path, result: Result) -> None:
-    """A DeepDream through the shipped features."""
+    """Run DeepDream through the shipped features."""
     photo = (PICTURES / "cat.jpg").read_bytes()
     _save(out, result, Picture("dream_photo.jpg", "the photograph"), photo)
     _collect(client.dream(photo, preview_every=10, format="jpeg", features="compact"), out, result, "dream")
 
 
 def transfer(client: Client, out: Path, result: Result) -> None:
-    """Gatys' optimization with the shipped features, toward a painting that the demo draws."""
+    """Run Gatys' optimization with the shipped features, toward a painting that the demo draws."""
     photo, glass = (PICTURES / "pagoda.jpg").read_bytes(), stained_glass()
     _save(out, result, Picture("glass.jpg", "the style"), images.encode(glass, "jpeg"))
     options: dict[str, Any] = {"features": "compact", "size": 320, "steps": 40, "style_weight": 1e-5}

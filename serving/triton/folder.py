@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from reverie import outputs
+from reverie.outputs import OutputError
 from serving.triton import memory
 
 _NAME = "triton-"
@@ -50,7 +52,7 @@ class ServerFolder:
 
     @classmethod
     def create(cls, wheel: Path) -> ServerFolder:
-        """A folder in the first of `places` that can hold one; sweeps all of them first.
+        """Make a folder in the first of `places` that can hold one; sweeps all of them first.
 
         Raises:
             OSError: none of them can.
@@ -76,7 +78,7 @@ class ServerFolder:
         return self.path / "backends"
 
     def plain(self, path: Path, name: str) -> Path:
-        """`path` as Triton's command lines and lists of folders can carry it: itself, or a link to it.
+        """Return `path` as Triton's command lines and lists of folders can carry it: itself, or a link to it.
 
         Triton 2.51 gives its models' processes their arguments through a shell, unquoted, and reads paths with
         non-ASCII characters wrongly; a colon separates the folders of an environment variable.
@@ -99,12 +101,22 @@ class ServerFolder:
         """Of the names of this server's regions in /dev/shm."""
         return _shared_memory_prefix(self.path)
 
+    def shared_memory(self) -> list[Path]:
+        """Return the server's regions in /dev/shm."""
+        return list(_SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"))
+
     def restore(self) -> None:
         """Make the folder, and whatever is missing of it; what is there stays.
 
         Raises:
             OSError: it cannot be written.
         """
+        try:
+            self._restore()
+        except OutputError as error:
+            raise OSError(str(error)) from None
+
+    def _restore(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._hold()
         for name, source in self._files():
@@ -159,13 +171,12 @@ def _place(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # On another file system, or another user's.
-        unfinished = target.with_name(f"{target.name}.part")
-        shutil.copy2(source, unfinished)
-        unfinished.rename(target)
+        with outputs.replacing(target) as unfinished:
+            shutil.copyfile(source, unfinished)  # Not its mode: it may be write-protected.
 
 
 def places() -> list[Path]:
-    """Where a server's folder may lie, the best first: the user's cache, which nobody sweeps, or a temporary folder.
+    """Return where a server's folder may lie, the best first: the user's cache, which nobody sweeps, or a temporary folder.
 
     Not XDG_RUNTIME_DIR, which goes when the user logs out. Only plain paths: see `ServerFolder.plain`.
     """

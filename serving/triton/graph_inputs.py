@@ -49,12 +49,12 @@ class GraphInput:
 
     @classmethod
     def of(cls, node: Any) -> GraphInput:
-        """From ONNX Runtime's description (`NodeArg`)."""
+        """Read ONNX Runtime's description (`NodeArg`)."""
         element = node.type.removeprefix("tensor(").removesuffix(")")
         return cls(node.name, np.dtype(_NUMPY_NAMES.get(element, element)), tuple(node.shape))
 
     def check(self, array: np.ndarray) -> None:
-        """Raises InputError: `array` is not what this input takes."""
+        """Raise InputError if `array` is not what this input takes."""
         if array.dtype != self.dtype:
             raise InputError(f"{self.name}: type {array.dtype}; accepted: {self.dtype}")
         if array.ndim != len(self.dims) or not all(map(_fits, array.shape, self.dims)):
@@ -63,11 +63,11 @@ class GraphInput:
             raise InputError(f"{self.name}: holds NaN or infinity; accepted: finite numbers")
 
     def sizes(self, array: np.ndarray) -> dict[str, int]:
-        """The sizes that `array` gives to the graph's named dimensions."""
+        """Return the sizes that `array` gives to the graph's named dimensions."""
         return {dim: n for dim, n in zip(self.dims, array.shape, strict=True) if isinstance(dim, str)}
 
     def free(self, array: np.ndarray) -> set[int]:
-        """The sizes of `array` that the graph does not fix."""
+        """Return the sizes of `array` that the graph does not fix."""
         return {n for dim, n in zip(self.dims, array.shape, strict=True) if not isinstance(dim, int)}
 
     def _accepted(self) -> str:
@@ -90,7 +90,7 @@ class Samples:
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any]) -> Samples:
-        """A version's recorded inputs, and zeros in the shapes of its warm-up.
+        """Read a version's recorded inputs, and zeros in the shapes of its warm-up.
 
         Args:
             config: the model's configuration as Triton gives it to a Python backend.
@@ -98,7 +98,7 @@ class Samples:
         return cls((*_recorded(folder), *_warm_ups(config)))
 
     def range_of(self, name: str, axis: int) -> tuple[int, int] | None:
-        """The smallest and largest size that an axis has; None where there is no sample."""
+        """Return the smallest and largest size that an axis has; None where there is no sample."""
         sizes = [feeds[name].shape[axis] for feeds in self.feeds if name in feeds and feeds[name].ndim > axis]
         return (min(sizes), max(sizes)) if sizes else None
 
@@ -135,7 +135,7 @@ class GraphInputs:
         self._is_sound = False
 
     def check(self, feeds: Feeds) -> None:
-        """Raises InputError: the graph cannot take `feeds`, whatever they hold."""
+        """Raise InputError if the graph cannot take `feeds`, whatever they hold."""
         named: dict[str, tuple[str, int]] = {}
         for known in self.inputs:
             array = feeds[known.name]
@@ -146,7 +146,7 @@ class GraphInputs:
                     raise InputError(f"{dim}: {size} in {known.name}, {before} in {other}; accepted: the same in both")
 
     def failure(self, error: Exception, feeds: Feeds, run: Run) -> Exception:
-        """What to answer where a run on `feeds`, which `check` has passed, ended with `error`.
+        """Return what to answer where a run on `feeds`, which `check` has passed, ended with `error`.
 
         Args:
             run: the graph; raises where it fails.

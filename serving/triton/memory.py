@@ -8,13 +8,16 @@ bound and lift it: see `write_stub`.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import resource
 import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
+
+from reverie import outputs
 
 _SHARE = 2
 ENOUGH_SHARED_MEMORY = 256 * 2**20
@@ -30,18 +33,17 @@ exec {stub} "$@"
 
 
 def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The memory that this process and its children may take together: the machine's, or its cgroup's if that is less."""
-    pages, page_size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return min([pages * page_size, *_cgroup_limits(proc, cgroups)])
+    """Return the memory that this process and its children may take together, in bytes: the machine's, or its cgroup's if that is less."""
+    return min([psutil.virtual_memory().total, *_cgroup_limits(proc, cgroups)])
 
 
 def default_limit() -> int:
-    """In bytes: half of the machine's memory, so that the models keep the rest."""
+    """Return half of the machine's memory, in bytes, so that the models keep the rest."""
     return machine_bytes() // _SHARE
 
 
 def shared_memory_warning(folder: Path = Path("/dev/shm")) -> str | None:
-    """What to do about too little shared memory, through which the models' tensors go; None where there is enough."""
+    """Say what to do about too little shared memory, through which the models' tensors go; None where there is enough."""
     total = shutil.disk_usage(folder).total
     if total >= ENOUGH_SHARED_MEMORY:
         return None
@@ -66,7 +68,9 @@ def limit(pid: int, more_bytes: int) -> None:
 
 
 def reserved_bytes(pid: int) -> int:
-    """What RLIMIT_DATA counts of a process: its private, writable memory, whether touched or not.
+    """Return what RLIMIT_DATA counts of a process, in bytes: its private, writable memory, whether touched or not.
+
+    From /proc and not from psutil, whose `memory_info().data` has the stack too, which that limit does not count.
 
     Raises:
         OSError: the process has ended.
@@ -79,15 +83,18 @@ def reserved_bytes(pid: int) -> int:
 
 
 def write_stub(path: Path, stub: Path) -> None:
-    """In the place of Triton's `stub` for Python models, a script that lifts the bound and goes on as the stub."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(_STUB.format(stub=shlex.quote(str(stub))))
-    unfinished.chmod(0o755)
-    unfinished.rename(path)
+    """Write a script in the place of Triton's `stub` for Python models; it lifts the bound and goes on as the stub.
+
+    Raises:
+        reverie.outputs.OutputError: it cannot be written.
+    """
+    with outputs.replacing(path) as unfinished:
+        unfinished.write_text(_STUB.format(stub=shlex.quote(str(stub))))
+        unfinished.chmod(0o755)
 
 
 def _cgroup_limits(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Of every cgroup that this process is in, in both versions."""
+    """The limits of every cgroup that this process is in, in both versions; psutil does not read them."""
     with contextlib.suppress(OSError):
         for line in (proc / "self" / "cgroup").read_text().splitlines():
             _, controllers, name = line.split(":", 2)

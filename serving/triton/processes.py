@@ -1,47 +1,65 @@
-"""Processes as /proc shows them; Linux."""
+"""Processes of this machine, as psutil sees them; one that ends while it is looked at is left out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that has not ended.
+    """A process that had not ended when it was looked at.
 
     Attributes:
-        state: one letter; "T" has been stopped by a signal.
-        arguments: its command line.
+        parent: the pid of its parent.
+        is_stopped: whether a signal has stopped it, as SIGSTOP does.
+        arguments: its command line; empty for a thread of the kernel.
     """
 
     pid: int
     parent: int
-    state: str
+    is_stopped: bool
     arguments: tuple[str, ...]
 
 
-def living() -> Iterator[Process]:
-    """Every process of this machine that can be seen and is no zombie."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        if state != "Z":
-            yield Process(int(entry.name), int(parent), state, tuple(arguments))
+def running_processes() -> Iterator[Process]:
+    """Yield every process of this machine that can be seen and is not a zombie."""
+    return filter(None, map(_snapshot, psutil.process_iter()))
 
 
-def below(pid: int) -> set[int]:
-    """The children of a process, and theirs."""
-    parents = {process.pid: process.parent for process in living()}
-    found, grew = {pid}, True
-    while grew:
-        children = {child for child, parent in parents.items() if parent in found} - found
-        found |= children
-        grew = bool(children)
-    return found - {pid}
+def children(pid: int) -> list[Process]:
+    """Return the children of a process, without zombies; none where the process has ended."""
+    return [child for child in map(_snapshot, _children(pid, recursive=False)) if child]
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the pids of a process's children, and of theirs, without zombies."""
+    return {child.pid for child in map(_snapshot, _children(pid, recursive=True)) if child}
+
+
+def find(pid: int) -> Process | None:
+    """Return the process; None where it has ended."""
+    try:
+        return _snapshot(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _children(pid: int, recursive: bool) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _snapshot(process: psutil.Process) -> Process | None:
+    try:
+        with process.oneshot():
+            status = process.status()
+            if status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                return None
+            return Process(process.pid, process.ppid(), status == psutil.STATUS_STOPPED, tuple(process.cmdline()))
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None

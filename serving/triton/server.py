@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import http.client
-import importlib.util
 import io
 import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 import urllib.error
@@ -33,9 +29,10 @@ from reverie_client import headers, hosts
 from reverie_client.control_keys import ControlKeyFile
 from reverie_client.credentials import SECRET_VARIABLES, SecurityError
 
-from reverie.errors import ToolkitError
 from serving.security import Security
-from serving.triton import arguments, memory
+from serving.triton import arguments, installation, memory
+from serving.triton.address import ListenAddress
+from serving.triton.errors import ServerError, StartInterrupted, TritonCrashed
 from serving.triton.folder import ServerFolder
 from synthesis import gpu
 
@@ -45,88 +42,6 @@ _MOST_STARTS = 3
 """Triton 2.51 aborts now and then while it starts on a busy machine; the next start succeeds."""
 _PATIENCE_S = 0.5
 """For ports in use."""
-"""Where it is absent, Triton is told not to look for GPUs; it would report that as errors."""
-
-
-class ServerError(ToolkitError):
-    """Triton cannot start, or ended by itself; the message says why and what to do."""
-
-
-class TritonCrashed(ServerError):
-    """A signal ended Triton while it started: its own abort, and no model's fault."""
-
-
-class StartInterrupted(ServerError):
-    """Somebody wants the server to end before it was ready."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a server listens; the ports differ.
-
-    Attributes:
-        host: of gRPC, and of HTTP where that is open.
-        metrics_host: anybody who reaches it may read the metrics; Triton has no key for them.
-    """
-
-    host: str = "127.0.0.1"
-    grpc_port: int = 8001
-    http_port: int = 8000
-    metrics_port: int = 8002
-    metrics_host: str = "127.0.0.1"
-
-    @classmethod
-    def free(cls, host: str = "127.0.0.1") -> Address:
-        """Three ports that are free now on `host`, and where metrics are."""
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(_listener(host.strip("[]"), 0)) for _ in range(3)]
-            return cls(host, *(s.getsockname()[1] for s in sockets))
-
-    def check_free(self, http_host: str, patience: float = 0.0) -> None:
-        """Make sure that the ports can be listened on.
-
-        Args:
-            http_host: where HTTP is to be, which is not always `host`.
-            patience: seconds to wait for one in use; what a killed server had open closes a moment after it.
-
-        Raises:
-            ServerError: one of them cannot, for example because another server does.
-        """
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                return self._listen_once(http_host)
-            except ServerError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.05)
-
-    def _listen_once(self, http_host: str) -> None:
-        hosts_of = {"grpc": self.host, "http": http_host, "metrics": self.metrics_host}
-        with contextlib.ExitStack() as stack:
-            for use, host in hosts_of.items():
-                port = getattr(self, f"{use}_port")
-                try:
-                    stack.enter_context(_listener(host.strip("[]"), port))
-                except (OSError, OverflowError) as error:
-                    in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-                    raise ServerError(
-                        f"port {port} {'is in use' if in_use else f'of {host} cannot be listened on ({error})'}; "
-                        f"end what listens there, or choose another port with --{use}-port"
-                    ) from None
-
-    @property
-    def grpc(self) -> str:
-        return hosts.join(self.host, self.grpc_port)
-
-    @property
-    def http(self) -> str:
-        """Where HTTP is open; where it is not, `TritonServer.http` says where it answers health."""
-        return f"http://{hosts.join(self.host, self.http_port)}"
-
-    @property
-    def metrics(self) -> str:
-        return f"http://{hosts.join(self.metrics_host, self.metrics_port)}/metrics"
 
 
 @dataclass
@@ -151,7 +66,7 @@ class TritonServer:
     """
 
     repository: Path
-    address: Address = field(default_factory=Address.free)
+    address: ListenAddress = field(default_factory=ListenAddress.free)
     environment: Mapping[str, str] = field(default_factory=dict)
     security: Security = field(default_factory=Security)
     log: Path | None = None
@@ -193,8 +108,8 @@ class TritonServer:
         self._start_once(timeout, needs_every_model)
 
     def _start_once(self, timeout: float, needs_every_model: bool) -> None:
-        wheel = _wheel()
-        libraries = _libraries(wheel)
+        wheel = installation.wheel()
+        libraries = installation.libraries(wheel)
         self.address.check_free(self._http_host, _PATIENCE_S)
         output: IO[bytes] | None = None
         try:
@@ -222,7 +137,7 @@ class TritonServer:
                 output.close()
 
     def stop(self) -> None:
-        """End the server: politely, then by force; leaves no process and no shared memory behind."""
+        """End the server by a signal, then by force; leave no process and no shared memory behind."""
         self._take_control_key_back()
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
@@ -246,11 +161,9 @@ class TritonServer:
         if folder is not None:
             folder.remove()
 
-    @property
-    def _shm_prefix(self) -> str:
-        """Of the names of this server's shared memory, once it has been started."""
-        assert self._folder is not None
-        return self._folder.shared_memory_prefix
+    def shared_memory(self) -> list[Path]:
+        """Return the regions of shared memory that this server has now; none unless it runs."""
+        return self._folder.shared_memory() if self._folder else []
 
     def restore_folder(self) -> None:
         """Put back what somebody removed of the folder that Triton loads its models' processes from.
@@ -318,7 +231,7 @@ class TritonServer:
         return "127.0.0.1"
 
     def poll(self) -> int | None:
-        """The exit status if the process has ended by itself, else None."""
+        """Return the exit status if the process has ended by itself, else None."""
         return self._process.poll() if self._process else None
 
     def _command(self, wheel: Path, folder: ServerFolder) -> list[str]:
@@ -379,7 +292,7 @@ class TritonServer:
                 failure = TritonCrashed if self._process.returncode < 0 else ServerError
                 raise failure(f"Triton ended with status {self._process.returncode} while starting; {where}")
             # Once a backend has shared memory, the options have been read; see `arguments.hide`.
-            if not is_hidden and self._shared_memory():
+            if not is_hidden and self.shared_memory():
                 is_hidden = self._hide_keys()
             with contextlib.suppress(OSError):
                 self.control("health/live", timeout=1.0)  # Triton answers once it has tried to load every model.
@@ -409,57 +322,10 @@ class TritonServer:
             except SecurityError as error:  # When Triton is started again, one to try again after.
                 raise ServerError(str(error)) from None
 
-    def _shared_memory(self) -> list[Path]:
-        return list(Path("/dev/shm").glob(f"{self._shm_prefix}*"))
-
 
 def _for_libevent(host: str) -> str:
     """A host as Triton's HTTP servers take it."""
     return f"ipv6:{host.strip('[]')}" if ":" in host else host
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    """A socket that listens as a server's own would."""
-    family, kind, protocol, *_ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen()
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _wheel() -> Path:
-    """The folder of the wheel that holds `bin`, `backends` and `python_backend_stubs`."""
-    spec = importlib.util.find_spec("pytriton")
-    folder = Path(spec.origin).parent / "tritonserver" if spec and spec.origin else None
-    if folder is None or not (folder / "bin" / "tritonserver").exists():
-        raise ServerError(
-            "the embedded Triton is missing; install it with 'make setup' (wheel nvidia-pytriton, Linux only)"
-        )
-    return folder
-
-
-def _libraries(wheel: Path) -> list[Path]:
-    """Folders of shared libraries. This interpreter's own libpython first: with another one, `import ssl` fails inside the stub."""
-    own = Path(sysconfig.get_config_var("LIBDIR") or "")
-    soname = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    found = next((d for d in (own, *_system_library_folders()) if (d / soname).exists()), None)
-    if found is None:
-        package = soname.split(".so")[0]
-        raise ServerError(
-            f"{soname} is missing: Triton's Python backend needs the shared library of this Python ({sys.executable}); "
-            f"on Debian or Ubuntu install the package {package}, or use a Python built with --enable-shared"
-        )
-    return [found, wheel.parent.parent / "nvidia_pytriton.libs"]
-
-
-def _system_library_folders() -> list[Path]:
-    multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
-    return [Path("/usr/lib") / multiarch, Path("/usr/lib64"), Path("/usr/local/lib"), Path("/usr/lib")]
 
 
 def _die_with_parent() -> None:

@@ -28,8 +28,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from serving.triton import processes
-from serving.triton.processes import Process
-from serving.triton.server import ServerError, StartInterrupted, TritonServer
+from serving.triton.errors import ServerError, StartInterrupted
+from serving.triton.server import TritonServer
 
 _LOOK_EVERY_S = 0.5
 _LIST_EVERY_S = 2.0
@@ -37,7 +37,7 @@ _LIST_EVERY_S = 2.0
 _LOAD_TIMEOUT_S = 120.0
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
-_STOPPED_S = 10.0
+HUNG_S = 10.0
 """How long Triton may stand still: longer than a debugger's glance or a suspended machine's waking, shorter than a caller's patience.
 A model's process may not: after a second Triton takes it for dead, and that ends in an abort of Triton as often as not."""
 _MOST_RELOADS = 16
@@ -73,17 +73,17 @@ class Owed:
 
     @classmethod
     def after(cls, tries: int) -> Owed:
-        """After so many failed loads: the next one in twice the time, up to `_LONGEST_PAUSE_S`."""
+        """Plan the next load after so many failed ones: in twice the time, up to `_LONGEST_PAUSE_S`."""
         return cls(tries, time.monotonic() + pause_after(tries))
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait after the `failures`-th failure in a row."""
+    """Return the seconds to wait after the `failures`-th failure in a row."""
     return min(_FIRST_PAUSE_S * 2.0 ** min(failures - 1, 16), _LONGEST_PAUSE_S)
 
 
 def supervise(server: TritonServer, stop: threading.Event, say: Say, on_watching: Callable[[], None]) -> None:
-    """Watch a started `server` until `stop` is set; whatever ended is started again.
+    """Watch a started `server` until `stop` is set, and start again what ends.
 
     Args:
         say: told in a sentence what ended and what is done.
@@ -101,7 +101,7 @@ class Supervisor:
     """What is known of one server between two looks.
 
     Attributes:
-        whole: processes that each version has when none is missing.
+        healthy: how many processes each version has when none is missing.
         ready: versions that were, in Triton's last list.
         served: versions that have been ready, and that the repository lists.
         owed: models that should be served and are not.
@@ -112,25 +112,25 @@ class Supervisor:
     server: TritonServer
     stop: threading.Event
     on_event: Say
-    whole: dict[ModelVersion, int] = field(default_factory=dict)
+    healthy: dict[ModelVersion, int] = field(default_factory=dict)
     ready: set[ModelVersion] = field(default_factory=set)
     served: set[ModelVersion] = field(default_factory=set)
     owed: dict[str, Owed] = field(default_factory=dict)
-    stopped: Stopped = field(default_factory=lambda: Stopped())
+    hung: HungProcesses = field(default_factory=lambda: HungProcesses())
     failures: int = 0
     reloads: int = 0
     _listed_at: float = -math.inf
     _trouble: str = ""
 
     def begin(self) -> None:
-        """Take what runs now for all there should be."""
+        """Take what runs now for all that should run."""
         assert self.server.pid is not None
-        self.whole = _processes_when_whole(self.server, set(model_processes(self.server.pid)), {})
+        self.healthy = _processes_when_healthy(self.server, set(model_processes(self.server.pid)), {})
         with contextlib.suppress(OSError):
             self._compare_with_list()
 
     def look(self) -> None:
-        """See once what has ended, and start it again; what cannot be done now is said and tried at the next look."""
+        """Look once at what has ended, and start it again; say what cannot be done now, and try it at the next look."""
         try:
             self._look()
             self._trouble = ""
@@ -145,7 +145,7 @@ class Supervisor:
         elif self.reloads >= _MOST_RELOADS:
             self._restart(f"{self.reloads} processes of models have ended; starting Triton again to free what it keeps")
         else:
-            self.stopped.end(self.server.pid, self._say)
+            self.hung.end(self.server.pid, self._say)
             self._list_now_and_then()
             self._reload_ended()
             self._retry_owed()
@@ -161,7 +161,7 @@ class Supervisor:
         """Start Triton again, with all models that load; the others are owed."""
         if why:
             self._say(why)
-        self.whole.clear()
+        self.healthy.clear()
         self.ready.clear()
         self.reloads, self._listed_at = 0, -math.inf
         self.failures = 0 if _restart(self.server, self._say) else self.failures + 1
@@ -170,15 +170,15 @@ class Supervisor:
         """Load the models again of which a process has ended, also one that ended before it was ever seen."""
         assert self.server.pid is not None
         running = Counter(model_processes(self.server.pid))
-        known = running.keys() | self.ready | self.whole.keys()
-        self.whole = _processes_when_whole(self.server, known, self.whole)
-        incomplete = {version for version, count in self.whole.items() if running[version] < count}
+        known = running.keys() | self.ready | self.healthy.keys()
+        self.healthy = _processes_when_healthy(self.server, known, self.healthy)
+        incomplete = {version for version, count in self.healthy.items() if running[version] < count}
         lost = {version.name for version in incomplete if _is_ready(self.server, version)}
         for model in sorted(lost):
             self._say(f"a process of model {model} ended; loading it again")
             self._load(model)
         self.reloads += len(lost)
-        self.whole = {v: n for v, n in self.whole.items() if v not in incomplete and v.name not in lost}
+        self.healthy = {v: n for v, n in self.healthy.items() if v not in incomplete and v.name not in lost}
 
     def _retry_owed(self) -> None:
         """Try the models again whose time has come; start Triton again where a few tries have not helped."""
@@ -221,10 +221,10 @@ class Supervisor:
         for model in sorted(failed - self.owed.keys()):
             self._say(f"model {model} should be served and failed to load; trying again")
             self.owed[model] = Owed.after(1)
-        for model in [name for name in self.owed if self._is_whole(name)]:
+        for model in [name for name in self.owed if self._is_healthy(name)]:
             self._is_served_again(model)
 
-    def _is_whole(self, model: str) -> bool:
+    def _is_healthy(self, model: str) -> bool:
         wanted = {version for version in self.served if version.name == model}
         return bool(wanted) and wanted <= self.ready
 
@@ -239,7 +239,7 @@ class Supervisor:
 
 
 def is_listed(repository: Path, version: ModelVersion) -> bool:
-    """Whether the repository says that a version is to be served: it is there, and its model's configuration names it."""
+    """Say whether the repository lists a version: it is there, and its model's configuration names it."""
     folder = repository / version.name
     if not (folder / version.version).is_dir():
         return False
@@ -276,33 +276,30 @@ def _states(server: TritonServer) -> dict[ModelVersion, State]:
 
 
 def model_processes(triton: int) -> Iterator[ModelVersion]:
-    """The version of every living process of Triton's Python backend below process `triton`."""
-    for process in _stubs(triton):
-        *_, name, version, _file = Path(process.arguments[1]).parts
-        yield ModelVersion(name, version)
-
-
-def _stubs(triton: int) -> Iterator[Process]:
-    return (p for p in processes.living() if p.parent == triton and Path(p.arguments[0]).name == _STUB)
+    """Yield the version of every running process of Triton's Python backend that is a child of process `triton`."""
+    for process in processes.children(triton):
+        if process.arguments and Path(process.arguments[0]).name == _STUB:
+            *_, name, version, _file = Path(process.arguments[1]).parts
+            yield ModelVersion(name, version)
 
 
 @dataclass
-class Stopped:
-    """Ends processes that a signal has stopped and nobody lets go on; their callers wait for ever otherwise.
+class HungProcesses:
+    """Ends processes that a signal has stopped and that nobody continues; their callers would wait for ever.
 
     Attributes:
-        since: when each was first seen standing, by `time.monotonic`.
+        since: when each was first seen stopped, by `time.monotonic`.
     """
 
     since: dict[int, float] = field(default_factory=dict)
 
     def end(self, triton: int, say: Say) -> None:
-        """Look at Triton and its models' processes; kill models' that stand, and Triton after `_STOPPED_S`."""
+        """Kill the models' processes that are stopped, and Triton if it has been for `HUNG_S`."""
         now = time.monotonic()
-        watched = {p.pid for p in processes.living() if p.state == "T" and (p.pid == triton or p.parent == triton)}
-        self.since = {pid: self.since.get(pid, now) for pid in watched}
+        watched = [processes.find(triton), *processes.children(triton)]
+        self.since = {p.pid: self.since.get(p.pid, now) for p in watched if p and p.is_stopped}
         for pid, since in self.since.items():
-            if pid != triton or now - since >= _STOPPED_S:
+            if pid != triton or now - since >= HUNG_S:
                 say(f"process {pid} has been stopped by a signal; ending it")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -322,7 +319,7 @@ def _restart(server: TritonServer, say: Say) -> bool:
     return True
 
 
-def _processes_when_whole(
+def _processes_when_healthy(
     server: TritonServer, models: Set[ModelVersion], known: dict[ModelVersion, int]
 ) -> dict[ModelVersion, int]:
     """How many processes each of `models` has when none is missing; asks Triton for those that are not `known`."""

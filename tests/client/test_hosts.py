@@ -7,8 +7,8 @@ import socket
 import pytest
 from reverie_client import Client, ReverieError, hosts
 
-from loadtests.faults.wire import Wire
-from serving.triton.server import Address
+from loadtests.faults.proxy import FaultProxy
+from serving.triton.address import ListenAddress
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,14 @@ def test_a_client_does_not_guess_where_an_address_ends_and_its_port_begins(addre
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_ports_of_an_ipv6_host_are_found_and_a_relay_reaches_one():
-    address = Address.free("::1")
+    address = ListenAddress.free("::1")
     assert address.grpc == f"[::1]:{address.grpc_port}"
     assert address.http == f"http://[::1]:{address.http_port}"
-    with socket.create_server(("::1", address.grpc_port), family=socket.AF_INET6) as server, Wire(address.grpc) as wire:
+    with (
+        socket.create_server(("::1", address.grpc_port), family=socket.AF_INET6) as server,
+        FaultProxy(address.grpc) as proxy,
+    ):
         server.settimeout(5)
-        with socket.create_connection(hosts.split(wire.address)) as client, server.accept()[0] as accepted:
+        with socket.create_connection(hosts.split(proxy.address)) as client, server.accept()[0] as accepted:
             client.sendall(b"here")
             assert accepted.recv(4) == b"here"

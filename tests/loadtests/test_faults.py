@@ -6,24 +6,29 @@ import socket
 import threading
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from loadtests.calls import Call
-from loadtests.faults.bystanders import DEADLINE_S, Bystanders, failures
 from loadtests.faults.faults import Fault, faults
-from loadtests.faults.run import _wrongs, run
-from loadtests.faults.wire import Wire
+from loadtests.faults.probe_clients import DEADLINE_S, ProbeClients, failures
+from loadtests.faults.proxy import FaultProxy
+from loadtests.faults.run import choose, main, run, violations
 
 
 @pytest.mark.service
 def test_vanishing_callers_and_a_killed_process_are_survived_without_a_trace(tmp_path):
-    found = run(vanishing=12, only=["clients_killed", "process_of_score_killed"], out=tmp_path)
+    found = run(choose(faults(vanishing=12), ["clients_killed", "process_of_score_killed"]), tmp_path)
     assert (found["faults_tried"], found["faults_survived"], found["leaks"]) == (2, 2, [])
     assert set(found["faults"]["process_of_score_killed"]["failed"]) <= {"score"}
 
 
-def test_an_unknown_fault_is_named_with_what_there_is(tmp_path):
-    with pytest.raises(ValueError, match=r"\['flood'\] are no faults; accepted: clients_killed, "):
-        run(1, ["flood"], tmp_path)
+def test_an_unknown_fault_ends_the_command_and_is_named_with_what_there_is():
+    with pytest.raises(typer.BadParameter, match=r"'flood' is not a fault; accepted: clients_killed, "):
+        choose(faults(1), ["triton_killed", "flood"])
+    command = typer.Typer()
+    command.command()(main)
+    assert CliRunner().invoke(command, ["--only", "flood"]).exit_code == 2
 
 
 def test_every_fault_has_a_name_of_its_own():
@@ -40,14 +45,14 @@ def call(endpoint="score", began=0.0, seconds=1.0, error=""):
     [
         (call(), 1.0, []),
         (call(error="UNAVAILABLE: the model is loading"), 1.0, []),
-        (call("style", error="UNAVAILABLE: gone"), 1.0, ["style was to be spared: UNAVAILABLE: gone"]),
+        (call("style", error="UNAVAILABLE: gone"), 1.0, ["style should be unaffected: UNAVAILABLE: gone"]),
         (call(error="UNKNOWN: "), 1.0, ["score ended after 1.0 s: UNKNOWN: "]),
         (call(seconds=DEADLINE_S + 3), 1.0, ["score ended after 13.0 s: "]),
         (call(), None, ["not well 60 s after"]),
     ],
 )
 def test_what_is_not_survived_is_said(seen, recovered, said):
-    assert _wrongs(Fault("f", lambda _: pytest.fail(), spares=("style",)), [seen], recovered) == said
+    assert violations(Fault("f", lambda _: pytest.fail(), unaffected=("style",)), [seen], recovered) == said
 
 
 def test_failures_are_counted_by_endpoint_and_status():
@@ -56,13 +61,13 @@ def test_failures_are_counted_by_endpoint_and_status():
 
 
 def test_recovery_is_three_good_answers_in_a_row_of_every_endpoint():
-    bystanders = Bystanders("127.0.0.1:1", ("a", "b"))
-    bystanders.seen += [call(name, 1e9 + i) for name, count in (("a", 3), ("b", 2)) for i in range(count)]
-    assert bystanders.wait_for_recovery(0) is None
-    bystanders.seen.append(call("b", 1e9 + 9))
-    assert bystanders.wait_for_recovery(0) > 0
-    bystanders.seen.append(call("a", 1e9 + 10, error="UNAVAILABLE: gone"))
-    assert bystanders.wait_for_recovery(0) is None
+    probes = ProbeClients("127.0.0.1:1", ("a", "b"))
+    probes.seen += [call(name, 1e9 + i) for name, count in (("a", 3), ("b", 2)) for i in range(count)]
+    assert probes.wait_for_recovery(0) is None
+    probes.seen.append(call("b", 1e9 + 9))
+    assert probes.wait_for_recovery(0) > 0
+    probes.seen.append(call("a", 1e9 + 10, error="UNAVAILABLE: gone"))
+    assert probes.wait_for_recovery(0) is None
 
 
 @pytest.fixture
@@ -83,17 +88,17 @@ def echo():
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_wire_ends_on_one_side_what_the_other_ends_and_lets_nobody_in_afterwards():
+def test_a_fault_proxy_ends_on_one_side_what_the_other_ends_and_lets_nobody_in_afterwards():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(5)
-        with Wire(f"127.0.0.1:{listener.getsockname()[1]}") as wire:
-            client = connect(wire.address)
+        with FaultProxy(f"127.0.0.1:{listener.getsockname()[1]}") as proxy:
+            client = connect(proxy.address)
             client.sendall(b"last")
             client.close()
             server, _ = listener.accept()
             assert [server.recv(10), server.recv(10)] == [b"last", b""]
         with pytest.raises(ConnectionRefusedError):
-            connect(wire.address)
+            connect(proxy.address)
 
 
 def connect(address):
@@ -101,16 +106,16 @@ def connect(address):
     return socket.create_connection((host, int(port)), timeout=5)
 
 
-def test_a_wire_relays_until_it_is_clogged_or_cut(echo):
-    with Wire(echo) as wire, connect(wire.address) as client:
+def test_a_fault_proxy_relays_until_it_is_stalled_or_reset(echo):
+    with FaultProxy(echo) as proxy, connect(proxy.address) as client:
         client.sendall(b"one")
         assert client.recv(10) == b"one"
-        wire.clog()
+        proxy.stall()
         client.sendall(b"two")
         client.settimeout(0.2)
         with pytest.raises(TimeoutError):
             client.recv(10)
-        wire.cut()
+        proxy.reset()
         client.settimeout(5)
         with pytest.raises(ConnectionResetError):
             while client.recv(10):

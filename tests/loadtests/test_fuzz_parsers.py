@@ -15,6 +15,10 @@ def test_what_mutation_begins_with_and_its_pieces_are_read_or_refused(name, tmp_
             target(data[:end])
 
 
+def test_each_target_can_be_named_on_the_command_line():
+    assert [name.value for name in parsers.TargetName] == list(parsers.TARGETS)
+
+
 def test_another_error_than_a_refusal_is_a_finding(monkeypatch):
     monkeypatch.setattr("imaging.images.measure", lambda data: 1 // 0)
     with pytest.raises(ZeroDivisionError):

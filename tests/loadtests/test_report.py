@@ -41,7 +41,9 @@ def test_points_that_cannot_be_shown_are_left_out():
 
 def test_names_are_escaped():
     assert "<b>" not in line_chart("<b>", Axis("<b>"), Y, [Line("<b>", [(0, 1)])])
-    assert "<b>" not in report.table(["<b>"], [["<b>"]]) + report.verdict(["<b>"], ["<b>"]).body
+    table, verdict = report.table(["<b>"], [["<b>"]]), report.verdict(["<b>"], ["<b>"])
+    page = report.page("<b>", [report.Section("<b>", [table, report.paragraph("<b>")]), verdict])
+    assert "<b>" not in page and page.count("&lt;b&gt;") == 8
 
 
 def test_the_page_needs_nothing_beside_itself():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -37,6 +41,11 @@ def test_counters_of_all_versions_of_a_model_are_added():
     }
 
 
+def test_a_label_with_commas_quotes_and_braces_is_read_whole():
+    text = 'nv_inference_count{version="1",model="a, \\"b\\" {c}"} 2\nnv_inference_count{model="d"} 3 1700000000\n'
+    assert {model: found["inferences"] for model, found in parse(text).items()} == {'a, "b" {c}': 2, "d": 3}
+
+
 def test_an_interval_is_what_changed_between_two_polls():
     later = counters(requests=30, inferences=40, executions=10, queue_us=60_000, compute_us=1_700_000)
     [found] = intervals([Poll(1.0, counters()), Poll(3.0, later)])
@@ -58,6 +67,34 @@ def test_metrics_that_do_not_answer_are_no_error():
     silent.poll()
     unknown.poll()
     assert silent.polls == unknown.polls == []
+
+
+def test_a_page_that_is_no_metrics_leaves_a_gap():
+    page = "<html><body>Not found, and {nothing} of the sort</body></html>"
+    with pytest.raises(ValueError):
+        parse(page)
+    with answering(page) as url:
+        poller = Poller(url)
+        poller.poll()
+    assert poller.polls == []
+
+
+@contextlib.contextmanager
+def answering(page: str) -> Iterator[str]:
+    """The address of a server that answers everything with `page`."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
 
 
 def usage(at_s: float, mib: float) -> Usage:

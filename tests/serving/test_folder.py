@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.triton import folder
+from reverie import outputs
+from serving.triton import folder, installation
 from serving.triton.folder import ServerFolder
-from serving.triton.server import PROJECT, _wheel
+from serving.triton.server import PROJECT
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def server_folder(cache):
-    made = ServerFolder.create(_wheel())
+    made = ServerFolder.create(installation.wheel())
     yield made
     made.remove()
 
@@ -39,7 +40,7 @@ def test_it_lies_in_the_users_cache_and_holds_the_stub_of_this_python(server_fol
     assert server_folder.path.parent == cache / "reverie"
     stub = server_folder.backends / "python" / "triton_python_backend_stub"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert f"exec {_wheel() / 'python_backend_stubs' / version / stub.name} " in stub.read_text()
+    assert f"exec {installation.wheel() / 'python_backend_stubs' / version / stub.name} " in stub.read_text()
     assert os.access(stub, os.X_OK)
 
 
@@ -61,16 +62,26 @@ def test_files_of_another_file_system_are_copied(cache, monkeypatch, link):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(folder.os, "link", link or cross_device)
-    made = ServerFolder.create(_wheel())
+    made = ServerFolder.create(installation.wheel())
     assert "backends/onnxruntime/model.py" in files(made.path)
-    assert not [name for name in files(made.path) if name.endswith(".part")]
+    assert not [name for name in files(made.path) if name.endswith(".tmp")]
     made.remove()
     assert not made.path.exists()
 
 
+def test_what_cannot_be_put_back_is_an_error_of_the_file_system(server_folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (server_folder.backends / "python" / "triton_python_backend_stub").unlink()
+    monkeypatch.setattr(outputs.os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot be written \(No space left on device\)"):
+        server_folder.restore()
+
+
 def test_where_the_cache_cannot_be_written_the_temporary_folder_takes_its_place(cache):
     cache.write_text("no folder")
-    made = ServerFolder.create(_wheel())
+    made = ServerFolder.create(installation.wheel())
     assert made.path.parent == cache.parent / "tmp" / "reverie"
     made.remove()
 
@@ -79,7 +90,7 @@ def test_where_nothing_can_be_written_the_error_says_so(cache):
     for place in (cache, cache.parent / "tmp"):
         place.write_text("no folder")
     with pytest.raises(OSError, match="tmp"):
-        ServerFolder.create(_wheel())
+        ServerFolder.create(installation.wheel())
 
 
 def test_what_a_killed_server_left_is_removed_and_what_a_living_one_has_stays(server_folder, cache):
@@ -105,8 +116,8 @@ def server_left_by_a_killed_process() -> tuple[Path, str]:
     program = (
         "import os, signal\n"
         "from serving.triton.folder import ServerFolder\n"
-        "from serving.triton.server import _wheel\n"
-        "made = ServerFolder.create(_wheel())\n"
+        "from serving.triton import installation\n"
+        "made = ServerFolder.create(installation.wheel())\n"
         "print(made.path, made.shared_memory_prefix, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

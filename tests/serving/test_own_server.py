@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.triton import server as server_module
-from serving.triton.server import PROJECT, Address, ServerError, TritonServer
+from serving.triton import installation
+from serving.triton.address import ListenAddress
+from serving.triton.errors import ServerError
+from serving.triton.server import PROJECT, TritonServer
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def listener() -> Iterator[socket.socket]:
 @pytest.mark.parametrize("use", ["grpc", "http", "metrics"])
 def test_a_port_in_use_is_said_before_anything_is_started(listener, use):
     port = listener.getsockname()[1]
-    server = TritonServer(PROJECT / "model_repository", replace(Address.free(), **{f"{use}_port": port}))
+    server = TritonServer(PROJECT / "model_repository", replace(ListenAddress.free(), **{f"{use}_port": port}))
     began = time.monotonic()
     with pytest.raises(ServerError, match=f"port {port} is in use; .* --{use}-port"):
         server.start()
@@ -40,9 +42,9 @@ def test_a_port_in_use_is_said_before_anything_is_started(listener, use):
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        (replace(Address.free(), http_port=70_000), "port 70000 of 127.0.0.1 cannot be listened on"),
-        (replace(Address.free(), host="192.0.2.1"), "of 192.0.2.1 cannot be listened on"),
-        (Address("127.0.0.1", 18_001, 18_001, 18_002), "port 18001 is in use; .* --http-port"),
+        (replace(ListenAddress.free(), http_port=70_000), "port 70000 of 127.0.0.1 cannot be listened on"),
+        (replace(ListenAddress.free(), host="192.0.2.1"), "of 192.0.2.1 cannot be listened on"),
+        (ListenAddress("127.0.0.1", 18_001, 18_001, 18_002), "port 18001 is in use; .* --http-port"),
     ],
 )
 def test_an_address_that_cannot_be_listened_on_is_said(address, expected):
@@ -51,7 +53,7 @@ def test_an_address_that_cannot_be_listened_on_is_said(address, expected):
 
 
 def test_free_ports_may_have_been_used_a_moment_ago():
-    address = Address.free()
+    address = ListenAddress.free()
     with socket.create_server(("127.0.0.1", address.grpc_port)) as server:
         client = socket.create_connection(server.getsockname())
         server.accept()[0].close()  # Its side waits in TIME_WAIT.
@@ -91,7 +93,7 @@ def test_another_server_at_the_same_port_is_never_controlled():
     with ThreadingHTTPServer(("127.0.0.1", 0), AnotherTriton) as other:
         other.asked = []
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        server = TritonServer(PROJECT / "model_repository", replace(Address.free(), http_port=other.server_port))
+        server = TritonServer(PROJECT / "model_repository", replace(ListenAddress.free(), http_port=other.server_port))
         for path, data in (("health/live", None), ("repository/models/style/unload", {})):
             with pytest.raises(OSError, match="another server answers"):
                 server.control(path, 5, data)
@@ -110,7 +112,7 @@ def wheel(tmp_path, monkeypatch) -> Path:
     script = folder / "bin" / "tritonserver"
     script.write_text(f'#!/bin/sh\necho start >> "{folder}/starts"\n. "{folder}/end"\n')
     script.chmod(0o755)
-    monkeypatch.setattr(server_module, "_wheel", lambda: folder)
+    monkeypatch.setattr(installation, "wheel", lambda: folder)
     return folder
 
 

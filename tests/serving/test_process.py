@@ -27,8 +27,10 @@ from reverie_client import Client, ReverieError, control_keys
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from registry import configuration
-from serving.triton.processes import below
-from serving.triton.server import Address, ServerError, TritonServer
+from serving.triton.address import ListenAddress
+from serving.triton.errors import ServerError
+from serving.triton.processes import children, descendants, find
+from serving.triton.server import TritonServer
 from tests.serving.shipped import WEIGHTS
 from tests.serving.style_graph import COLORS, write_version
 
@@ -44,13 +46,13 @@ def small_repository(tmp_path) -> Path:
     return tmp_path / "model_repository"
 
 
-def begin_to_serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
+def begin_to_serve(repository: Path, address: ListenAddress, *options: str) -> subprocess.Popen:
     ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
     command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={repository}", *ports, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT)
 
 
-def serve(repository: Path, address: Address, *options: str) -> subprocess.Popen:
+def serve(repository: Path, address: ListenAddress, *options: str) -> subprocess.Popen:
     process = begin_to_serve(repository, address, *options)
     line = process.stdout.readline()
     assert line.startswith("ready: gRPC"), line
@@ -58,22 +60,19 @@ def serve(repository: Path, address: Address, *options: str) -> subprocess.Popen
 
 
 def is_running(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return find(pid) is not None
 
 
 @pytest.mark.slow
 @pytest.mark.service
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly_on_a_signal_and_leaves_no_process_behind(small_repository, number):
-    process = serve(small_repository, Address.free())
-    children = below(process.pid)
-    assert len(children) >= 3  # Triton and a stub for each model
+    process = serve(small_repository, ListenAddress.free())
+    started = descendants(process.pid)
+    assert len(started) >= 3  # Triton and a stub for each model
     process.send_signal(number)
     assert process.wait(30) == 0
-    assert not [pid for pid in children if is_running(pid)]
+    assert not [pid for pid in started if is_running(pid)]
 
 
 @pytest.mark.service
@@ -86,20 +85,20 @@ def test_a_signal_while_models_load_ends_the_server_at_once(tmp_path, number):
     (folder / "1" / "model.py").write_text(
         f"import pathlib, time\npathlib.Path({str(loading)!r}).touch()\ntime.sleep(100)\n"
     )
-    process = begin_to_serve(folder.parent, Address.free())
+    process = begin_to_serve(folder.parent, ListenAddress.free())
     wait_until(loading.exists)
-    children = below(process.pid)
-    assert len(children) >= 2  # Triton and the model's process.
+    started = descendants(process.pid)
+    assert len(started) >= 2  # Triton and the model's process.
     process.send_signal(number)
     began = time.monotonic()
     assert process.wait(10) == 0
     assert time.monotonic() - began < 2
     assert process.stdout.read() == "stopping\n"
-    assert not [pid for pid in children if is_running(pid)]
+    assert not [pid for pid in started if is_running(pid)]
 
 
 def triton_below(pid: int) -> int:
-    return next(p for p in below(pid) if "tritonserver" in Path(f"/proc/{p}/comm").read_text())
+    return next(p.pid for p in children(pid) if p.arguments[0].endswith("/tritonserver"))
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
@@ -129,7 +128,7 @@ def supervised(tmp_path_factory) -> Iterator[Supervised]:
     repository = tmp_path_factory.mktemp("supervised") / "model_repository"
     for model in ("style", "stylize"):
         shutil.copytree(PROJECT / "model_repository" / model, repository / model)
-    address = Address.free()
+    address = ListenAddress.free()
     process = serve(repository, address)
     yield Supervised(process, address, repository)
     process.send_signal(signal.SIGTERM)
@@ -141,7 +140,7 @@ class Supervised:
     """A running `reverie serve`."""
 
     process: subprocess.Popen
-    address: Address
+    address: ListenAddress
     repository: Path
 
     @property
@@ -151,12 +150,12 @@ class Supervised:
     @property
     def folder(self) -> Path:
         """That Triton takes its backends from."""
-        (option,) = [a for a in command_of(self.triton).split() if a.startswith("--backend-directory=")]
+        (option,) = [a for a in find(self.triton).arguments if a.startswith("--backend-directory=")]
         return Path(option.partition("=")[2]).parent
 
     def kill_model(self, model: str) -> None:
         """End a process of a model, and wait until it has ended."""
-        victims = {p for p in below(self.triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+        victims = {p.pid for p in children(self.triton) if re.search(f"/{model}/[0-9]+/", " ".join(p.arguments))}
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(is_running(pid) for pid in victims))
@@ -175,9 +174,9 @@ def test_what_is_killed_is_started_again_without_a_person(supervised, photo):
     with Client(address) as client:
         assert paint_until_it_works(client, photo) == 0
         for model in ("style", "stylize"):
-            victims = {p for p in below(triton) if re.search(f"/{model}/[0-9]+/", command_of(p))}
+            victims = {p.pid for p in children(triton) if re.search(f"/{model}/[0-9]+/", " ".join(p.arguments))}
             os.kill(min(victims), signal.SIGKILL)
-            wait_until(lambda victims=victims: len(victims & below(triton)) == 0)
+            wait_until(lambda victims=victims: len(victims & descendants(triton)) == 0)
             paint_until_it_works(client, photo)
             assert supervised.triton == triton
         assert client.models()
@@ -223,10 +222,6 @@ def test_what_a_cleaner_of_temporary_files_removes_is_put_back_where_it_is_neede
         paint_until_it_works(client, photo)
 
 
-def command_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
-
-
 def inflating(size: int) -> service_pb2.ModelInferRequest:
     """A request that gzip makes a thousand times smaller on its way."""
     return service_pb2.ModelInferRequest(model_name="stylize", raw_input_contents=[bytes(size)])
@@ -251,7 +246,7 @@ def most_memory(pid: int) -> int:
 @pytest.mark.service
 def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service_comes_back(small_repository, photo):
     limit, size = 2**27, 2**28
-    address = Address.free()
+    address = ListenAddress.free()
     process = serve(small_repository, address, f"--memory-limit={limit / 2**30}")
     try:
         triton = triton_below(process.pid)
@@ -265,7 +260,7 @@ def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service
         assert select.select([ended], [], [], 30)[0], "Triton still runs"
         os.close(ended)
         assert max(peaks) < idle + limit + 2**25
-        wait_until(lambda: process.poll() is None and triton not in below(process.pid))
+        wait_until(lambda: process.poll() is None and triton not in descendants(process.pid))
         with Client(address.grpc) as client:
             paint_until_it_works(client, photo)
     finally:
@@ -276,7 +271,7 @@ def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service
 @pytest.mark.slow
 @pytest.mark.service
 def test_triton_does_not_outlive_a_killed_parent(small_repository):
-    process = serve(small_repository, Address.free())
+    process = serve(small_repository, ListenAddress.free())
     triton = triton_below(process.pid)
     descriptor = os.pidfd_open(triton)
     process.kill()
@@ -289,10 +284,10 @@ def test_triton_does_not_outlive_a_killed_parent(small_repository):
 def test_health_tells_ready_from_absent_and_no_shared_memory_is_left_behind(small_repository):
     log = small_repository.parent / "log"
     with TritonServer(small_repository, log=log) as server, Client(server.address.grpc) as client:
-        prefix = server._shm_prefix
-        assert list(Path("/dev/shm").glob(f"{prefix}*"))
+        regions = server.shared_memory()
+        assert regions
         assert client.ready()
-    assert not list(Path("/dev/shm").glob(f"{prefix}*"))
+    assert not [region for region in regions if region.exists()]
     with Client(server.address.grpc) as client:
         assert not client.ready(timeout=0.5)
 

@@ -23,15 +23,16 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from reverie_client import Client, ReverieError, credentials
+from reverie_client import Client, ReverieError, credentials, headers
 from reverie_client.credentials import SecurityError, Tls
 from reverie_client.messages import bytes_tensor
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.security import Security
 from serving.triton import processes, supervisor
-from serving.triton.processes import below
-from serving.triton.server import PROJECT, Address, TritonServer
+from serving.triton.address import ListenAddress
+from serving.triton.processes import descendants
+from serving.triton.server import PROJECT, TritonServer
 
 API_KEY, CONTROL_KEY = "for callers: a=b,c==", "Zm9yIHB1Ymxpc2hlcnM="
 """With everything that an option of Triton's could stumble over."""
@@ -236,7 +237,7 @@ def test_keys_are_neither_on_a_command_line_nor_in_the_environment_of_a_model(pl
     with Client(plain.address.grpc) as client:
         assert client.stylize(photo)
     keys = [*plain.security.secrets(), *(f"of {variable}" for variable in credentials.SECRET_VARIABLES)]
-    watched = {plain.pid, *below(plain.pid)}
+    watched = {plain.pid, *descendants(plain.pid)}
     assert len(watched) >= 3  # Triton and a process for each model
     for pid in watched:
         for file in ("cmdline", "environ"):
@@ -249,7 +250,7 @@ def keyed(two_models, tmp_path_factory) -> Iterator[TritonServer]:
     """A server that other machines reach, with both keys."""
     security = Security(api_key=API_KEY, control_key=CONTROL_KEY)
     log = tmp_path_factory.mktemp("keyed") / "log"
-    with TritonServer(two_models, Address.free("0.0.0.0"), security=security, log=log) as server:
+    with TritonServer(two_models, ListenAddress.free("0.0.0.0"), security=security, log=log) as server:
         yield server
 
 
@@ -261,13 +262,16 @@ def test_keys_open_what_they_are_for_and_nothing_else(keyed, photo):
         for call in (lambda: stranger.stylize(photo), stranger.styles, lambda: stranger.labels("style")):
             assert refusal(call).code is grpc.StatusCode.UNAUTHENTICATED
         assert refusal(caller.models).code is grpc.StatusCode.UNAUTHENTICATED
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
         region = service_pb2.SystemSharedMemoryRegisterRequest(name="a", key="/a", byte_size=8)
-        nobody_s = refusal(lambda: caller._call(caller._stub.SystemSharedMemoryRegister, region))
-        assert nobody_s.code is grpc.StatusCode.PERMISSION_DENIED
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).SystemSharedMemoryRegister(
+            region, metadata=[(f"triton-grpc-protocol-{headers.API_KEY}", API_KEY)]
+        )
+    assert ReverieError.of(refused.value).code is grpc.StatusCode.PERMISSION_DENIED
     with Client(address, api_key=API_KEY, control_key=CONTROL_KEY) as publisher:
         assert {m.name for m in publisher.models()} == {"style", "stylize"}
         publisher.load("stylize")
-    _is_supervised(keyed)
+    is_supervised(keyed)
 
 
 @pytest.mark.parametrize("key", ["guessed", "", API_KEY[:-1]])
@@ -318,34 +322,33 @@ def test_the_bound_on_memory_is_triton_s_and_not_its_models_(keyed, plain):
         publisher.load("stylize")  # Its process is started under the bound, the others before it.
     soft, hard = resource.prlimit(plain.pid, resource.RLIMIT_DATA)
     assert plain.memory_bytes < soft and (soft < hard or hard == resource.RLIM_INFINITY)
-    for pid in below(plain.pid):
+    for pid in descendants(plain.pid):
         soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
         assert soft == hard
 
 
-def _is_supervised(server):
+def is_supervised(server):
     """The supervisor has the keys too: it loads a killed model again."""
     stop, watching, said = threading.Event(), threading.Event(), []
     arguments = (server, stop, said.append, watching.set)
     watcher = threading.Thread(target=supervisor.supervise, args=arguments, daemon=True)
-    _wait_until(lambda: len(_processes_of("stylize", server)) == 1)  # The one before the reload may still be ending.
+    wait_until(lambda: len(processes_of("stylize", server)) == 1)  # The one before the reload may still be ending.
     watcher.start()
     try:
         assert watching.wait(30)
-        os.kill(*_processes_of("stylize", server), signal.SIGKILL)
-        _wait_until(lambda: said and _processes_of("stylize", server))
+        os.kill(*processes_of("stylize", server), signal.SIGKILL)
+        wait_until(lambda: said and processes_of("stylize", server))
     finally:
         stop.set()
         watcher.join()
     assert said == ["a process of model stylize ended; loading it again"]
 
 
-def _processes_of(model, server):
-    living = [p for p in processes.living() if p.parent == server.pid]
-    return [p.pid for p in living if f"/{model}/" in " ".join(p.arguments)]
+def processes_of(model, server):
+    return [p.pid for p in processes.children(server.pid) if f"/{model}/" in " ".join(p.arguments)]
 
 
-def _wait_until(is_so):
+def wait_until(is_so):
     deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
@@ -422,7 +425,7 @@ OTHERS = ["0.0.0.0", "0", "::", "[::]", "192.168.1.5", "example.org", socket.get
 )
 def test_other_machines_are_not_let_in_without_both_keys(certificates, two_models, host, tls, keys, missing):
     tls = Tls(None, *certificates["server"]) if tls else None
-    server = TritonServer(two_models, Address(host), security=Security(tls, **{"control_key": None} | keys))
+    server = TritonServer(two_models, ListenAddress(host), security=Security(tls, **{"control_key": None} | keys))
     with pytest.raises(SecurityError, match=missing):
         server.start()
     assert server.pid is None
@@ -513,12 +516,15 @@ def test_another_refusal_stays_what_it_is(text):
     assert credentials.refusal(text) is None
 
 
-def test_a_client_finds_its_certificates_and_key_in_the_environment(monkeypatch, certificates):
+def test_a_client_finds_its_certificates_in_the_environment(monkeypatch, certificates):
     monkeypatch.setenv("REVERIE_TLS_CA", str(certificates["authority"][0]))
-    monkeypatch.setenv("REVERIE_API_KEY", "for callers")
     assert Tls.from_environment() == Tls(certificates["authority"][0])
-    with Client() as client:
-        assert client._metadata == (("triton-grpc-protocol-reverie-api-key", "for callers"),)
+
+
+def test_a_client_finds_its_key_in_the_environment(monkeypatch, keyed):
+    monkeypatch.setenv("REVERIE_API_KEY", API_KEY)
+    with Client(keyed.address.grpc) as client:
+        assert client.styles()
 
 
 def test_files_that_are_not_there_and_halves_of_pairs_are_named(tmp_path, certificates):

@@ -16,7 +16,7 @@ from reverie_client import Client, ReverieError
 from imaging import images
 from loadtests.faults.served import can_isolate
 from serving.triton import memory
-from serving.triton.server import Address
+from serving.triton.address import ListenAddress
 from tests.conftest import PROJECT
 
 
@@ -30,7 +30,7 @@ def test_a_picture_that_never_fits_is_refused_as_such_and_smaller_ones_are_answe
         pytest.skip("this machine lets nobody mount a small /dev/shm")
     for model in ("style", "stylize"):
         shutil.copytree(PROJECT / "model_repository" / model, tmp_path / "models" / model)
-    address = Address.free()
+    address = ListenAddress.free()
     ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]
     command = [*small(40), sys.executable, "-m", "reverie", "serve", f"--repository={tmp_path / 'models'}", *ports]
     with (tmp_path / "log").open("w") as log:

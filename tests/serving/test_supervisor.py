@@ -14,7 +14,10 @@ from subprocess import SubprocessError
 import pytest
 
 from serving.triton import supervisor
-from serving.triton.server import ServerError
+from serving.triton.errors import ServerError
+
+NO_PROCESS = 2**22 + 1
+"""A pid above the highest that Linux gives, 2**22."""
 
 
 class Scripted:
@@ -27,11 +30,13 @@ class Scripted:
 
     def __init__(self, repository: Path, starts: Iterable[Exception | None] = (), loads: Iterable[str] = ()):
         self.repository, self._starts, self._loads = repository, iter(starts), iter(loads)
-        self.pid: int | None = 1
+        self.pid: int | None = NO_PROCESS
         self.ended = False
         self.started: list[bool] = []
         self.loaded: list[str] = []
         self.states: dict[tuple[str, str], dict[str, str]] = {}
+        self.lists_models = True
+        self.instances = 0
 
     def poll(self):
         return 1 if self.pid and self.ended else None
@@ -43,14 +48,18 @@ class Scripted:
         self.started.append(needs_every_model)
         if failure := next(self._starts, None):
             raise failure
-        self.pid, self.ended = 1, False
+        self.pid, self.ended = NO_PROCESS, False
 
     def restore_folder(self):
         pass
 
     def control(self, path, timeout, data=None):
         if path == "repository/index":
+            if not self.lists_models:
+                raise TimeoutError
             return [{"name": n, "version": v, **state} for (n, v), state in self.states.items()]
+        if path.endswith("/config"):
+            return {"instance_group": [{"count": self.instances, "gpus": []}]}
         if path.endswith("/load"):
             self.loaded.append(path.split("/")[2])
             if failure := next(self._loads, ""):
@@ -75,9 +84,7 @@ def repository(tmp_path) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    """The supervisor's; no process is to be seen."""
-    monkeypatch.setattr(supervisor.processes, "living", lambda: iter(()))
-    monkeypatch.setattr(supervisor, "model_processes", lambda pid: iter(()))
+    """The supervisor's."""
     clock = Clock()
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: clock.now)
     return clock
@@ -155,8 +162,8 @@ def test_a_listener_who_cannot_hear_any_more_ends_nothing(repository, clock):
 
 def test_after_many_dead_processes_triton_is_started_again_for_what_it_keeps_of_them(repository, clock, monkeypatch):
     model = supervisor.ModelVersion("stylize", "1")
-    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository)
+    server.instances = 1
     watcher, _ = watching(server)
     for _ in range(16):
         monkeypatch.setattr(supervisor, "model_processes", lambda pid: iter([model]))
@@ -170,8 +177,8 @@ def test_after_many_dead_processes_triton_is_started_again_for_what_it_keeps_of_
 
 
 def test_a_process_that_ended_before_it_was_seen_is_missed_all_the_same(repository, clock, monkeypatch):
-    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository)
+    server.instances = 1
     server.states = {("stylize", "1"): READY}
     watcher, _ = watching(server)
     watcher.look()
@@ -179,21 +186,18 @@ def test_a_process_that_ended_before_it_was_seen_is_missed_all_the_same(reposito
 
 
 def test_processes_are_looked_at_while_triton_does_not_list_its_models(repository, clock, monkeypatch):
-    def does_not_list(server):
-        raise TimeoutError
-
-    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository)
+    server.instances = 1
     server.states = {("stylize", "1"): READY}
     watcher, _ = watching(server)
-    monkeypatch.setattr(supervisor, "_states", does_not_list)
+    server.lists_models = False
     clock.watch(watcher, 3)
     assert server.loaded == ["stylize"]
 
 
 def test_a_reload_that_failed_is_tried_with_growing_pauses_until_it_works(repository, clock, monkeypatch):
-    monkeypatch.setattr(supervisor, "_instances", lambda *_: 1)
     server = Scripted(repository, loads=["no memory"] * 2)
+    server.instances = 1
     server.states = {("stylize", "1"): READY}
     watcher, said = watching(server)
     watcher.look()  # Its process is not there.
@@ -265,7 +269,7 @@ def test_a_model_s_process_that_stands_still_is_ended_at_once_and_one_that_works
     standing, working = two_processes
     stop(standing)
     said: list[str] = []
-    supervisor.Stopped().end(os.getpid(), said.append)
+    supervisor.HungProcesses().end(os.getpid(), said.append)
     assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
     assert standing.wait(10) == -signal.SIGKILL
     assert working.poll() is None
@@ -276,15 +280,15 @@ def test_a_server_that_stands_still_is_ended_after_a_while_and_one_that_goes_on_
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
     standing, resumed = two_processes
     said: list[str] = []
-    watches = {process: supervisor.Stopped() for process in two_processes}
-    for process, stopped in watches.items():
+    watches = {process: supervisor.HungProcesses() for process in two_processes}
+    for process, hung in watches.items():
         stop(process)
-        stopped.end(process.pid, said.append)
+        hung.end(process.pid, said.append)
     resumed.send_signal(signal.SIGCONT)
     os.waitid(os.P_PID, resumed.pid, os.WCONTINUED)
-    now[0] = supervisor._STOPPED_S
-    for process, stopped in watches.items():
-        stopped.end(process.pid, said.append)
+    now[0] = supervisor.HUNG_S
+    for process, hung in watches.items():
+        hung.end(process.pid, said.append)
     assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
     assert standing.wait(10) == -signal.SIGKILL
     assert resumed.poll() is None

@@ -72,18 +72,15 @@ class Callers:
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._call, args=(address, photo), daemon=True) for _ in range(2)]
 
-    @classmethod
-    @contextlib.contextmanager
-    def calling(cls, server: TritonServer, photo: bytes) -> Iterator[Callers]:
-        callers = cls(server.address.grpc, photo)
-        for thread in callers._threads:
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
             thread.start()
-        try:
-            yield callers
-        finally:
-            callers._stop.set()
-            for thread in callers._threads:
-                thread.join()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
 
     def wait_for(self, version: int, calls: int = 10) -> None:
         """Until so many more calls were answered by `version`."""
@@ -135,7 +132,7 @@ def added(client: Client, **which: str) -> int:
 
 
 def test_every_call_succeeds_while_version_2_is_published_and_later_ones_are_answered_by_it(served, retrained, photo):
-    with Callers.calling(served, photo) as callers, Client(served.address.grpc) as client:
+    with Callers(served.address.grpc, photo) as callers, Client(served.address.grpc) as client:
         before = client.stylize(photo, size=64)
         callers.wait_for(1)
         (published,) = export_runs("style", None, retrained, served.repository, served.address.grpc)
@@ -161,7 +158,7 @@ def test_versions_of_one_topology_answer_with_their_own_weights_by_number_and_by
 
 def test_promotion_and_rollback_reach_callers_without_a_failed_call(served, two, photo):
     first, second = two
-    with Callers.calling(served, photo) as callers, model_of(served) as model:
+    with Callers(served.address.grpc, photo) as callers, model_of(served) as model:
         callers.wait_for(second)
         assert publishing.rollback(model) == first
         callers.wait_for(first)
@@ -190,7 +187,7 @@ def test_a_version_that_does_not_load_or_answers_otherwise_is_withdrawn_and_the_
     staged = tiny.stage(repository, 1)
     spoil(staged.files)
     monkeypatch.setattr("registry.manifest.verify", lambda folder: None)  # It would find either first.
-    with Callers.calling(served, photo) as callers, Client(served.address.grpc) as client:
+    with Callers(served.address.grpc, photo) as callers, Client(served.address.grpc) as client:
         with pytest.raises(PublishError, match=f"was withdrawn: .*({message}).*as it was before"):
             publishing.publish(staged, repository, served.address.grpc)
         assert repository.versions("style")[-1] == two[1]
@@ -230,7 +227,7 @@ def test_a_server_of_another_repository_is_not_taken_for_ours(served, tmp_path):
 def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(served, two, photo, loss, promoted):
     repository, stable = Repository(served.repository), two[1]
     version = publishing.publish(tiny.stage(repository, 5, loss=loss), repository, label="museum").version
-    with Callers.calling(served, photo) as callers, model_of(served) as model:
+    with Callers(served.address.grpc, photo) as callers, model_of(served) as model:
         callers.wait_for(stable, calls=20)
         # This machine is shared; latency is judged in tests/registry/test_canary.py.
         limits = canary.CanaryLimits(p95=1000.0)

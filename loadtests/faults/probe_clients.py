@@ -1,4 +1,4 @@
-"""Clients that go on calling while a server is broken: what they see, and when all is well again."""
+"""Clients that go on calling while a fault holds: what they see, and when the server has recovered."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _IN_A_ROW = 3
 
 
 def is_clear(call: Call) -> bool:
-    """It was answered whole, or failed before its deadline with a reason."""
+    """Say whether a call was answered in full, or failed before its deadline with a reason."""
     in_time = call.finished_s - call.started_s <= DEADLINE_S + _GRACE_S
     return in_time and (not call.error or bool(call.error.partition(":")[2].strip()))
 
 
 @dataclass
-class Bystanders:
+class ProbeClients:
     """One caller for each of `endpoints`, from entering the context to leaving it."""
 
     address: str
@@ -41,7 +41,7 @@ class Bystanders:
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._call, args=(e,), daemon=True) for e in self.endpoints]
 
-    def __enter__(self) -> Bystanders:
+    def __enter__(self) -> ProbeClients:
         for thread in self._threads:
             thread.start()
         return self
@@ -52,7 +52,7 @@ class Bystanders:
             thread.join()
 
     def wait_for_recovery(self, within_s: float) -> float | None:
-        """Seconds until the first of the good answers in a row that every endpoint then gives; None if too late."""
+        """Wait until every endpoint gives good answers in a row; return the seconds to the first of them, None if too late."""
         began = time.monotonic()
 
         def recovered() -> float | None:
@@ -80,7 +80,7 @@ class Bystanders:
 
 
 def failures(calls: Iterable[Call]) -> dict[str, dict[str, int]]:
-    """How many calls of each endpoint ended with which status."""
+    """Count the failed calls of each endpoint by status."""
     found: dict[str, Counter[str]] = {}
     for call in calls:
         if call.error:

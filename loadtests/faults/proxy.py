@@ -1,4 +1,4 @@
-"""A TCP relay between a client and the server that can be cut or clogged: what a dying machine or network does.
+"""A TCP relay between a client and the server whose connections can be reset or stalled, as by a dying machine or network.
 
 A gRPC channel that is closed says goodbye; a killed client does not, and one whose network is full does not read.
 """
@@ -20,7 +20,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: closing sends RST, and nothing that was still to send."""
 
 
-class Wire:
+class FaultProxy:
     """Relays connections to `address`.
 
     Attributes:
@@ -37,7 +37,7 @@ class Wire:
         self._flows.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> FaultProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,13 +45,13 @@ class Wire:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.cut()
+        self.reset()
 
-    def clog(self) -> None:
+    def stall(self) -> None:
         """Take nothing more from the server, so that it cannot send once the buffers are full."""
         self._flows.clear()
 
-    def cut(self) -> None:
+    def reset(self) -> None:
         """Reset every connection on both sides."""
         with self._lock:
             sockets, self._open = self._open, []
@@ -71,10 +71,10 @@ class Wire:
                 threading.Thread(target=self._relay, args=(client, server, False), daemon=True).start()
                 threading.Thread(target=self._relay, args=(server, client, True), daemon=True).start()
 
-    def _relay(self, source: socket.socket, target: socket.socket, can_clog: bool) -> None:
+    def _relay(self, source: socket.socket, target: socket.socket, can_stall: bool) -> None:
         with contextlib.suppress(OSError):
             for data in _chunks(source):
-                if can_clog:
+                if can_stall:
                     self._flows.wait()
                 target.sendall(data)
         # What one side ends is ended on the other, as without a relay.
