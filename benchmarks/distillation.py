@@ -1,4 +1,4 @@
-"""What does copying a teacher buy a style network before it learns by itself? One network, three beginnings.
+"""What does copying a teacher buy a style network before it learns by itself? One network, three starts.
 
     make bench-distillation STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder TEACHER=runs/style/shipped
 
@@ -27,7 +27,7 @@ from training.style.network import StyleNetworkConfig
 
 
 @dataclass(frozen=True)
-class Beginning:
+class Start:
     """How the first steps are spent: `pairs` to copy, or the network of `teacher`, or neither."""
 
     name: str
@@ -42,15 +42,15 @@ def main() -> None:
     config = train.StyleTraining(
         StyleNetworkConfig(tuple(paintings)), options.steps, size=options.size, precision=options.precision
     )
-    beginnings = [
-        Beginning("loss"),
-        Beginning("pairs", pairs=options.pairs),
-        Beginning("network", teacher=options.teacher),
+    starts = [
+        Start("loss"),
+        Start("pairs", pairs=options.pairs),
+        Start("network", teacher=options.teacher),
     ]
     result: dict[str, Any] = {"cores": os.cpu_count(), "size": options.size, "steps": options.steps}
     result |= {"copied_steps": options.copied_steps, "pairs_made": options.pairs}
-    for beginning in beginnings:
-        result[beginning.name] = learn(beginning, config, paintings, options)
+    for start in starts:
+        result[start.name] = learn(start, config, paintings, options)
     for name in ("pairs", "network"):
         gained = result["loss"]["held_out_loss"] - result[name]["held_out_loss"]
         result[f"gain_of_{name}"] = round(gained, 3)
@@ -58,19 +58,17 @@ def main() -> None:
 
 
 def learn(
-    beginning: Beginning, config: train.StyleTraining, paintings: dict[str, Path], options: argparse.Namespace
+    start: Start, config: train.StyleTraining, paintings: dict[str, Path], options: argparse.Namespace
 ) -> dict[str, float]:
     """Train a network, and what came of it; the run stays in `options.out`."""
-    photos, path = Photos.of(options.content, minimum=2), options.out / beginning.name
+    photos, path = Photos.of(options.content, minimum=2), options.out / start.name
     shutil.rmtree(path, ignore_errors=True)
-    copies = bool(beginning.pairs or beginning.teacher)
+    copies = bool(start.pairs or start.teacher)
     config = replace(config, distilled_steps=options.copied_steps if copies else 0)
     began = time.perf_counter()
-    teacher = train.teacher_of(
-        config, paintings, photos, beginning.teacher, beginning.pairs, options.out / "made", _told
-    )
+    teacher = train.teacher_of(config, paintings, photos, start.teacher, start.pairs, options.out / "made", _told)
     made = time.perf_counter()
-    say(f"{beginning.name}: {config.steps} steps")
+    say(f"{start.name}: {config.steps} steps")
     run = train.train(config, paintings, photos, path, Schedule(config.steps, sample_every=config.steps), teacher)
     done = time.perf_counter()
     return {

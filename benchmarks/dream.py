@@ -109,7 +109,7 @@ def _reverie(photo: np.ndarray, name: str, precision: str, iterations: int, goal
 def _flops(records: list[Progress]) -> float:
     """Twice a multiply-add, forwards and once more for the gradient, of every convolution in every step."""
     shapes = octave_shapes(HEIGHT, WIDTH, BOOK.num_octave, BOOK.octave_scale)
-    network = features._full_model("inception_v3")
+    network = features.network("inception_v3")
     cut = keras.Model(network.inputs, [network.get_layer(name).output for name in LAYERS])
     convolutions = [layer for layer in cut.layers if isinstance(layer, keras.layers.Conv2D)]
     outputs = keras.Model(cut.inputs, [layer.output for layer in convolutions])

@@ -69,9 +69,9 @@ def match_colors(image: np.ndarray, palettes: list[np.ndarray], weights: np.ndar
         float64 (height, width, 3), not clipped.
     """
     colors = image.reshape(-1, 3).astype(np.float64)
-    wanted = [p.reshape(-1, 3).astype(np.float64) for p in palettes]
-    mean = sum(w * p.mean(0) for w, p in zip(weights, wanted, strict=True))
-    covariance = sum(w * np.cov(p.T) for w, p in zip(weights, wanted, strict=True))
+    targets = [p.reshape(-1, 3).astype(np.float64) for p in palettes]
+    mean = sum(w * p.mean(0) for w, p in zip(weights, targets, strict=True))
+    covariance = sum(w * np.cov(p.T) for w, p in zip(weights, targets, strict=True))
     root, inverse = _power(np.cov(colors.T), 0.5), _power(np.cov(colors.T), -0.5)
     transport = inverse @ _power(root @ covariance @ root, 0.5) @ inverse
     return ((colors - colors.mean(0)) @ transport.T + mean).reshape(image.shape)

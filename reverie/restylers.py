@@ -24,7 +24,7 @@ from serving.style.stylist import Stylist
 from training.runs import Run
 from training.style.evaluation.evaluate import Restyler
 from training.style.network import build, restyle
-from training.style.train import StyleTraining, go_on_from
+from training.style.train import StyleTraining, warm_start
 
 DEFAULT_STRENGTH: float = StylizeParameters().strength
 
@@ -82,7 +82,7 @@ def of_graph(name: str, graph: Path, styles: list[str]) -> Restyler:
 def _of_run(run: Run) -> Restyler:
     """Also of one that is not finished: its last checkpoint."""
     network = build(StyleTraining.from_dict(run.config).network)
-    go_on_from(run, network)
+    warm_start(run, network)
     return _restyler(str(run.path), network.config.styles, lambda image, weights: restyle(network, image, weights))
 
 

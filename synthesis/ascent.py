@@ -76,8 +76,8 @@ class Ascent:
                 f"guide_image: {image.shape[1]}x{image.shape[0]} pixels; accepted: sides of at least "
                 f"{self._min_side} once the longer one is at most {GUIDE_SIDE}"
             )
-        maps = self._activations(tf.constant(image[None], tf.float32))
-        return tuple(_thinned(tf.reshape(a, (-1, a.shape[-1]))) for a in maps)
+        activations = self._activations(tf.constant(image[None], tf.float32))
+        return tuple(_subsampled(tf.reshape(a, (-1, a.shape[-1]))) for a in activations)
 
     def whole_gradient(self, image, coefficients, guide: Guide):
         """Loss, its parts and its gradient, in one piece."""
@@ -109,16 +109,17 @@ class Ascent:
     def _gradient(self, image, coefficients, guide):
         with tf.GradientTape() as tape:
             tape.watch(image)
-            maps = self._activations(image)
-            wanted = guide or (None,) * len(maps)
-            scores = [_score(a[:, BORDER:-BORDER, BORDER:-BORDER], g) for a, g in zip(maps, wanted, strict=True)]
+            activations = self._activations(image)
+            targets = guide or (None,) * len(activations)
+            inner = [activation[:, BORDER:-BORDER, BORDER:-BORDER] for activation in activations]
+            scores = [_score(activation, target) for activation, target in zip(inner, targets, strict=True)]
             parts = coefficients * tf.stack(scores)
             loss = tf.reduce_sum(parts)
         return loss, parts, tape.gradient(loss, image)
 
     def _activations(self, image):
-        maps = zip(self._extract(image), self._channels, strict=True)
-        return [tf.cast(a if c is None else a[..., c : c + 1], tf.float32) for a, c in maps]
+        pairs = zip(self._extract(image), self._channels, strict=True)
+        return [tf.cast(a if c is None else a[..., c : c + 1], tf.float32) for a, c in pairs]
 
 
 def _score(activation, guide):
@@ -134,13 +135,13 @@ def _score(activation, guide):
     return tf.reduce_mean(activation[0] * tf.gather(guide, nearest))
 
 
-def _thinned(places):
+def _subsampled(places):
     """At most `GUIDE_PLACES` rows, evenly spaced."""
     return places[:: -(-places.shape[0] // GUIDE_PLACES)]
 
 
-def climb(image, gradient, step_length):
-    """A step along the unit gradient (listing 12-13)."""
+def gradient_ascent(image, gradient, step_length):
+    """Return the image after one step of `step_length` along the unit gradient (listing 12-13)."""
     return image + step_length * tf.math.l2_normalize(gradient)
 
 

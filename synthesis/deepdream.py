@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from imaging import colors, images
 from reverie.errors import InputError
 from synthesis import checkpoints, features
-from synthesis.ascent import ascent, climb, roll, smoothed
+from synthesis.ascent import ascent, gradient_ascent, roll, smoothed
 from synthesis.layer_weights import LayerWeights
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress
 from synthesis.recipes import WithRecipes
@@ -270,7 +270,7 @@ class _Job:
         gradient = roll(gradient, (-shift[0], -shift[1]))
         if p.smooth:
             gradient = smoothed(gradient, p.smooth)
-        return loss, parts, climb(dreamed, gradient, p.step * PIXELS_PER_UNIT)
+        return loss, parts, gradient_ascent(dreamed, gradient, p.step * PIXELS_PER_UNIT)
 
     def _shift(self, jitter: int) -> tuple[int, int]:
         if not jitter:

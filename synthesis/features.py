@@ -29,7 +29,7 @@ class FeaturesError(InputError):
 
 
 @dataclass(frozen=True)
-class _Network:
+class Extractor:
     """How to build an extractor, what its weight file may be called, and its default layers.
 
     `dream_min_side` is the side in pixels at which the deepest layer still has cells inside the border
@@ -58,8 +58,8 @@ def _unit_preprocess(image):
 _VGG_STYLE = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
 _VGG_CONTENT = "block5_conv2"
 
-_NETWORKS = {
-    "vgg19": _Network(
+_EXTRACTORS = {
+    "vgg19": Extractor(
         build=lambda: keras.applications.VGG19(weights=None, include_top=False),
         preprocess=_vgg_preprocess,
         files=("vgg19_notop.weights.h5", "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"),
@@ -68,14 +68,14 @@ _NETWORKS = {
         content_layer=_VGG_CONTENT,
         dream_layers=(("block4_conv3", 1.0), ("block5_conv2", 1.0)),
     ),
-    "inception_v3": _Network(
+    "inception_v3": Extractor(
         build=lambda: keras.applications.InceptionV3(weights=None, include_top=False),
         preprocess=_unit_preprocess,
         files=("inception_v3_notop.weights.h5", "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         dream_min_side=112,
         dream_layers=(("mixed4", 1.0), ("mixed5", 1.5), ("mixed6", 2.0), ("mixed7", 2.5)),
     ),
-    "compact": _Network(
+    "compact": Extractor(
         build=compact.build,
         preprocess=_unit_preprocess,
         files=(),
@@ -86,7 +86,7 @@ _NETWORKS = {
     ),
 }
 
-NAMES = tuple(_NETWORKS)
+NAMES = tuple(_EXTRACTORS)
 
 
 def weights_path(name: str) -> Path | None:
@@ -95,13 +95,13 @@ def weights_path(name: str) -> Path | None:
     Raises:
         FeaturesError: the name is unknown.
     """
-    network = _network(name)
+    described = defaults(name)
     if name == "compact":
         return compact.WEIGHTS
     folders = [Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"]
     if os.environ.get(WEIGHTS_DIR_VARIABLE):
         folders.insert(0, Path(os.environ[WEIGHTS_DIR_VARIABLE]))
-    return next((f / file for f in folders for file in network.files if (f / file).exists()), None)
+    return next((f / file for f in folders for file in described.files if (f / file).exists()), None)
 
 
 def available() -> list[str]:
@@ -119,14 +119,20 @@ def chosen(name: str, preferred: str) -> str:
     return first_available(preferred) if name == "auto" else name
 
 
-def defaults(name: str) -> _Network:
-    """Default layers of an extractor, and the smallest image side it takes."""
-    return _network(name)
+def defaults(name: str) -> Extractor:
+    """Return the default layers of an extractor, and the smallest image side it takes.
+
+    Raises:
+        FeaturesError: the name is unknown.
+    """
+    if name not in _EXTRACTORS:
+        raise FeaturesError(f"features: {name!r} is unknown; accepted: {', '.join(NAMES)}")
+    return _EXTRACTORS[name]
 
 
 def layer_names(name: str) -> list[str]:
     """Layers of an extractor that can be asked for, in order of depth."""
-    return [layer.name for layer in _full_model(name).layers[1:]]
+    return [layer.name for layer in network(name).layers[1:]]
 
 
 def channels(name: str, layer: str) -> int:
@@ -168,7 +174,7 @@ def load(
     full = _adapted(name, dtype, pooling, folded)
     model = keras.Model(full.inputs[0], [full.get_layer(layer).output for layer in layers])
     model = checkpoints.pausing(model) if pauses else model
-    preprocess = _network(name).preprocess
+    preprocess = defaults(name).preprocess
 
     def features(image):
         activations = model(preprocess(image), training=False)
@@ -180,18 +186,23 @@ def load(
 def _layer(name: str, layer: str) -> keras.Layer:
     if layer not in layer_names(name):
         raise FeaturesError(f"layer: {layer!r} is not in {name}; accepted: {', '.join(_suggested(name))}")
-    return _full_model(name).get_layer(layer)
+    return network(name).get_layer(layer)
 
 
-@lru_cache(maxsize=len(_NETWORKS))
-def _full_model(name: str) -> keras.Model:
-    network, path = _network(name), weights_path(name)
+@lru_cache(maxsize=len(_EXTRACTORS))
+def network(name: str) -> keras.Model:
+    """Return the whole extractor with its weights, frozen, without its preprocessing. It is loaded once.
+
+    Raises:
+        FeaturesError: the name is unknown, or its weights are not on this machine.
+    """
+    described, path = defaults(name), weights_path(name)
     if path is None:
         raise FeaturesError(
             f"features: the weights of {name} are not on this machine; accepted here: {', '.join(available())}; "
-            f"to add them run 'reverie weights {name}', or put {network.files[0]} into a folder and name that folder in --weights-dir"
+            f"to add them run 'reverie weights {name}', or put {described.files[0]} into a folder and name that folder in --weights-dir"
         )
-    model = network.build()
+    model = described.build()
     model.trainable = False
     if name != "compact":
         model.load_weights(path)
@@ -244,14 +255,14 @@ def _scaled_weights(convolution: keras.Layer, normalization: keras.Layer) -> lis
     return [kernel * factor, shift * factor + (normalization.beta.numpy() if normalization.center else 0.0)]
 
 
-@lru_cache(maxsize=2 * len(_NETWORKS))
+@lru_cache(maxsize=2 * len(_EXTRACTORS))
 def _adapted(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
     """The network in another arithmetic or with another pooling.
 
     The first convolution stays in float32: rounding pixels to the 8 bits of bfloat16 would lose the last
     steps of an optimization, and it is a small part of the work.
     """
-    full = fold_normalization(_full_model(name)) if folded else _full_model(name)
+    full = fold_normalization(network(name)) if folded else network(name)
     if (dtype, pooling) == ("float32", "max"):
         return full
     first = next(layer.name for layer in full.layers if isinstance(layer, keras.layers.Conv2D))
@@ -283,12 +294,6 @@ def fast_dtype() -> str:
 def dtype_of(precision: str) -> str:
     """The arithmetic of a `precision` parameter: "auto" is `fast_dtype`."""
     return fast_dtype() if precision == "auto" else precision
-
-
-def _network(name: str) -> _Network:
-    if name not in _NETWORKS:
-        raise FeaturesError(f"features: {name!r} is unknown; accepted: {', '.join(NAMES)}")
-    return _NETWORKS[name]
 
 
 def _suggested(name: str) -> list[str]:

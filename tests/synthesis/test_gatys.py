@@ -127,7 +127,7 @@ def test_one_trace_serves_all_sizes(pictures):
 def test_through_vgg19_loss_and_gradient_are_those_of_the_book_s_loop(pictures, data, monkeypatch):
     """Listings 12-16 to 12-23, three pictures in every step; the fast objective computes its targets once."""
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
-    features._full_model.cache_clear()
+    features.network.cache_clear()
     model = keras.applications.VGG19(weights=None, include_top=False)
     model.load_weights(features.weights_path("vgg19"))
     content, style, picture = (p.astype(np.float32) for p in (*pictures, pictures[0][::-1]))

@@ -26,12 +26,12 @@ from training.style.train import (
     StyleTrainer,
     StyleTraining,
     batch_of,
-    go_on_from,
     instability,
     load,
     named_paintings,
     train,
     trainer,
+    warm_start,
 )
 
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
@@ -260,10 +260,10 @@ def test_a_run_goes_on_from_another_s_weights_finished_or_not(unbroken, painting
     same_weights(load(train(config, paintings, photos, tmp_path / "from a finished run", schedule, initial=first)))
     (first.path / "result.json").unlink()
     network = build(TINY)
-    go_on_from(first, network)  # from its last checkpoint
+    warm_start(first, network)  # from its last checkpoint
     same_weights(network)
     narrower = replace(config, network=replace(TINY, width=6))
-    with pytest.raises(RunError, match="cannot be gone on from"):
+    with pytest.raises(RunError, match="cannot start from"):
         train(narrower, paintings, photos, None, schedule, initial=first)
     (first.path / "checkpoint.npz").unlink()
     with pytest.raises(RunError, match="has no weights yet"):

@@ -41,7 +41,7 @@ def reviews() -> LanguageModelTraining:
 
     Command: `reverie train lm --preset reviews`
     Time: 1.1 s a step on 2 cores of an AMD EPYC (Zen 4) that do nothing else, so 66 minutes; 2.0 s on one core
-    Reached: 1.511 bits per byte on 1,000 test reviews after 2,500 steps; gone on from there for 3,600 steps and
+    Reached: 1.511 bits per byte on 1,000 test reviews after 2,500 steps; continued from there for 3,600 steps and
     averaged, 1.444 (model_repository/language_model/README.md has the commands)
     """
     return LanguageModelTraining(

@@ -188,7 +188,7 @@ def train(
     network = build(config.network)
     start = {}
     if initial:
-        go_on_from(initial, network)
+        warm_start(initial, network)
         start = {"initial_weights_sha256": weights_digest(network)}
     kept, held_out = split(photos)
     loss = loss_of(config, paintings.values())
@@ -361,7 +361,7 @@ def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) ->
     Image.fromarray(images.to_uint8(np.concatenate(rows))).save(run.samples / f"step_{step:06d}.jpg", quality=90)
 
 
-def go_on_from(run: Run, network: StyleNetwork) -> None:
+def warm_start(run: Run, network: StyleNetwork) -> None:
     """Give `network` the weights of `run`: a finished run's, or those of the last checkpoint.
 
     Raises:
@@ -378,7 +378,7 @@ def go_on_from(run: Run, network: StyleNetwork) -> None:
     try:
         grow(found, network)
     except ValueError as error:
-        raise RunError(f"{run.path} cannot be gone on from: {error}") from error
+        raise RunError(f"cannot start from {run.path}: {error}") from error
 
 
 def load(run: Run) -> StyleNetwork:

@@ -19,8 +19,7 @@ import numpy as np
 
 from imaging import images
 from synthesis import gatys
-from synthesis.objective import Evaluation as ObjectiveEvaluation
-from synthesis.objective import Targets
+from synthesis.objective import Evaluation, Targets
 from synthesis.optimizers import OPTIMIZERS
 from training.style.evaluation.evaluate import Restyler, Say, check_styles
 from training.style.evaluation.surface import Paint
@@ -102,22 +101,22 @@ def count_passes(
 def measure(paint: Paint, photo: np.ndarray, painting: np.ndarray, settings: PassesSettings) -> Passes:
     """Everything about one picture."""
     painted = paint(photo)
-    seen = gatys.objective("vgg19").measure(painted.astype(np.float64), settings.targets(photo, painting))
-    curve = lbfgs_curve(photo, painting, photo.astype(np.float64), seen.loss, settings.passes, settings)
+    measured = gatys.objective("vgg19").measure(painted.astype(np.float64), settings.targets(photo, painting))
+    curve = lbfgs_curve(photo, painting, photo.astype(np.float64), measured.loss, settings.passes, settings)
     from_noise = None
     if settings.noise_passes:
         start = noise(*photo.shape)
         from_noise = passes_equal(
-            seen.loss, lbfgs_curve(photo, painting, start, seen.loss, settings.noise_passes, settings)
+            measured.loss, lbfgs_curve(photo, painting, start, measured.loss, settings.noise_passes, settings)
         )
     return Passes(
-        lbfgs_passes_equal=passes_equal(seen.loss, curve),
+        lbfgs_passes_equal=passes_equal(measured.loss, curve),
         lbfgs_passes_equal_from_noise=from_noise,
-        objective=seen.loss,
+        objective=measured.loss,
         objective_photo=curve[0],
-        content_loss=seen.parts["content"],
-        style_loss=seen.parts["style"],
-        total_variation=seen.parts["total_variation"],
+        content_loss=measured.parts["content"],
+        style_loss=measured.parts["style"],
+        total_variation=measured.parts["total_variation"],
     )
 
 
@@ -157,7 +156,7 @@ def _descend(targets: Targets, start: np.ndarray, objective: float, passes: int)
     goal = gatys.objective("vgg19")
     losses = [goal.measure(start, targets).loss]
 
-    def report(pixels: np.ndarray, here: ObjectiveEvaluation) -> None:
+    def report(pixels: np.ndarray, here: Evaluation) -> None:
         losses.append(here.loss)
         if here.loss <= objective:
             raise _Reached

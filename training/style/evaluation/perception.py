@@ -128,8 +128,8 @@ def _kept(painting: np.ndarray, cache: Path) -> StyleStatistics:
 
 def _activations(image: np.ndarray) -> tuple[list, list]:
     """Of the style and of the content layers, (1, height, width, channels) each."""
-    seen = _extractor()(tf.constant(image[None], tf.float32))
-    return seen[: len(STYLE_LAYERS)], seen[len(STYLE_LAYERS) :]
+    activations = _extractor()(tf.constant(image[None], tf.float32))
+    return activations[: len(STYLE_LAYERS)], activations[len(STYLE_LAYERS) :]
 
 
 @lru_cache(maxsize=1)
@@ -137,8 +137,8 @@ def _extractor():
     return tf.function(features.load("vgg19", (*STYLE_LAYERS, *CONTENT_LAYERS)), reduce_retracing=True)
 
 
-def _relative(found, wanted) -> float:
-    return float(relative_error(found, wanted))
+def _relative(found, target) -> float:
+    return float(relative_error(found, target))
 
 
 def _projected_quantiles(activation) -> np.ndarray:
@@ -152,5 +152,5 @@ def _projected_quantiles(activation) -> np.ndarray:
     return np.quantile(rows @ directions, (np.arange(_QUANTILES) + 0.5) / _QUANTILES, axis=0).astype(np.float32)
 
 
-def _mean_relative_error(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
-    return float(np.mean([_relative(a, b) for a, b in zip(found, wanted, strict=True)]))
+def _mean_relative_error(found: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> float:
+    return float(np.mean([_relative(a, b) for a, b in zip(found, target, strict=True)]))
