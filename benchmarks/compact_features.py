@@ -9,12 +9,13 @@ the eye: photograph, compact, VGG19 in a row for each style, and the two dreams.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from PIL import Image
 
 from imaging import images
@@ -29,23 +30,22 @@ DREAM_SIZE = 420
 EXTRACTORS = ("compact", "vgg19")
 
 
-def main() -> None:
+def main(
+    style: Annotated[list[Path], typer.Option(help="A painting; repeat for several.", default_factory=list)],
+    out: Annotated[Path, typer.Option(help="Folder for the sheets.")] = Path("out/compact"),
+) -> None:
     """Print the objective of the photograph and of each transfer, by style."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--style", type=Path, action="append", default=[], help="a painting; repeat for several")
-    parser.add_argument("--out", type=Path, default=Path("out/compact"), help="folder for the sheets")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     photo = images.fit_within(images.read(PICTURES / "pagoda.jpg"), SIZE)
-    styles = {"stained_glass": stained_glass()} | {path.stem: images.read(path) for path in options.style}
+    styles = {"stained_glass": stained_glass()} | {path.stem: images.read(path) for path in style}
     judged, rows = {}, []
-    for name, style in styles.items():
+    for name, painting in styles.items():
         print(f"transferring {name}", file=sys.stderr)
-        painted = {e: gatys.transfer(photo, style, transfer_with(e)) for e in EXTRACTORS}
-        judged[name] = objective({"photograph": photo, **painted}, photo, style)
+        painted = {e: gatys.transfer(photo, painting, transfer_with(e)) for e in EXTRACTORS}
+        judged[name] = objective({"photograph": photo, **painted}, photo, painting)
         rows.append([photo, *painted.values()])
-    save_sheet(rows, options.out / "transfers.png")
-    save_sheet([dreams()], options.out / "dreams.png")
+    save_sheet(rows, out / "transfers.png")
+    save_sheet([dreams()], out / "dreams.png")
     result = {"size": SIZE, "steps": STEPS, "objective": judged, "share_of_vgg19": round(share_of_vgg19(judged), 3)}
     print(json.dumps(result))
 
@@ -84,4 +84,4 @@ def save_sheet(rows: list[list[np.ndarray]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

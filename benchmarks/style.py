@@ -18,7 +18,6 @@ standard error says why. Takes about three minutes, and with quality longer.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -30,13 +29,14 @@ from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import keras
 import numpy as np
 import onnx
 import onnxruntime as ort
 import tensorflow as tf
+import typer
 from reverie_client import Client
 
 from benchmarks.timing import say, seconds_of
@@ -95,9 +95,54 @@ class Style:
         return cls(file, network.config.styles)
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Options:
+    """What is measured; see the options of `main`."""
+
+    run: Path | None
+    untrained: bool
+    johnson_run: Path | None
+    alike_run: Path | None
+    style: list[Path]
+    photos: Path | None
+    content: Path | None
+    classifier: Path | None
+    closely: int
+    passes: int
+    noise_passes: int
+
+    @property
+    def network_name(self) -> str:
+        return "untrained" if self.untrained else self.run.name if self.run else "served"
+
+
+def main(
+    style: Annotated[list[Path], typer.Option(help="A painting the network knows; repeat.", default_factory=list)],
+    run: Annotated[Path | None, typer.Option(help="A finished style run; default: the served version.")] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="The preset fast with random weights.")] = False,
+    johnson_run: Annotated[
+        Path | None, typer.Option(help="A finished run of the preset johnson, for its quality.")
+    ] = None,
+    alike_run: Annotated[
+        Path | None, typer.Option(help="A finished run of the preset fast, trained as --johnson-run was.")
+    ] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of photographs that no training saw, for the quality.")
+    ] = None,
+    content: Annotated[
+        Path | None, typer.Option(help="Folder that the runs were trained on: those held out of it too.")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="TensorFlow Lite image classifier, for what is recognized.")
+    ] = None,
+    closely: Annotated[int, typer.Option(help="Photographs that VGG19 looks at.")] = 12,
+    passes: Annotated[int, typer.Option(help="L-BFGS passes tried at most, to count them; 0 for none.")] = 0,
+    noise_passes: Annotated[int, typer.Option(help="The same from noise; 0 for none.")] = 0,
+) -> None:
     """Measure everything and print one JSON line."""
-    options = _arguments()
+    options = Options(
+        run, untrained, johnson_run, alike_run, style, photos, content, classifier, closely, passes, noise_passes
+    )
     with tempfile.TemporaryDirectory() as name:
         johnson = train.load(Run(options.johnson_run)) if options.johnson_run else _random("johnson")
         variants = _ours(options, Path(name))
@@ -113,25 +158,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", type=Path, help="a finished style run; default: the version in model_repository")
-    parser.add_argument("--untrained", action="store_true", help="the preset fast with random weights")
-    parser.add_argument("--johnson-run", type=Path, help="a finished run of the preset johnson, for its quality")
-    parser.add_argument("--alike-run", type=Path, help="a finished run of the preset fast trained as --johnson-run was")
-    parser.add_argument("--style", type=Path, action="append", default=[], help="a painting the network knows; repeat")
-    parser.add_argument("--photos", type=Path, help="folder of photographs that no training saw, for the quality")
-    parser.add_argument("--content", type=Path, help="folder that the runs were trained on: those held out of it too")
-    parser.add_argument("--classifier", type=Path, help="TensorFlow Lite image classifier, for what is recognised")
-    parser.add_argument("--closely", type=int, default=12, help="photographs that VGG19 looks at")
-    parser.add_argument("--passes", type=int, default=0, help="L-BFGS passes tried at most, to count them; 0 for none")
-    parser.add_argument("--noise-passes", type=int, default=0, help="the same from noise; 0 for none")
-    options = parser.parse_args()
-    options.network_name = "untrained" if options.untrained else options.run.name if options.run else "served"
-    return options
-
-
-def _ours(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
+def _ours(options: Options, folder: Path) -> dict[str, Style]:
     """Our network in every precision there is, that of CPUs first."""
     if not (options.untrained or options.run):
         served = Style.served()
@@ -143,7 +170,7 @@ def _ours(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
     return {p.value: Style.of(network, folder / f"{p.value}.onnx", graph_in(p, network, photos)) for p in precisions}
 
 
-def _alike(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
+def _alike(options: Options, folder: Path) -> dict[str, Style]:
     if options.alike_run is None:
         return {}
     network = train.load(Run(options.alike_run))
@@ -312,7 +339,7 @@ def _in_a_process(network: Style, size: int) -> dict[str, float]:
 # Quality.
 
 
-def quality(options: argparse.Namespace, variants: Mapping[str, Style], others: Mapping[str, Style]) -> dict[str, Any]:
+def quality(options: Options, variants: Mapping[str, Style], others: Mapping[str, Style]) -> dict[str, Any]:
     """Each variant's milliseconds, and with paintings and photographs its figures by `training.style.evaluation`.
 
     Args:
@@ -332,7 +359,7 @@ def quality(options: argparse.Namespace, variants: Mapping[str, Style], others: 
     return result | {name: measure(name, network) for name, network in others.items()}
 
 
-def _yardstick(options: argparse.Namespace) -> Callable[[str, Style], dict[str, Any]]:
+def _yardstick(options: Options) -> Callable[[str, Style], dict[str, Any]]:
     """Measures a network, under a name, on the photographs of the options."""
     paintings = {path.stem: path for path in options.style}
     paths = held_out([options.photos] if options.photos else [], options.content, None)
@@ -354,4 +381,4 @@ def _yardstick(options: argparse.Namespace) -> Callable[[str, Style], dict[str, 
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

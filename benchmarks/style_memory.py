@@ -10,19 +10,18 @@ picture of a shape takes half as much memory again (2,023 instead of 1,399 MiB a
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+import typer
 
 RUNS = 4
 
 
-def main() -> None:
-    """Print the figure."""
-    file, size = sys.argv[1], int(sys.argv[2])
+def main(file: str, size: int) -> None:
+    """Print what one picture of `size` times `size` pixels costs with the graph in `file`."""
     options = ort.SessionOptions()
     options.enable_mem_pattern = False
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -43,4 +42,4 @@ def peak_mib() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

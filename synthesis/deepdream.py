@@ -155,7 +155,7 @@ def dream(
     """
     images.check_pixels(image)
     image = images.fit_within(image, parameters.size)
-    job = _Job(image.shape[0], image.shape[1], parameters, on_progress, guide)
+    job = DreamJob(image.shape[0], image.shape[1], parameters, on_progress, guide)
     frame = image
     for number in range(1, parameters.frames + 1):
         frame = job.dream(frame if number == 1 else zoomed(frame, parameters.zoom))
@@ -180,7 +180,7 @@ def reinject_detail(dreamed, original, shrunk, shape: Sequence[int]):
     return dreamed + same_size - tf.image.resize(shrunk, shape), same_size
 
 
-class _Job:
+class DreamJob:
     """One request: its compiled ascent, its steps so far and its time."""
 
     def __init__(

@@ -15,7 +15,7 @@ the loss of the picture that is returned. In its work it departs from the book i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -39,16 +39,13 @@ from synthesis.objective import (
 from synthesis.optimizers import OPTIMIZERS
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress, TimeUpError
 from synthesis.recipes import WithRecipes
+from synthesis.stages import Stage, plan
 
 MAX_STYLES = 8
 MAX_STYLE_PIXELS = 2048 * 2048
 """Of a style at `style_scale`."""
 MAX_SIZE = 2048
 """Longer side of a result, in pixels."""
-COARSE_MIN_SIDE = 64
-"""The shorter side of the smallest size that "automatic" scales begin with; block5 has 4 cells there."""
-COARSE_SHARE, EXACT_SHARE = 0.4, 0.1
-"""Of all steps: those at the smaller sizes, and those with all layers in float32 at the end."""
 NEGLIGIBLE = 0.01
 """The deepest layers that together held less of the loss at the size before are left out until the exact steps.
 VGG19 then often ends at block4_conv1, for a third less work."""
@@ -174,9 +171,9 @@ def transfer(
     if parameters.preserve_colors:
         photo, content = content, colors.luminance(content)
         styles = [Style(colors.luminance(s.image), s.weight, s.mask) for s in styles]
-        painted = _Job(content, styles, parameters, on_progress).run()
+        painted = TransferJob(content, styles, parameters, on_progress).run()
         return images.to_uint8(colors.with_colors_of(painted, photo))
-    return images.to_uint8(_Job(content, styles, parameters, on_progress).run())
+    return images.to_uint8(TransferJob(content, styles, parameters, on_progress).run())
 
 
 def _check_style_scale(content: np.ndarray, scale: float) -> None:
@@ -188,53 +185,6 @@ def _check_style_scale(content: np.ndarray, scale: float) -> None:
         raise InputError(
             f"style_scale: {scale:g} for {width}x{height} pixels; accepted: 0.25 to {max(1, accepted):.3g}"
         )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """So many steps at one size; the last `exact` of them with all layers in float32, those before in `dtype`."""
-
-    height: int
-    width: int
-    steps: int
-    exact: int
-    dtype: str
-
-
-def plan(height: int, width: int, parameters: GatysParameters) -> list[Stage]:
-    """The stages from the smallest size to the full one; their steps add up to `parameters.steps`."""
-    if parameters.optimizer == "sgd":
-        return [Stage(height, width, parameters.steps, parameters.steps, "float32")]
-    dtype = features.dtype_of(parameters.precision)
-    count = min(parameters.scales or _useful_scales(height, width), parameters.steps)
-    coarse = _shares(round(parameters.steps * COARSE_SHARE), count - 1)
-    small = [
-        Stage(max(images.MIN_SIDE, round(height / 2**i)), max(images.MIN_SIDE, round(width / 2**i)), steps, 0, dtype)
-        for i, steps in zip(range(count - 1, 0, -1), coarse, strict=True)
-        if steps
-    ]
-    left = parameters.steps - sum(stage.steps for stage in small)
-    return [*small, Stage(height, width, left, max(1, round(parameters.steps * EXACT_SHARE)), dtype)]
-
-
-def pixel_steps(height: int, width: int, parameters: GatysParameters, styles: int) -> float:
-    """Work of a transfer at most: all its steps, each times the pixels of its size.
-
-    Looking at the styles is a third of a step for each and each size, at `style_scale` times the size.
-    """
-    height, width = images.size_within(height, width, parameters.size)
-    looks = (1 + styles * parameters.style_scale**2) / 3
-    return sum(s.height * s.width * (s.steps + looks) for s in plan(height, width, parameters))
-
-
-def _useful_scales(height: int, width: int) -> int:
-    """How often the shorter side can be halved, at most twice, and be `COARSE_MIN_SIDE` or more; plus one."""
-    return 1 + sum(min(height, width) // 2**i >= COARSE_MIN_SIDE for i in (1, 2))
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    """`total` in as equal whole parts as there are, the larger ones first."""
-    return [total // parts + (i < total % parts) for i in range(parts)] if parts else []
 
 
 def _styles(
@@ -293,7 +243,7 @@ def _targets(
     )
 
 
-class _Job:
+class TransferJob:
     """One transfer: its stages, its progress, and the best picture so far."""
 
     def __init__(self, content: np.ndarray, styles: list[Style], parameters: GatysParameters, on_progress: OnProgress):

@@ -98,12 +98,12 @@ def train_lm(
     schedule = Schedule(
         config.steps, sample_every=sample_every, checkpoint_every=checkpoint_every, validate_every=validate_every
     )
-    data = data or opened.input_path("data") or reviews.download()
+    data = data or opened.inputs.path("data") or reviews.download()
     if prompt is None and not opened.exists and not reviews.is_reviews(data):
         config = presets.adjusted(config, prompt=reviews.prompt_for(data))
-    source = source or opened.input_path("from")
+    source = source or opened.inputs.path("from")
     if distribution.is_chief:
-        opened.remember({"data": data, "from": source})
+        opened.inputs.remember({"data": data, "from": source})
     initial = Run(source) if source else None
     trained = train(config, data, cache, opened.path, schedule, distribution, jit_compile, initial)
     if distribution.is_chief:
@@ -149,7 +149,7 @@ def eval_lm(
     from training.runs import Run
 
     measured = Run(run) if run else Run.newest_finished(KIND)
-    source = data or measured.input_path("data") or reviews.download()
+    source = data or measured.inputs.path("data") or reviews.download()
     texts = list(reviews.read_reviews(source, "test"))
     figures = evaluate(scored(*load(measured)), texts, seed, every_review, reviews.prompt_for(source))
     typer.echo(json.dumps({"run": str(measured.path)} | figures | validation_of(measured)))
@@ -211,7 +211,7 @@ def train_style(
     from training.style.train import KIND, StyleTraining, named_paintings, teacher_of, train
 
     opened = Run.at(KIND, run)
-    styles = styles or opened.input_paths("styles")
+    styles = styles or opened.inputs.paths("styles")
     if not styles:
         raise typer.BadParameter("give at least one painting", param_hint="--style")
     paintings = named_paintings(styles)
@@ -220,15 +220,15 @@ def train_style(
         {"content_error": tuple(content_error)} if content_error else {}
     )
     config = known.changed(paintings, **given, **_given(context, ("preset", "width", "blocks")))
-    teacher, pairs = teacher or opened.input_path("teacher"), pairs or opened.inputs.get("pairs", 0)
+    teacher, pairs = teacher or opened.inputs.path("teacher"), pairs or opened.inputs.get("pairs", 0)
     if bool(config.distilled_steps) != bool(teacher or pairs) or (teacher and pairs):
         raise typer.BadParameter("give it together with one of --teacher and --pairs", param_hint="--distilled-steps")
-    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=config.features == "vgg19")
+    use_weights(weights_dir or opened.inputs.path("weights_dir"), needs_vgg19=config.features == "vgg19")
     from training.loop import Schedule
 
-    content = content or opened.input_path("content") or download()
-    source = source or opened.input_path("from")
-    opened.remember(
+    content = content or opened.inputs.path("content") or download()
+    source = source or opened.inputs.path("from")
+    opened.inputs.remember(
         {
             "styles": styles,
             "content": content,
@@ -268,20 +268,20 @@ def add_style(
     from training.style.train import KIND
 
     opened = Run.at(KIND, run)
-    style = style or opened.input_path("style")
+    style = style or opened.inputs.path("style")
     if style is None:
         raise typer.BadParameter("give a painting", param_hint="--style")
-    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
+    use_weights(weights_dir or opened.inputs.path("weights_dir"), needs_vgg19=True)
     from training.loop import Schedule
     from training.style.add import add
 
-    source, content = source or opened.input_path("from"), content or opened.input_path("content") or download()
+    source, content = source or opened.inputs.path("from"), content or opened.inputs.path("content") or download()
     name = name or opened.inputs.get("name") or style.stem
     extended = Run(source) if source else Run.newest_finished(KIND)
     changes: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "precision": precision}
     if opened.exists:
         changes = {known: opened.config[known] for known in changes} | _given(context, changes)
-    opened.remember(
+    opened.inputs.remember(
         {"style": style, "name": name, "from": extended.path, "content": content, "weights_dir": weights_dir}
     )
     schedule = Schedule(changes.pop("steps"), sample_every=100, checkpoint_every=checkpoint_every)
@@ -308,7 +308,7 @@ def train_features(
     from training.runs import Run
 
     opened = Run.at("features", run)
-    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
+    use_weights(weights_dir or opened.inputs.path("weights_dir"), needs_vgg19=True)
     from training.features.train import FeaturesTraining, train
     from training.loop import Schedule
     from training.photos import Photos, download
@@ -316,8 +316,8 @@ def train_features(
     settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "precision": precision, "seed": seed}
     if opened.exists:
         settings = {known: opened.config[known] for known in settings} | _given(context, settings)
-    content, styles = content or opened.input_path("content") or download(), styles or opened.input_paths("styles")
-    opened.remember({"content": content, "styles": styles, "weights_dir": weights_dir})
+    content, styles = content or opened.inputs.path("content") or download(), styles or opened.inputs.paths("styles")
+    opened.inputs.remember({"content": content, "styles": styles, "weights_dir": weights_dir})
     config = FeaturesTraining(**settings)
     schedule = Schedule(config.steps, checkpoint_every=checkpoint_every)
     _report(train(config, Photos.of(content, 32, strict), Photos(tuple(styles)), opened.path, schedule))

@@ -189,7 +189,7 @@ class _Fitting:
     def save(self, step: int) -> None:
         """Checkpoint, unless there is one of this step."""
         if step != self._saved_at:
-            self._run.save_checkpoint(step, _values(_variables(self._model)))
+            self._run.checkpoints.save(step, _values(_variables(self._model)))
             self._saved_at = step
 
     def _measure(self, step: int, reporter: Reporter) -> None:
@@ -209,7 +209,7 @@ def _train_on_batch(model: keras.Model, batch: Batch) -> float:
 def restore(run: Run, model: keras.Model) -> int:
     """Set `model` and its optimizer to the run's checkpoint; returns the step (0 without one)."""
     model.optimizer.build(model.trainable_variables)
-    checkpoint = run.load_checkpoint()
+    checkpoint = run.checkpoints.load()
     if checkpoint is None:
         return 0
     step, values = checkpoint
@@ -224,9 +224,9 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) ->
 
 
 def _keep_best(run: Run, model: keras.Model, step: int, loss: float) -> None:
-    best = run.load_best()
+    best = run.checkpoints.load_best()
     if best is None or loss < best[1]:
-        run.save_best(step, loss, _values(model.variables))
+        run.checkpoints.save_best(step, loss, _values(model.variables))
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

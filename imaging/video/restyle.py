@@ -15,8 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from imaging import images, xmp
+from imaging.video.film import Film
 from imaging.video.flicker import Smoother
-from imaging.video.reader import Film, open_film, pictures_of
+from imaging.video.pictures import pictures_of
+from imaging.video.reader import open_film
 from imaging.video.writer import VIDEOS, open_video
 from reverie import outputs
 from reverie.errors import InputError

@@ -9,7 +9,7 @@ import contextlib
 from fractions import Fraction
 from typing import Any, Protocol
 
-from imaging.video.reader import pyav
+from imaging.video.video_file import pyav
 
 _MP4 = {"aac", "alac", "ac3", "eac3", "mp3", "mp3float"}
 _PLAYED = {".mp4": _MP4, ".m4v": _MP4, ".mov": _MP4}

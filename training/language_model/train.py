@@ -220,7 +220,7 @@ def _train(
             tokens_per_step=config.batch_size * config.model.positions,
             train_step=distribution.train_step(model, token_losses),
         )
-    best = run.load_best()
+    best = run.checkpoints.load_best()
     assert best is not None
     loop.assign(model.variables, best[2])
     model.save_weights(run.weights)
@@ -297,7 +297,7 @@ def load(run: Run) -> tuple[Model, Tokenizer]:
     if run.weights.exists():
         model.load_weights(run.weights)
     else:
-        best = run.load_best()
+        best = run.checkpoints.load_best()
         if best is None:
             raise RunError(f"{run.path} has no weights yet; let it train to its first validation")
         loop.assign(model.variables, best[2])
@@ -308,7 +308,7 @@ def validation_of(run: Run) -> dict[str, float]:
     """The validation figures of a finished run, or the best loss so far of one that still trains."""
     if run.finished:
         return {name: value for name, value in run.result.items() if name.startswith("validation_")}
-    best = run.load_best()
+    best = run.checkpoints.load_best()
     return {"validation_loss": best[1]} if best else {}
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from training import loop
 from training.photos import Photos
 from training.runs import Run, RunError
+from training.style.batches import ViewBatch
 from training.style.network import StyleNetwork, StyleNetworkConfig, build
-from training.style.teachers import Batch
 from training.style.train import (
     KIND,
     StyleTraining,
@@ -57,12 +57,14 @@ def add(
     run = Run.create(KIND, asdict(config) | facts, path)
     new = np.eye(len(config.network.styles), dtype=np.float32)[-1:]
 
-    def batch_at(step: int) -> Batch:
-        crops, _, corner = batch_of(kept, config, step)
-        return crops, np.repeat(new, len(crops), axis=0), corner
+    def batch_at(step: int) -> ViewBatch:
+        batch = batch_of(kept, config, step)
+        return replace(batch, style_weights=np.repeat(new, len(batch.photos), axis=0))
 
     # The loss knows one painting only, the new one.
-    model = trainer(network, lambda painted, photo, weights: loss(painted, photo, weights[:, -1:]), config)
+    model = trainer(
+        network, lambda painted, photo, weights, *rest: loss(painted, photo, weights[:, -1:], *rest), config
+    )
     fit(run, model, config, batch_at, held_out, schedule, [name])
     return run
 

@@ -21,13 +21,15 @@ from PIL import Image
 from imaging import images
 from reverie.progress import followed
 from synthesis.gatys import GatysParameters
+from synthesis.loss_terms import Measured
 from training import files, loop
 from training.photos import Photos
 from training.runs import Run, RunError
 from training.style.balance import ContentBalance
-from training.style.loss import Errors, PerceptualLoss, Weights
+from training.style.batches import Batch, ViewBatch
+from training.style.loss import PerceptualLoss, Weights
 from training.style.network import StyleNetwork, StyleNetworkConfig, build, grow
-from training.style.teachers import Batch, NetworkTeacher, Pairs, Teacher
+from training.style.teachers import NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
 _SHIFTS = 8
@@ -103,45 +105,42 @@ class StyleTraining:
 class StyleTrainer(keras.Model):
     """The network with its loss.
 
-    Inputs are `(image, style_weights, views)` for the perceptual loss, or `(image, style_weights, target)` with
-    a picture to copy; there are no other targets. `views` is int32 (batch, 4) with the same values for all: where the
-    loss's window begins in the first view, and where the second view begins in the crop. The two views
-    should be painted alike: with the grids of network and extractor always alike, the network would learn the
-    extractor's blind spots as a pattern, and flicker where a camera moves.
+    Inputs are those of a `ViewBatch`, for the perceptual loss, or of a `DistillationBatch`, with pictures to copy.
+    There are no other targets. The two views of a crop should be painted alike: with the grids of network and
+    extractor always alike, the network would learn the extractor's blind spots as a pattern, and flicker where a
+    camera moves.
 
     Args:
-        loss: restyled pictures, photographs and style weights to `Errors`.
+        loss: restyled pictures, photographs, style weights and content weights to the terms of `PerceptualLoss`.
         size: side of the loss's window in pixels.
     """
 
     def __init__(
-        self, network: StyleNetwork, loss: Callable[..., Errors], balance: ContentBalance, size: int, weights: Weights
+        self, network: StyleNetwork, loss: Callable[..., Measured], balance: ContentBalance, size: int, weights: Weights
     ):
         super().__init__()
         self.network = network  # The first: its variables come first in checkpoints.
         self.balance = balance
         # A closure: the extractor's variables are neither trained nor checkpointed.
-        self.errors = lambda *args: loss(*args)
+        self.loss_terms = lambda *args: loss(*args)
         self._size, self._loss_weights = size, weights
 
     def call(self, inputs):
-        image, style_weights, third = inputs
-        return self.network((image if len(third.shape) == 4 else self._view(image, (0, 0)), style_weights))
+        image = inputs["image"] if "target" in inputs else self._view(inputs["image"], (0, 0))
+        return self.network((image, inputs["style_weights"]))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        image, style_weights, third = x
-        if len(third.shape) == 4:
-            return ops.mean(ops.abs(y_pred - third)) / 127.5
-        corner, shift = third[0, :2], third[0, 2:]
+        if "target" in x:
+            return ops.mean(ops.abs(y_pred - x["target"])) / 127.5
+        image, style_weights, views = x["image"], x["style_weights"], x["views"]
+        corner, shift = views[0, :2], views[0, 2:]
         painted = _window(y_pred, corner, self._size)
         photo = _window(image, corner, self._size)
-        errors = self.errors(painted, photo, style_weights)
-        content_weight = self.balance(style_weights)
-        self.balance.update(errors.content, style_weights)
+        terms = self.loss_terms(painted, photo, style_weights, self.balance(style_weights))
+        self.balance.update(terms["content"], style_weights)
         again = self.network((self._view(image, shift), style_weights))
         moved = instability(painted, _window(again, corner - shift, self._size))
-        weights = self._loss_weights
-        return ops.mean(errors.total(content_weight, weights) + weights.instability * moved)
+        return ops.mean(terms.total + self._loss_weights.instability * moved)
 
     def _view(self, image, corner):
         return _window(image, corner, self._size + _MARGIN)
@@ -230,7 +229,7 @@ def weights_digest(network: StyleNetwork) -> str:
     return hashlib.sha256(b"".join(ops.convert_to_numpy(v).tobytes() for v in network.variables)).hexdigest()
 
 
-def trainer(network: StyleNetwork, loss: Callable[..., Errors], config: StyleTraining) -> StyleTrainer:
+def trainer(network: StyleNetwork, loss: Callable[..., Measured], config: StyleTraining) -> StyleTrainer:
     """The network with the loss and the balance that the settings ask for."""
     balance = ContentBalance(config.content_errors, config.content_weight)
     return StyleTrainer(network, loss, balance, config.size, Weights())
@@ -254,11 +253,11 @@ def fit(
         return
     rate = loop.warmup_cosine(config.learning_rate, config.steps, warmup=50)
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=keras.backend.backend() == "jax")
-    model(batch_at(0))
+    model(batch_at(0).inputs())
     final = loop.fit(
         run,
         model,
-        lambda step: (batch_at(step),),
+        lambda step: (batch_at(step).inputs(),),
         schedule,
         on_sample=lambda step: write_samples(run, model.network, held_out, step),
     )
@@ -312,18 +311,14 @@ def loss_of(config: StyleTraining, paintings: Iterable[Path]) -> PerceptualLoss:
     return PerceptualLoss(pictures, config.features, dtype)
 
 
-def batch_of(photos: Photos, config: StyleTraining, step: int) -> Batch:
-    """Crops, for each one style, all styles in turn, and the two views of the crops (see `StyleTrainer`).
-
-    Returns:
-        float32 (batch, side, side, 3), float32 (batch, styles), int32 (batch, 4).
-    """
+def batch_of(photos: Photos, config: StyleTraining, step: int) -> ViewBatch:
+    """Return the crops of a step, for each one style, all styles in turn, and their views (see `StyleTrainer`)."""
     count = config.batch_size
     crops = photos.crops(step, count, config.size + _MARGIN + _SHIFTS, config.seed)
     rng = np.random.default_rng((config.seed, step, 2))
     corner, shift = rng.integers(_UNSEEN, _MARGIN - _UNSEEN, 2, endpoint=True), rng.integers(_SHIFTS, size=2)
     views = np.concatenate([corner, shift]).astype(np.int32)
-    return crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(views, (count, 1))
+    return ViewBatch(crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(views, (count, 1)))
 
 
 def styles_in_turn(step: int, count: int, styles: int) -> np.ndarray:
@@ -341,9 +336,9 @@ def held_out_errors(
         crops = followed(
             photos.one_crop_each(config.size), f"measuring {name}, held-out photographs", len(photos.paths)
         )
-        each = [model.errors(model.network((crop, style)), crop, style) for crop in crops]
+        each = [model.loss_terms(model.network((crop, style)), crop, style) for crop in crops]
         for kind in ("content", "style"):
-            errors[f"{kind}_error_{name}"] = float(np.mean([ops.convert_to_numpy(getattr(e, kind)) for e in each]))
+            errors[f"{kind}_error_{name}"] = float(np.mean([ops.convert_to_numpy(terms[kind]) for terms in each]))
     means = {
         f"{kind}_error": float(np.mean([v for k, v in errors.items() if k.startswith(f"{kind}_error_")]))
         for kind in ("content", "style")
@@ -371,7 +366,7 @@ def warm_start(run: Run, network: StyleNetwork) -> None:
     if run.finished:
         found.load_weights(run.weights)
     else:
-        checkpoint = run.load_checkpoint()
+        checkpoint = run.checkpoints.load()
         if checkpoint is None:
             raise RunError(f"{run.path} has no weights yet; let it train to its first checkpoint")
         loop.assign(found.variables, checkpoint[1][: len(found.variables)])  # the model's come first
