@@ -40,7 +40,8 @@ def test_the_book_s_objective_in_one_line_has_the_value_and_the_gradient_of_its_
     with tf.GradientTape() as tape:
         tape.watch(picture)
         loss = objective(picture, activations_of(network, picture))
-    expected, gradient = BookTransfer(network).loss_and_gradient(picture, photo, painting)
+    book = BookTransfer(network)
+    expected, gradient = book.loss_and_gradient(picture, photo, painting)
     assert float(loss[0]) == pytest.approx(float(expected), rel=1e-5)
     np.testing.assert_allclose(tape.gradient(loss, picture), gradient, rtol=1e-3, atol=1e-6 * np.abs(gradient).max())
 

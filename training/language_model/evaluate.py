@@ -17,6 +17,7 @@ from rich.console import Console
 
 from language.tokenizer import Tokenizer
 from language.vocabulary import Vocabulary, words_of
+from language.windows import context_windows
 from reverie.progress import followed, say
 
 BOOK_WORDS = 100
@@ -111,15 +112,10 @@ def bits_per_byte(model: Scored, texts: Sequence[str]) -> dict[str, float]:
 
 
 def windows(model: Scored, ids: Sequence[int]) -> Iterator[Row]:
-    """Rows that predict every one of `ids` and the end once, each with half a context before what it predicts."""
+    """Yield rows that predict every one of `ids` and the end once, each with half a context before what it predicts."""
     whole = [*model.tokenizer.begin, *ids, model.tokenizer.end]
-    stride = model.positions // 2
-    first_counted = 0
-    for start in range(0, len(whole), stride):
-        yield Row(whole[start : start + model.positions + 1], first_counted)
-        first_counted = model.positions - stride
-        if start + model.positions + 1 >= len(whole):
-            return
+    for start, end, first in context_windows(len(whole), model.positions, stride=model.positions // 2):
+        yield Row(whole[start:end], first - start - 1)
 
 
 def _total_loss(model: Scored, rows: list[Row], batch_size: int = 32) -> tuple[float, int]:
