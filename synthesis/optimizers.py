@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 
+from synthesis.blas import one_thread
 from synthesis.objective import Evaluation
 
 Evaluate = Callable[[np.ndarray], Evaluation]
@@ -40,15 +41,16 @@ def lbfgs(
 
     # SciPy stops by itself on small relative change; only the step count may end a transfer.
     limits = {"maxiter": steps, "maxfun": 4 * steps + 20, "maxcor": _pairs(start.size), "ftol": 0.0, "gtol": 0.0}
-    found = scipy.optimize.minimize(
-        fun,
-        _within(start, bounded).ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=scipy.optimize.Bounds(LOW, HIGH) if bounded else None,
-        callback=callback,
-        options=limits,
-    )
+    with one_thread.held():
+        found = scipy.optimize.minimize(
+            fun,
+            _within(start, bounded).ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=scipy.optimize.Bounds(LOW, HIGH) if bounded else None,
+            callback=callback,
+            options=limits,
+        )
     return found.x.reshape(start.shape)
 
 
