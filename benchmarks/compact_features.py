@@ -55,14 +55,14 @@ def transfer_with(extractor: str) -> GatysParameters:
 
 
 def objective(pictures: dict[str, np.ndarray], photo: np.ndarray, style: np.ndarray) -> dict[str, int]:
-    """The book's, on VGG19, of each picture."""
+    """Return the book's objective on VGG19 of each picture."""
     judge = gatys.objective("vgg19")
     targets = gatys.book_targets(judge, photo, style, gatys.BOOK)
     return {name: round(judge.measure(picture, targets).loss) for name, picture in pictures.items()}
 
 
 def share_of_vgg19(judged: dict[str, dict[str, int]]) -> float:
-    """How much of what VGG19 takes off the logarithm of the objective the compact features take off; mean over styles."""
+    """Return the compact features' share of what VGG19 takes off the logarithm of the objective, mean over styles."""
     shares = [
         np.log(losses["photograph"] / losses["compact"]) / np.log(losses["photograph"] / losses["vgg19"])
         for losses in judged.values()
@@ -71,14 +71,14 @@ def share_of_vgg19(judged: dict[str, dict[str, int]]) -> float:
 
 
 def dreams() -> list[np.ndarray]:
-    """The photograph, the compact features' dream, and InceptionV3's where its weights are."""
+    """Return the photograph, the compact features' dream, and InceptionV3's where its weights are."""
     photo = images.fit_within(images.read(PICTURES / "cat.jpg"), DREAM_SIZE)
     extractors = [name for name in ("compact", "inception_v3") if name in features.available()]
     return [photo, *(deepdream.dream(photo, DeepDreamParameters(features=name)) for name in extractors)]
 
 
 def save_sheet(rows: list[list[np.ndarray]], path: Path) -> None:
-    """Pictures of equal height beside each other, rows below each other."""
+    """Write a sheet: pictures of equal height beside each other, rows below each other."""
     Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows])).save(path)
     print(f"see {path}", file=sys.stderr)
 

@@ -82,7 +82,7 @@ def main(
 
 
 def learn(start: Start, config: train.StyleTraining, paintings: dict[str, Path], options: Options) -> dict[str, float]:
-    """Train a network, and what came of it; the run stays in `options.out`."""
+    """Train a network and return its figures; the run stays in `options.out`."""
     photos, path = Photos.of(options.content, minimum=2), options.out / start.name
     shutil.rmtree(path, ignore_errors=True)
     copies = bool(start.pairs or start.teacher)

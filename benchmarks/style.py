@@ -84,13 +84,13 @@ class Style:
 
     @classmethod
     def served(cls) -> Style:
-        """The newest version in the repository."""
+        """Return the newest version in the repository."""
         folder = max((p for p in (REPOSITORY / "style").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
         return cls(folder / "model.onnx", tuple(json.loads((folder / "styles.json").read_text())))
 
     @classmethod
     def of(cls, network: StyleNetwork, file: Path, graph: onnx.ModelProto) -> Style:
-        """The export of a network, written to `file`."""
+        """Return the export of a network, written to `file`."""
         file.write_bytes(graph.SerializeToString())
         return cls(file, network.config.styles)
 
@@ -186,7 +186,7 @@ def _random(preset: str) -> StyleNetwork:
 
 
 def latencies(ours: Style, theirs: Style, johnson: StyleNetwork) -> dict[str, float | None]:
-    """Milliseconds of one picture at each size, in every runtime that is here."""
+    """Return the milliseconds of one picture at each size, in every runtime that is here."""
     sides = {
         "reverie_ms": (onnxruntime_paint(ours), len(ours.names)),
         "johnson_onnxruntime_ms": (onnxruntime_paint(theirs), len(theirs.names)),
@@ -209,7 +209,7 @@ def _request(size: int, styles: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alternating(functions: Mapping[Key, Callable[[], Any]], rounds: int = ROUNDS) -> dict[Key, float]:
-    """The best milliseconds of each function; a slower second of the machine meets all of them."""
+    """Return the best milliseconds of each function; a slower second of the machine meets all of them."""
     for function in functions.values():
         function()
     times: dict[Key, list[float]] = {}
@@ -220,13 +220,13 @@ def alternating(functions: Mapping[Key, Callable[[], Any]], rounds: int = ROUNDS
 
 
 def onnxruntime_paint(network: Style) -> Paint:
-    """The graph in ONNX Runtime on all cores."""
+    """Return a function that runs the graph in ONNX Runtime on all cores."""
     session = ort.InferenceSession(str(network.file), providers=["CPUExecutionProvider"])
     return lambda image, weights: session.run(None, {"image": image, "style_weights": weights})[0]
 
 
 def tensorflow_paint(network: StyleNetwork) -> Paint:
-    """The Keras network as a traced TensorFlow function, bytes in and out as the graph's."""
+    """Return the Keras network as a traced TensorFlow function; its input and output are those of the graph."""
 
     @tf.function
     def paint(image, weights):
@@ -237,7 +237,7 @@ def tensorflow_paint(network: StyleNetwork) -> Paint:
 
 
 def openvino_paint(network: Style) -> Paint | None:
-    """The graph in OpenVINO in float32, or None where it is not installed."""
+    """Return a function that runs the graph in OpenVINO in float32, or None where it is not installed."""
     if find_spec("openvino") is None:
         say("openvino is not installed; its figures are null")
         return None
@@ -248,7 +248,7 @@ def openvino_paint(network: Style) -> Paint | None:
 
 
 def speedups(measured: Mapping[str, Any]) -> dict[str, float | None]:
-    """Johnson's milliseconds over Reverie's, for each runtime and size; and how time grows with the pixels."""
+    """Return Johnson's milliseconds over Reverie's, for each runtime and size; and how time grows with the pixels."""
     result: dict[str, float | None] = {}
     for size in SIZES:
         ours = measured[f"reverie_ms_{size}"]
@@ -263,7 +263,7 @@ def speedups(measured: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def through_triton(network: Style) -> dict[str, float]:
-    """A request through Triton at 512 pixels, what it costs over decoding, network and encoding alone, and large ones.
+    """Measure requests through Triton: at 512 pixels, beside decoding, network and encoding alone, and at large sizes.
 
     What the margin costs is not counted as the server's but given by itself, and so is `detail` of 2.
     """
@@ -320,7 +320,7 @@ def _growth(times: Mapping[int, float]) -> float:
 
 
 def large_pictures(network: Style) -> dict[str, float]:
-    """How time grows with large pictures, and the memory of the largest; see `benchmarks.style_memory`."""
+    """Return how time grows with large pictures, and the memory of the largest; see `benchmarks.style_memory`."""
     found = {size: _in_a_process(network, size) for size in LARGE_SIZES}
     times = {size: cost["ms"] for size, cost in found.items()}
     small, large = min(times), max(times)
@@ -340,7 +340,7 @@ def _in_a_process(network: Style, size: int) -> dict[str, float]:
 
 
 def quality(options: Options, variants: Mapping[str, Style], others: Mapping[str, Style]) -> dict[str, Any]:
-    """Each variant's milliseconds, and with paintings and photographs its figures by `training.style.evaluation`.
+    """Return each variant's milliseconds, and with paintings and photographs its figures by `training.style.evaluation`.
 
     Args:
         others: networks beside ours, by name.

@@ -36,7 +36,7 @@ def main(file: str, size: int) -> None:
 
 
 def peak_mib() -> int:
-    """`VmHWM` of this process."""
+    """Return this process's largest resident memory so far in MiB (`VmHWM`)."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) // 1024
 

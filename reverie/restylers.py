@@ -37,7 +37,7 @@ class RestylerError(ToolkitError):
 
 
 def newest(repository: Path) -> str:
-    """The number of the version that was published last.
+    """Return the number of the version that was published last.
 
     Raises:
         RestylerError: there is none.
@@ -49,7 +49,7 @@ def newest(repository: Path) -> str:
 
 
 def restyler_of(name: str, repository: Path) -> Restyler:
-    """The network of a version's number, a version's folder, or a run's folder.
+    """Return the network of a version's number, a version's folder, or a run's folder.
 
     Raises:
         RestylerError: it is none of them.
@@ -68,7 +68,7 @@ def restyler_of(name: str, repository: Path) -> Restyler:
 
 
 def of_graph(name: str, graph: Path, styles: list[str]) -> Restyler:
-    """An exported network in ONNX Runtime on the CPU.
+    """Return an exported network that runs in ONNX Runtime on the CPU.
 
     Args:
         styles: in the order of its weights.

@@ -63,10 +63,10 @@ class Ascent:
         self._min_side = features.defaults(name).dream_min_side
 
     def guide(self, image: np.ndarray | None) -> Guide:
-        """What a guide picture (uint8) shows to each layer.
+        """Return the activations of a guide picture, uint8 (height, width, 3), at each layer.
 
         Raises:
-            ImageError: it is too small for the extractor.
+            ImageError: the picture is too small for the extractor.
         """
         if image is None:
             return ()
@@ -80,12 +80,12 @@ class Ascent:
         return tuple(_subsampled(tf.reshape(a, (-1, a.shape[-1]))) for a in activations)
 
     def whole_gradient(self, image, coefficients, guide: Guide):
-        """Loss, its parts and its gradient, in one piece."""
+        """Return the loss, its parts and its gradient, computed in one piece."""
         with checkpoints.large_call(image.shape[1] * image.shape[2]):
             return self.gradient(image, coefficients, guide)
 
     def tiled_gradient(self, image, coefficients, guide: Guide, tile: int, offset: tuple[int, int]):
-        """Loss, its parts and its gradient, tile by tile.
+        """Return the loss, its parts and its gradient, computed tile by tile.
 
         Every pixel belongs to exactly one tile, which sees `MARGIN` pixels more on each side, so neither
         the picture's edge nor the tiles' are left out. `offset` moves the seams; another one in every step
@@ -146,12 +146,12 @@ def gradient_ascent(image, gradient, step_length):
 
 
 def roll(image, shift: tuple[int, int]):
-    """The picture moved round by so many pixels down and to the right."""
+    """Return the picture rolled by `shift` pixels down and to the right."""
     return tf.roll(image, shift, axis=(1, 2)) if any(shift) else image
 
 
 def smoothed(gradient, sigma: float):
-    """The gradient and its Gaussian blur, each of length 1, added: coarse shapes grow before grain."""
+    """Return the sum of the gradient and its Gaussian blur, each of length 1. Coarse shapes then grow before grain."""
     radius = int(np.ceil(3 * sigma))
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = np.tile((weights / weights.sum())[:, None, None, None], (1, 1, 3, 1)).astype(np.float32)

@@ -90,7 +90,7 @@ NAMES = tuple(_EXTRACTORS)
 
 
 def weights_path(name: str) -> Path | None:
-    """The local weight file of `name`: in $REVERIE_WEIGHTS_DIR, else in the Keras cache, else None.
+    """Return the local weight file of `name`: in $REVERIE_WEIGHTS_DIR, else in the Keras cache, else None.
 
     Raises:
         FeaturesError: the name is unknown.
@@ -105,17 +105,17 @@ def weights_path(name: str) -> Path | None:
 
 
 def available() -> list[str]:
-    """Extractors whose weights are on this machine."""
+    """Return the extractors whose weights are on this machine."""
     return [name for name in NAMES if (path := weights_path(name)) and path.exists()]
 
 
 def first_available(*names: str) -> str:
-    """The first of `names` whose weights are on this machine; "compact" always is."""
+    """Return the first of `names` whose weights are on this machine; "compact" always is."""
     return next((name for name in names if name in available()), "compact")
 
 
 def chosen(name: str, preferred: str) -> str:
-    """`name`; for "auto" `preferred` where its weights are on this machine, else "compact"."""
+    """Return `name`; for "auto" `preferred` where its weights are on this machine, else "compact"."""
     return first_available(preferred) if name == "auto" else name
 
 
@@ -131,12 +131,12 @@ def defaults(name: str) -> Extractor:
 
 
 def layer_names(name: str) -> list[str]:
-    """Layers of an extractor that can be asked for, in order of depth."""
+    """Return the names of an extractor's layers, in order of depth."""
     return [layer.name for layer in network(name).layers[1:]]
 
 
 def channels(name: str, layer: str) -> int:
-    """How many channels a layer has.
+    """Return how many channels a layer has.
 
     Raises:
         FeaturesError: the extractor has no such layer.
@@ -152,7 +152,7 @@ def load(
     folded: bool = False,
     pauses: bool = False,
 ) -> Callable:
-    """An extractor cut at the deepest layer it needs.
+    """Return an extractor cut at the deepest layer it needs.
 
     Args:
         name: one of `available()`.
@@ -168,6 +168,10 @@ def load(
 
     Raises:
         FeaturesError: unknown extractor or layer, or weights that are not on this machine.
+
+    Example:
+        >>> extract = load("compact", ["block1_conv1", "block5_conv2"])
+        >>> shallow, deep = extract(np.zeros((1, 64, 64, 3), np.float32))
     """
     for layer in layers:
         _layer(name, layer)
@@ -210,7 +214,7 @@ def network(name: str) -> keras.Model:
 
 
 def fold_normalization(model: keras.Model) -> keras.Model:
-    """The same network with each batch normalization folded into the convolution before it.
+    """Return the same network with each batch normalization folded into the convolution before it.
 
     A normalization with fixed statistics is a scale and a shift of each channel. Layers keep their names.
     """
@@ -282,7 +286,7 @@ def _adapted(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
 
 @lru_cache(maxsize=1)
 def fast_dtype() -> str:
-    """ "bfloat16" where this machine multiplies it faster than float32, else "float32"."""
+    """Return "bfloat16" where this machine multiplies it faster than float32, else "float32"."""
     if tf.config.list_physical_devices("GPU"):
         capability = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return "bfloat16" if capability.get("compute_capability", (0, 0)) >= (8, 0) else "float32"
@@ -292,7 +296,7 @@ def fast_dtype() -> str:
 
 
 def dtype_of(precision: str) -> str:
-    """The arithmetic of a `precision` parameter: "auto" is `fast_dtype`."""
+    """Return the arithmetic of a `precision` parameter: "auto" is `fast_dtype`."""
     return fast_dtype() if precision == "auto" else precision
 
 
@@ -302,7 +306,7 @@ def _suggested(name: str) -> list[str]:
 
 
 def download(name: str) -> Path:
-    """Fetch ImageNet weights into the Keras cache with `keras.applications` (which checks them)."""
+    """Fetch ImageNet weights into the Keras cache with `keras.applications`, which checks them; return their file."""
     builders = {"vgg19": keras.applications.VGG19, "inception_v3": keras.applications.InceptionV3}
     if name not in builders:
         raise FeaturesError(f"weights: {name!r} is not downloadable; accepted: {', '.join(builders)}")

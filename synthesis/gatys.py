@@ -79,7 +79,7 @@ class GatysParameters(WithRecipes):
         size: longer side of the result in pixels; a smaller picture keeps its size.
         preview_every: steps between preview pictures; 0 for none.
         max_seconds: the best picture so far is returned after this time; 0 for no limit.
-        seed: of the noise.
+        seed: for the noise.
     """
 
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {"book": {"content_weight": 2.5e-8, "bounded": False}}
@@ -121,14 +121,14 @@ BOOK = GatysParameters(recipe="book")
 
 
 def objective(name: str) -> Objective:
-    """The book's objective on an extractor, in float32."""
+    """Return the book's objective on an extractor, in float32."""
     return compiled(layers_of(name))
 
 
 def book_targets(
     goal: Objective, content: np.ndarray, style: np.ndarray, parameters: GatysParameters, style_size: int = 0
 ) -> Targets:
-    """Targets for judging any picture of the size of `content` by the objective of `parameters`.
+    """Return the targets by which the objective of `parameters` judges any picture of the size of `content`.
 
     Args:
         style_size: as in `synthesis.objective.make_targets`.
@@ -143,7 +143,7 @@ def transfer(
     on_progress: OnProgress = lambda progress: None,
     masks: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """Paint `content` in the style of `style`.
+    """Paint `content` in the style of `style` by optimization (Gatys et al. 2015).
 
     Args:
         content: uint8 (height, width, 3).
@@ -160,6 +160,10 @@ def transfer(
         ImageError: a mask of another size than `content`, or a shorter side that is too small once shrunk.
         InputError: another number of weights or masks than of styles, or of styles than is accepted.
         NotANumberError: the loss became NaN or infinite.
+
+    Example:
+        >>> photo, painting = (images.read(Path(name)) for name in ("photo.jpg", "painting.jpg"))
+        >>> painted = transfer(photo, painting, GatysParameters(steps=50, size=400))
     """
     given = [style] if isinstance(style, np.ndarray) else list(style)
     for picture, name in [(content, "image"), *((s, "style_image") for s in given)]:
@@ -259,7 +263,7 @@ class TransferJob:
         self._latest: Evaluation | None = None
 
     def run(self) -> np.ndarray:
-        """The painted picture: float (height, width, 3), not clipped unless it is bounded."""
+        """Carry out all stages; return the picture, float (height, width, 3), not clipped unless it is bounded."""
         pixels: np.ndarray | None = None
         try:
             for number, stage in enumerate(self._stages):
@@ -299,7 +303,7 @@ class TransferJob:
         p = self._parameters
         pixels = minimize(evaluate, start, stage.steps, p.learning_rate, self._report, p.bounded)
         if (left := first + stage.steps - self._step) > 0 and stage.exact:
-            # The line search met the noise of bfloat16, or of the change to float32: go on without it.
+            # The line search met the noise of bfloat16, or of the change to float32: continue without it.
             exact = self._evaluator(Stage(stage.height, stage.width, left, left, "float32"), self._step)
             pixels = minimize(exact, pixels, left, p.learning_rate, self._report, p.bounded)
         self._step = first + stage.steps

@@ -87,7 +87,7 @@ class Layers:
 
 
 def layers_of(name: str, style: Sequence[str] = (), content: Sequence[str] = (), pooling: str = "max") -> Layers:
-    """These layers of a network, or the book's where none are given.
+    """Return these layers of a network, or the book's where none are given.
 
     Raises:
         FeaturesError: the network has no style layers.
@@ -99,7 +99,7 @@ def layers_of(name: str, style: Sequence[str] = (), content: Sequence[str] = (),
 
 
 def without_negligible(layers: Layers, losses: Mapping[str, float], share: float) -> Layers:
-    """The layers but the deepest ones that together hold less than `share` of the loss.
+    """Return the layers but the deepest ones that together hold less than `share` of the loss.
 
     The network can then end earlier. At least one style layer stays.
 
@@ -118,7 +118,7 @@ def without_negligible(layers: Layers, losses: Mapping[str, float], share: float
 
 
 def restricted(targets: Targets, layers: Layers, kept: Layers) -> Targets:
-    """The targets of `layers` for the layers that are `kept`."""
+    """Return the targets of `layers` for the layers that are `kept`."""
     styles = [layers.style.index(name) for name in kept.style]
     contents = [layers.content.index(name) for name in kept.content]
     return Targets(
@@ -161,7 +161,7 @@ class Objective:
         self._activations = tf.function(self._extract, input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
 
     def measure(self, pixels: np.ndarray, targets: Targets) -> Evaluation:
-        """Loss, parts and gradient at float pixels (height, width, 3) in [0, 255]."""
+        """Return the loss, its parts and its gradient at float pixels (height, width, 3) in [0, 255]."""
         t = targets
         image = tf.constant(pixels[None], tf.float32)
         checkpoints.checkpoint()
@@ -267,5 +267,5 @@ def _region_targets(activations: list[tf.Tensor], styles: Sequence[Style], cells
 
 @lru_cache(maxsize=16)
 def compiled(layers: Layers, dtype: str = "float32", has_regions: bool = False, pauses: bool = False) -> Objective:
-    """The objective of these layers, made and traced once; `pauses` as in `features.load`."""
+    """Return the objective of these layers, made and traced once; `pauses` as in `features.load`."""
     return Objective(layers, dtype, has_regions, pauses)

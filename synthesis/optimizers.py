@@ -27,7 +27,7 @@ LBFGS_PAIRS, LBFGS_BYTES = 30, 512 * 2**20
 def lbfgs(
     evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
 ) -> np.ndarray:
-    """One run of SciPy's L-BFGS-B: its memory lasts from the first step to the last."""
+    """Minimize by one run of SciPy's L-BFGS-B, whose memory lasts from the first step to the last; return the pixels."""
     latest: Evaluation | None = None
 
     def fun(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -62,7 +62,7 @@ def _pairs(numbers: int) -> int:
 def sgd(
     evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
 ) -> np.ndarray:
-    """Listing 12-23: plain gradient descent, the rate falling by 4 % every 100 steps."""
+    """Minimize by plain gradient descent, whose rate falls by 4 % every 100 steps (listing 12-23); return the pixels."""
     pixels, rate = _within(start, bounded), learning_rate or 100.0
     for i in range(steps):
         here = evaluate(pixels)
@@ -74,7 +74,7 @@ def sgd(
 def adam(
     evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
 ) -> np.ndarray:
-    """Adam (Kingma & Ba 2015) with bias correction; moments 0.9 and 0.999."""
+    """Minimize by Adam (Kingma & Ba 2015) with bias correction and moments 0.9 and 0.999; return the pixels."""
     pixels, state = _within(start, bounded), Adam(learning_rate or 5.0)
     for _ in range(steps):
         here = evaluate(pixels)
@@ -103,7 +103,7 @@ class Adam:
     square: np.ndarray | float = 0.0
 
     def step(self, pixels: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """The pixels after one step against `gradient`, of the same shape."""
+        """Return the pixels after one step against `gradient`, of the same shape."""
         self.steps += 1
         self.mean = 0.9 * self.mean + 0.1 * gradient
         self.square = self.square_decay * self.square + (1 - self.square_decay) * gradient**2

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 train_app = typer.Typer(
-    no_args_is_help=True, help="Train a model; a run that was stopped goes on with the same command and --run."
+    no_args_is_help=True, help="Train a model; the same command with --run continues a run that was stopped."
 )
 
 eval_app = typer.Typer(no_args_is_help=True, help="Measure a trained model; the last line of the output is JSON.")
@@ -25,10 +25,10 @@ RunOption = Annotated[
 ]
 Content = Annotated[Path | None, typer.Option(help="Folder of photographs. Default: download COCO's validation set.")]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop where a photograph cannot be read, instead of going on without it.")
+    bool, typer.Option("--strict", help="Stop where a photograph cannot be read, instead of continuing without it.")
 ]
 Precision = Annotated[str, typer.Option(help="float32, or mixed_bfloat16 where the processor or GPU has bf16.")]
-Seed = Annotated[int, typer.Option(help="Of the initial weights, the order of the data and the samples.")]
+Seed = Annotated[int, typer.Option(help="Seed of the initial weights, the order of the data and the samples.")]
 WeightsDir = Annotated[
     Path | None, typer.Option(help="Folder with VGG19's ImageNet weights, if not in the Keras cache.")
 ]
@@ -48,7 +48,7 @@ def train_lm(
     run: RunOption = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A run whose weights and tokenizer to begin with; its text may be another."),
+        typer.Option("--from", help="Start from the weights and the tokenizer of this run; its texts may be others."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Batches to train for.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of one context each in a batch.")] = None,
@@ -58,8 +58,10 @@ def train_lm(
     learning_rate: Annotated[float | None, typer.Option(help="Constant rate of rmsprop, peak of the others.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Share of activations dropped.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, or mixed_bfloat16 where there is bf16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the weights, the order of the data and the samples.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the samples continue.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the weights, the order of the data and the samples.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text that the samples continue.")] = None,
     strategy: Annotated[
         str, typer.Option(help="none, mirrored (all GPUs of this machine) or multiworker (processes of TF_CONFIG).")
     ] = "none",
@@ -115,7 +117,8 @@ def train_lm(
 @train_app.command("average")
 def average_lm(
     runs: Annotated[
-        list[Path], typer.Argument(help="Runs of a language model, best those that went on from one another.")
+        list[Path],
+        typer.Argument(help="Runs of a language model. Runs that started from one another give the best mean."),
     ],
     data: Annotated[
         Path | None,
@@ -140,7 +143,7 @@ def eval_lm(
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run. Default: the newest finished one.")] = None,
     every_review: Annotated[bool, typer.Option("--all", help="Measure every test review: slow.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the choice of the reviews and of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of reviews and of the samples.")] = 0,
 ) -> None:
     """Measure a language model on the held-out test reviews."""
     from training.language_model import reviews
@@ -167,7 +170,9 @@ def train_style(
     run: RunOption = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A run whose weights to begin with; its loss may be another, its network smaller."),
+        typer.Option(
+            "--from", help="Start from the weights of this run; its loss may be another, its network smaller."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="fast, or johnson: the full-size network, for comparison.")] = "fast",
     steps: Annotated[int, typer.Option(help="Batches to train for.")] = 12_000,
@@ -183,7 +188,8 @@ def train_style(
         ),
     ] = None,
     content_weight: Annotated[
-        float, typer.Option(help="Of the content error at the start; it moves until the error is --content-error.")
+        float,
+        typer.Option(help="Weight of the content error at the start; it moves until the error is --content-error."),
     ] = 0.3,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
     width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
@@ -249,7 +255,7 @@ def train_style(
 def add_style(
     context: typer.Context,
     style: Annotated[Path | None, typer.Option(help="The painting.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the new style. Default: the painting's file name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new style. Default: the painting's file name.")] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="Finished run to extend. Default: the newest finished one.")
     ] = None,

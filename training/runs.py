@@ -94,7 +94,7 @@ class Run:
 
     @classmethod
     def at(cls, kind: str, path: Path | None) -> Run:
-        """The run at `path`, begun or not; by default in a new folder under `runs/<kind>`."""
+        """Return the run at `path`, started or not; by default in a new folder under `runs/<kind>`."""
         return cls(path or _new_folder(kind))
 
     @property
@@ -104,7 +104,7 @@ class Run:
 
     @classmethod
     def newest_finished(cls, kind: str, root: Path = RUNS) -> Run:
-        """The run of `kind` that finished last.
+        """Return the run of `kind` that finished last.
 
         Raises:
             RunError: there is none.
@@ -141,7 +141,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         if not self._result.exists():
-            raise RunError(f"{self.path} is not finished; go on with 'reverie train' and --run {self.path}")
+            raise RunError(f"{self.path} is not finished; continue it with 'reverie train' and --run {self.path}")
         return json.loads(self._result.read_text())
 
     @property

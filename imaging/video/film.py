@@ -66,4 +66,4 @@ class Film(Protocol):
     damage: str
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame, in order."""
+        """Yield every frame, in order."""

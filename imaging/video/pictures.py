@@ -51,7 +51,7 @@ class PictureFolder:
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures in a folder, frame2 before frame10.
+    """Return the pictures in a folder, frame2 before frame10.
 
     Raises:
         InputError: there are none.

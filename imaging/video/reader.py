@@ -1,4 +1,4 @@
-"""Open whatever can be read as a film: video files, animated pictures and folders of pictures.
+"""Open what can be read as a film: video files, animated pictures and folders of pictures.
 
 Knows nothing of what is done with the frames.
 """
@@ -21,13 +21,13 @@ from reverie.errors import InputError
 
 @contextlib.contextmanager
 def open_film(source: Path, frames_per_second: Fraction) -> Iterator[Film]:
-    """Open whatever can be read as a film.
+    """Open a video file, an animated picture or a folder of pictures as a film.
 
     Args:
         frames_per_second: of a folder of pictures.
 
     Raises:
-        InputError: it cannot be read; PyAV is not installed.
+        InputError: the source cannot be read, or PyAV is not installed.
     """
     if source.is_dir():
         yield PictureFolder(source, frames_per_second)
@@ -40,17 +40,17 @@ def open_film(source: Path, frames_per_second: Fraction) -> Iterator[Film]:
 
 
 def is_still(source: Path) -> bool:
-    """Whether a file is a picture that `stylize` takes: PNG, JPEG or WebP, by its contents; animated or not."""
+    """Return whether a file is a picture that `stylize` takes: PNG, JPEG or WebP, by its contents. It may be animated."""
     return _picture_frames(source, [format.upper() for format in images.FORMATS]) > 0
 
 
 def is_animation(source: Path) -> bool:
-    """Whether a file is a GIF, or a PNG or WebP picture of several frames."""
+    """Return whether a file is a GIF, or a PNG or WebP picture of several frames."""
     return _picture_frames(source, ["GIF"]) > 0 or _picture_frames(source, ["PNG", "WEBP"]) > 1
 
 
 def can_be_read(source: Path) -> bool:
-    """Whether a file can be read as a film, the first frame at least."""
+    """Return whether a file can be read as a film, the first frame at least."""
     try:
         with open_film(source, Fraction(1)):
             return True

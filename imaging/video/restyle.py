@@ -143,7 +143,7 @@ class Marked:
 
 
 def paint(frames: Iterable[np.ndarray], restyle: Restyle, smooth: bool = True) -> Iterator[np.ndarray]:
-    """Restyled frames, uint8 (height, width, 3), in order."""
+    """Yield restyled frames, uint8 (height, width, 3), in order."""
     smoother = Smoother()
     for frame, painted in _in_parallel(frames, lambda frame: images.decode(restyle(images.encode(frame)))):
         own_size = images.resize(frame, *painted.shape[:2]) if frame.shape != painted.shape else frame

@@ -32,10 +32,10 @@ class Sound(Protocol):
     change: str
 
     def convert(self, packet: Any) -> list[Any]:
-        """Packets to write now."""
+        """Return the packets to write now."""
 
     def rest(self) -> list[Any]:
-        """The last packets."""
+        """Return the last packets."""
 
 
 def sound_for(stream: Any, writer: Any, ending: str) -> Sound | None:

@@ -19,9 +19,9 @@ from imaging.video.film import Frame, Look
 from reverie.errors import InputError
 
 _PATIENCE = Fraction(3, 2)
-"""Of the longest time that a frame was shown: how much more may be missing at the end of a video that is whole."""
+"""Of a whole video, at most so many times the longest duration of a frame are missing at the end."""
 _OTHER_STREAM = Fraction(1, 2)
-"""Seconds that the longest of several streams may go on when only the length of them all is known."""
+"""Seconds that the longest stream may last beyond the others, where only the length of the whole file is known."""
 _TEXT = "tty"
 """FFmpeg's name of texts, of which it makes videos of terminals."""
 
@@ -60,7 +60,7 @@ class VideoFile:
         self.damage = self._damage()
 
     def _look_at_first(self) -> None:
-        """Which way is up stands in the first frame."""
+        """Decode the first frame, which tells how the video is turned."""
         self._held = next(self._decoded, None)
         if self._held is None:
             raise InputError(f"{self._source}: the video cannot be read: not one frame of it is whole")
@@ -86,7 +86,7 @@ class VideoFile:
                 yield frame
 
     def _packets(self) -> Iterator[Any]:
-        """Of the video; a file that breaks off ends here."""
+        """Yield the packets of the video; they end where the file is cut off."""
         demuxed = self._container.demux([stream for stream in (self._video, self.sound) if stream])
         with contextlib.suppress(pyav().error.FFmpegError):
             for packet in demuxed:
@@ -112,7 +112,7 @@ class VideoFile:
         return max(1, round(1 / self._rate / self._video.time_base))
 
     def _last_duration(self, last: Any) -> int:
-        """Of the last frame: decoders know it of the last one stored, which need not be the last one shown."""
+        """Return the duration of the last frame. Decoders know that of the last one stored, not of the last one shown."""
         end = self._declared_end()
         if end and end > last.pts and not self._is_short():
             return end - last.pts
@@ -183,13 +183,13 @@ class _Seen:
 
 
 def display_matrix(frame: Any) -> np.ndarray | None:
-    """How a decoded frame is to be turned and mirrored: ((a, b), (c, d)), which shows (x, y) at (ax + cy, bx + dy)."""
+    """Return how a decoded frame is to be turned and mirrored: ((a, b), (c, d)), which shows (x, y) at (ax + cy, bx + dy)."""
     found = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     return None if found is None else np.frombuffer(bytes(found), np.int32)[[0, 1, 3, 4]].reshape(2, 2)
 
 
 def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """(height, width, 3) as `matrix` shows it, to the nearest quarter turn."""
+    """Return the pixels (height, width, 3) as `matrix` shows them, to the nearest quarter turn."""
     if matrix is None:
         return pixels
     if _swaps_axes(matrix):
@@ -225,10 +225,10 @@ def open_container(source: Path) -> Any:
 
 
 def pyav() -> Any:
-    """PyAV's module.
+    """Return PyAV's module.
 
     Raises:
-        InputError: it is not installed.
+        InputError: PyAV is not installed.
     """
     try:
         import av

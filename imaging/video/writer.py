@@ -89,7 +89,7 @@ class VideoWriter:
 
 @contextlib.contextmanager
 def open_video(path: Path, ending: str, look: Look, sound: Any) -> Iterator[VideoWriter]:
-    """A file to write to, whatever its name ends in; see `VideoWriter`.
+    """Open a video file to write; see `VideoWriter`.
 
     Raises:
         InputError: it cannot be written.

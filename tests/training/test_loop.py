@@ -59,7 +59,7 @@ def test_a_signal_saves_the_step_it_met_and_the_run_ends_as_an_unbroken_one(tmp_
         return loop.fit(run, model, batches, schedule, train_step=wrapped), model.get_weights(), run
 
     _, whole, _ = fit("whole")
-    with pytest.raises(loop.TrainingStopped, match=r"of 5; to go on: the same command with --run"):
+    with pytest.raises(loop.TrainingStopped, match=r"of 5; to continue, run the same command with --run"):
         fit("stopped", stop=True)
     assert Run(tmp_path / "stopped").checkpoints.load()[0] == (3 if place == "train_step" else 2)
     _, resumed, _ = fit("stopped")

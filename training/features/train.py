@@ -135,7 +135,7 @@ def train(
 
 
 def layer_errors(model: Distiller, photos: Photos) -> dict[str, float]:
-    """Relative error of each layer on one unchanged crop of every photo."""
+    """Return the relative error of each layer on one unchanged crop of every photo."""
     crops = np.concatenate(list(photos.one_crop_each(160)))
     pairs = zip(compact.LAYERS, model(crops), model.ask_teacher(crops), strict=True)
     return {name: float(relative_error(ops.cast(s, "float32"), ops.cast(t, "float32"))) for name, s, t in pairs}

@@ -63,7 +63,7 @@ class Row:
 def evaluate(
     model: Scored, texts: Sequence[str], seed: int = 0, every_review: bool = False, prompt: str = REVIEWS_PROMPT
 ) -> dict[str, Any]:
-    """All figures of `model` on the test texts.
+    """Return all figures of `model` on the test texts.
 
     Args:
         prompt: what the samples continue.
@@ -82,13 +82,13 @@ def evaluate(
 
 
 def choose(texts: Sequence[str], count: int, seed: int) -> list[str]:
-    """At most `count` of `texts`, the same for the same seed."""
+    """Return at most `count` of `texts`, the same for the same seed."""
     indices = np.random.default_rng(seed).permutation(len(texts))[:count]
     return [texts[i] for i in sorted(indices)]
 
 
 def book_word_perplexity(model: Scored, texts: Sequence[str]) -> dict[str, float]:
-    """Perplexity of words 2 to 100 of each review, lower-case and without punctuation; [UNK] is a word too."""
+    """Return the perplexity of words 2 to 100 of each review, lower-case and without punctuation; [UNK] is a word too."""
     encoded = (model.tokenizer.encode(text)[:BOOK_WORDS] for text in texts)
     nats, count = _total_loss(model, [Row(ids) for ids in encoded if len(ids) > 1])
     perplexity = math.exp(nats / count)
@@ -96,7 +96,7 @@ def book_word_perplexity(model: Scored, texts: Sequence[str]) -> dict[str, float
 
 
 def bits_per_byte(model: Scored, texts: Sequence[str]) -> dict[str, float]:
-    """Bits that the model needs for each UTF-8 byte of the raw reviews; the end of each review counts.
+    """Return the bits that the model needs for each UTF-8 byte of the raw reviews; the end of each review counts.
 
     A prediction sees its review only, at least half a context of it where there is as much.
     """
@@ -144,7 +144,7 @@ def _pad(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def sample_figures(
     model: Scored, prompt: str, seed: int, tokens: int = 90, count: int = 8
 ) -> dict[str, dict[str, float]]:
-    """How varied `count` continuations of `prompt` are at every temperature; prints the first of each."""
+    """Measure how varied `count` continuations of `prompt` are at every temperature; print the first of each."""
     temperatures = [t for t in TEMPERATURES for _ in range(count)]
     seeds = [seed + i for _ in TEMPERATURES for i in range(count)]
     say(f"sampling {len(temperatures)} continuations of {prompt!r}")
@@ -160,7 +160,7 @@ def sample_figures(
 
 
 def diversity(texts: Sequence[str]) -> dict[str, float]:
-    """distinct-n (Li et al. 2016) over all texts, and rep-4 (Welleck et al. 2019): repeated 4-grams within a text."""
+    """Return distinct-n (Li et al. 2016) over all texts, and rep-4 (Welleck et al. 2019): repeated 4-grams within a text."""
     words = [words_of(text) for text in texts]
     distinct = {f"distinct_{n}": _share_of_distinct([_ngrams(w, n) for w in words]) for n in (1, 2, 3)}
     repeated = [1 - _share_of_distinct([_ngrams(w, 4)]) for w in words if len(w) >= 4]

@@ -70,7 +70,7 @@ def add(
 
 
 def extended(source: Run, name: str, **changes) -> StyleTraining:
-    """The settings of `source` with one more style, and without a teacher.
+    """Return the settings of `source` with one more style, and without a teacher.
 
     Raises:
         RunError: see `add`.
@@ -88,7 +88,7 @@ def extended(source: Run, name: str, **changes) -> StyleTraining:
 
 
 def with_style(old: StyleNetwork, config: StyleNetworkConfig) -> StyleNetwork:
-    """A copy of `old` with a style more, the mean of the others, of which only the styles' rows can be trained.
+    """Return a copy of `old` with a style more, the mean of the others, of which only the styles' rows can be trained.
 
     Their older rows stay as they are although they are trainable: in batches of the new style alone their
     gradients are zero, and so are Adam's steps.

@@ -167,19 +167,19 @@ class StyleTargets:
 
     @classmethod
     def of(cls, extract: Callable, paintings: Sequence[np.ndarray]) -> StyleTargets:
-        """Args: `paintings`: uint8 (height, width, 3) each."""
+        """Measure the paintings, uint8 (height, width, 3) each, through `extract`."""
         batches = [painting[None].astype(np.float32) for painting in paintings]
         grams = [[np.asarray(mean_gram(ops.cast(a, "float32"))) for a in extract(batch)] for batch in batches]
         rough = [np.asarray(roughness(batch), np.float32) for batch in batches]
         return cls([np.concatenate(layer) for layer in zip(*grams, strict=True)], np.concatenate(rough))
 
     def grams_of(self, style_weights) -> list:
-        """For each layer the blended matrices, float32 (batch, channels, channels)."""
+        """Return the blended matrices of each layer, float32 (batch, channels, channels)."""
         weights = ops.cast(style_weights, "float32")
         return [ops.einsum("bs,scd->bcd", weights, grams) for grams in self.grams]
 
     def roughness_of(self, style_weights):
-        """The blended roughness, float32 (batch,)."""
+        """Return the blended roughness, float32 (batch,)."""
         return ops.matmul(ops.cast(style_weights, "float32"), self.roughness)
 
 
@@ -189,7 +189,7 @@ def in_range(image):
 
 
 def mean_gram(activation):
-    """Gram matrices over the number of positions: float32 (batch, channels, channels).
+    """Return the Gram matrices over the number of positions: float32 (batch, channels, channels).
 
     In bfloat16 an entry is wrong by its rounding, 0.4 %, far less than what networks miss it by.
     """
@@ -198,6 +198,6 @@ def mean_gram(activation):
 
 
 def roughness(image):
-    """Total variation (listing 12-21) a pixel: float32 (batch,)."""
+    """Return the total variation (listing 12-21) divided by the number of pixels: float32 (batch,)."""
     _, height, width, _ = image.shape
     return total_variation(image) / float(height * width)

@@ -77,7 +77,7 @@ class StyleTraining:
 
     @classmethod
     def from_dict(cls, data: dict) -> StyleTraining:
-        """Inverse of `dataclasses.asdict`, for a run's config.json."""
+        """Return the settings in a run's config.json: the inverse of `dataclasses.asdict`."""
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
         known["network"] = StyleNetworkConfig(**known["network"])
         known["content_error"] = tuple(known.get("content_error", cls.content_error))
@@ -85,11 +85,11 @@ class StyleTraining:
 
     @classmethod
     def of(cls, paintings: Mapping[str, Path]) -> StyleTraining:
-        """The default settings for these styles."""
+        """Return the default settings for these styles."""
         return cls(StyleNetworkConfig(tuple(paintings)))
 
     def changed(self, paintings: Mapping[str, Path], **changes: Any) -> StyleTraining:
-        """With other settings; `preset`, `width` and `blocks` are the network's."""
+        """Return these settings with changes; `preset`, `width` and `blocks` are the network's."""
         shape: dict[str, Any] = {name: changes.pop(name) for name in ("preset", "width", "blocks") if name in changes}
         if shape.get("preset", self.network.preset) != self.network.preset:
             shape = {"width": 0, "blocks": 0} | shape  # The other preset's own.
@@ -97,7 +97,7 @@ class StyleTraining:
 
     @property
     def content_errors(self) -> tuple[float, ...]:
-        """Of each style."""
+        """The content error of each style."""
         styles = len(self.network.styles)
         return self.content_error * styles if len(self.content_error) == 1 else self.content_error
 
@@ -147,7 +147,7 @@ class StyleTrainer(keras.Model):
 
 
 def instability(painted, again):
-    """How much two paintings of one scene differ, over the difference of neighboring pixels: float32 (batch,).
+    """Return how much two paintings of one scene differ, over the difference of neighboring pixels: float32 (batch,).
 
     Args:
         painted, again: float (batch, height, width, 3).
@@ -175,7 +175,7 @@ def train(
 
     Args:
         teacher: what the first `config.distilled_steps` steps copy.
-        initial: a run to go on from: its weights instead of random ones. Its network may be smaller (see
+        initial: a run to start from: its weights instead of random ones. Its network may be smaller (see
             `training.style.network.grow`).
 
     Raises:
@@ -201,7 +201,7 @@ def train(
 
 
 def named_paintings(paths: Iterable[Path]) -> dict[str, Path]:
-    """Paintings by the names of their styles, their files' names.
+    """Return the paintings by the names of their styles, which are their files' names.
 
     Raises:
         RunError: two have one name.
@@ -217,7 +217,7 @@ def named_paintings(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def facts_of(paintings: Mapping[str, Path], photos: Photos) -> dict[str, Any]:
-    """What tells a run's data from others, for its configuration."""
+    """Return what tells a run's data from others, for its configuration."""
     return {
         "paintings_sha256": {name: files.digest([path]) for name, path in paintings.items()},
         "photographs_sha256": photos.digest,
@@ -225,12 +225,12 @@ def facts_of(paintings: Mapping[str, Path], photos: Photos) -> dict[str, Any]:
 
 
 def weights_digest(network: StyleNetwork) -> str:
-    """SHA-256 of all variables."""
+    """Return the SHA-256 of all variables."""
     return hashlib.sha256(b"".join(ops.convert_to_numpy(v).tobytes() for v in network.variables)).hexdigest()
 
 
 def trainer(network: StyleNetwork, loss: Callable[..., Measured], config: StyleTraining) -> StyleTrainer:
-    """The network with the loss and the balance that the settings ask for."""
+    """Return the network with the loss and the balance that the settings ask for."""
     balance = ContentBalance(config.content_errors, config.content_weight)
     return StyleTrainer(network, loss, balance, config.size, Weights())
 
@@ -274,7 +274,7 @@ def teacher_of(
     cache: Path,
     on_pair: Callable[[int], None] = lambda made: None,
 ) -> Teacher | None:
-    """A trained network, `pairs` transfers by Gatys' optimization (made now, kept in `cache`), or none.
+    """Return a trained network, `pairs` transfers by Gatys' optimization (made now, kept in `cache`), or none.
 
     Raises:
         RunError: `run` is not finished or has other styles.
@@ -300,12 +300,12 @@ def _pairs_key(config: StyleTraining, facts: dict[str, Any]) -> str:
 
 
 def split(photos: Photos) -> tuple[Photos, Photos]:
-    """Photographs for training, and those that no run of this kind ever sees."""
+    """Return the photographs for training, and those that no style training ever sees."""
     return photos.split(min(20, len(photos.paths) // 2))
 
 
 def loss_of(config: StyleTraining, paintings: Iterable[Path]) -> PerceptualLoss:
-    """The run's loss, for these paintings at the scale of its strokes."""
+    """Return the run's loss, for these paintings at the scale of its strokes."""
     pictures = [images.fit_within(images.read(path), config.style_size) for path in paintings]
     dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
     return PerceptualLoss(pictures, config.features, dtype)
@@ -322,14 +322,14 @@ def batch_of(photos: Photos, config: StyleTraining, step: int) -> ViewBatch:
 
 
 def styles_in_turn(step: int, count: int, styles: int) -> np.ndarray:
-    """One-hot float32 (count, styles); over the steps all styles come equally often."""
+    """Return one-hot weights, float32 (count, styles); over the steps all styles come equally often."""
     return np.eye(styles, dtype=np.float32)[(step * count + np.arange(count)) % styles]
 
 
 def held_out_errors(
     model: StyleTrainer, photos: Photos, config: StyleTraining, taught: Sequence[str]
 ) -> dict[str, float]:
-    """Mean content and style error over one fixed crop of each held-out photo, in every style and each style's own."""
+    """Measure the content and the style error on one fixed crop of each held-out photo: the mean, and each style's own."""
     errors = {}
     for name in taught:
         style = np.eye(len(config.network.styles), dtype=np.float32)[[config.network.styles.index(name)]]
@@ -347,7 +347,7 @@ def held_out_errors(
 
 
 def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) -> None:
-    """A sheet of four held-out photos (rows) in every style (columns)."""
+    """Write a sheet of four held-out photos (rows) in every style (columns)."""
     styles = np.eye(len(network.config.styles), dtype=np.float32)
     rows = []
     for photo in itertools.islice(photos.one_crop_each(256), 4):
@@ -357,7 +357,7 @@ def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) ->
 
 
 def warm_start(run: Run, network: StyleNetwork) -> None:
-    """Give `network` the weights of `run`: a finished run's, or those of the last checkpoint.
+    """Give `network` the weights of `run`: the final ones, or those of the last checkpoint.
 
     Raises:
         RunError: see `train`.
@@ -377,7 +377,7 @@ def warm_start(run: Run, network: StyleNetwork) -> None:
 
 
 def load(run: Run) -> StyleNetwork:
-    """The finished network of `run`, in float32.
+    """Return the finished network of `run`, in float32.
 
     Raises:
         RunError: the run is not finished.
