@@ -91,7 +91,7 @@ class Ascent:
         the picture's edge nor the tiles' are left out. `offset` moves the seams; another one in every step
         leaves none.
         """
-        rows, columns = (_windows(size, tile, shift) for size, shift in zip(image.shape[1:3], offset, strict=True))
+        rows, columns = (tile_windows(size, tile, shift) for size, shift in zip(image.shape[1:3], offset, strict=True))
         total, parts = np.zeros(image.shape[1:], np.float32), np.zeros(len(coefficients))
         for top, y in rows:
             for left, x in columns:
@@ -176,8 +176,8 @@ def _parse(name: str, layer: str) -> tuple[str, int | None]:
     return layer, int(channel)
 
 
-def _windows(size: int, tile: int, shift: int) -> list[tuple[range, range]]:
-    """Along one side: (what a tile sees, what is its own), the latter a partition of the side.
+def tile_windows(size: int, tile: int, shift: int) -> list[tuple[range, range]]:
+    """Return, along one side of a picture, what each tile sees and what is its own; the latter cover the side once.
 
     What tiles see begins at multiples of the networks' stride, so that pooling groups the same pixels as in
     the whole picture, and has at most two lengths.

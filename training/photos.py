@@ -78,7 +78,7 @@ class Photos:
         return files.digest(self.paths)
 
     def split(self, held_out: int) -> tuple[Photos, Photos]:
-        """Return the photos for training, the first ones, and `held_out` evenly spaced ones for evaluation."""
+        """Return the photos for training, and `held_out` evenly spaced ones for evaluation."""
         kept_out = set(self.paths[:: max(1, len(self.paths) // held_out)][:held_out]) if held_out else set()
         return Photos(tuple(p for p in self.paths if p not in kept_out)), Photos(tuple(sorted(kept_out)))
 

@@ -10,7 +10,7 @@ from benchmarks.reference.book import BookDream
 from imaging import images
 from reverie.errors import Cancelled, InputError
 from synthesis import compact, deepdream, features
-from synthesis.ascent import MARGIN, STRIDE, _windows, ascent
+from synthesis.ascent import MARGIN, STRIDE, ascent, tile_windows
 from synthesis.deepdream import DeepDreamParameters, dream
 from synthesis.progress import Progress
 from tests.conftest import PICTURES
@@ -92,7 +92,7 @@ def test_tiles_give_the_gradient_of_the_whole_picture(image):
 
 @given(st.integers(1, 900), st.integers(16, 300), st.integers(0, 299))
 def test_tiles_cover_every_pixel_once_and_see_enough_on_the_network_s_grid(size, tile, shift):
-    windows = _windows(size, tile, shift)
+    windows = tile_windows(size, tile, shift)
     assert [i for _, own in windows for i in own] == list(range(size))
     for seen, own in windows:
         assert seen.start % STRIDE == 0

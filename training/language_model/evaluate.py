@@ -90,7 +90,7 @@ def choose(texts: Sequence[str], count: int, seed: int) -> list[str]:
 def book_word_perplexity(model: Scored, texts: Sequence[str]) -> dict[str, float]:
     """Return the perplexity of words 2 to 100 of each review, lower-case and without punctuation; [UNK] is a word too."""
     encoded = (model.tokenizer.encode(text)[:BOOK_WORDS] for text in texts)
-    nats, count = _total_loss(model, [Row(ids) for ids in encoded if len(ids) > 1])
+    nats, count = total_loss(model, [Row(ids) for ids in encoded if len(ids) > 1])
     perplexity = math.exp(nats / count)
     return {"book_word_perplexity": perplexity, "token_perplexity": perplexity, "predictions": count}
 
@@ -101,7 +101,7 @@ def bits_per_byte(model: Scored, texts: Sequence[str]) -> dict[str, float]:
     A prediction sees its review only, at least half a context of it where there is as much.
     """
     rows = [row for text in texts for row in windows(model, model.tokenizer.encode(text))]
-    nats, count = _total_loss(model, rows)
+    nats, count = total_loss(model, rows)
     size = sum(len(text.encode()) for text in texts)
     return {
         "bits_per_byte": nats / math.log(2) / size,
@@ -118,8 +118,8 @@ def windows(model: Scored, ids: Sequence[int]) -> Iterator[Row]:
         yield Row(whole[start:end], first - start - 1)
 
 
-def _total_loss(model: Scored, rows: list[Row], batch_size: int = 32) -> tuple[float, int]:
-    """Sum of the counted losses in nats, and their number; rows of like length share a batch."""
+def total_loss(model: Scored, rows: list[Row], batch_size: int = 32) -> tuple[float, int]:
+    """Return the sum of the counted losses in nats, and their number; rows of like length share a batch."""
     total, count = 0.0, 0
     rows = sorted(rows, key=lambda row: len(row.ids))
     batches = range(0, len(rows), batch_size)
