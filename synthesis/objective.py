@@ -72,7 +72,7 @@ class Evaluation:
     exact: bool = True
 
 
-PARTS = ("content", "style", "total_variation")
+PARTS = (ContentLoss.kind, StyleLoss.kind, TotalVariation.kind)
 """The kinds of terms of the objective."""
 
 
@@ -144,8 +144,9 @@ class Objective:
             layers.name, [*layers.style, *layers.content], dtype, layers.pooling, pauses=pauses
         )
         styles, contents = len(layers.style), len(layers.content)
-        kinds = [f"content {name}" for name in layers.content] + [f"style {name}" for name in layers.style]
-        self._term_names = [*kinds, "total_variation"]
+        content, style, variation = PARTS
+        self._term_names = [f"{content} {layer}" for layer in layers.content]
+        self._term_names += [*(f"{style} {layer}" for layer in layers.style), variation]
         self.loss_and_gradient = tf.function(
             self._loss_and_gradient,
             input_signature=[
