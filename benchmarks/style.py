@@ -160,12 +160,13 @@ def main(
 
 def _ours(options: Options, folder: Path) -> dict[str, Style]:
     """Our network in every precision there is, that of CPUs first."""
-    if not (options.untrained or options.run):
+    run = Run(options.run) if options.run else None
+    if not (options.untrained or run):
         served = Style.served()
         gpu = Style(served.file.with_name(GPU_MODEL), served.names)
         return {"served": served} | ({"float16": gpu} if gpu.file.exists() else {})
-    network = _random("fast") if options.untrained else train.load(Run(options.run))
-    photos = sample_photos(Run(options.run)) if options.run else [_request(256, 1)[0][0]]
+    network = train.load(run) if run and not options.untrained else _random("fast")
+    photos = sample_photos(run) if run else [_request(256, 1)[0][0]]
     precisions = sorted(Precision, key=lambda p: p is not CPU_DEFAULT)
     return {p.value: Style.of(network, folder / f"{p.value}.onnx", graph_in(p, network, photos)) for p in precisions}
 

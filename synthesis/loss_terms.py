@@ -85,7 +85,7 @@ class Measured:
 class Sum(Loss):
     """Weighted terms; none make a loss of 0."""
 
-    weighted_terms: tuple[tuple[Any, Term], ...] = ()  # type: ignore[assignment]
+    weighted_terms: tuple[tuple[Any, Term], ...] = ()
 
     @classmethod
     def of(cls, losses: Iterable[Loss]) -> Sum:
