@@ -9,12 +9,13 @@ the eye: photograph, compact, VGG19 in a row for each style, and the two dreams.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from PIL import Image
 
 from imaging import images
@@ -29,23 +30,22 @@ DREAM_SIZE = 420
 EXTRACTORS = ("compact", "vgg19")
 
 
-def main() -> None:
+def main(
+    style: Annotated[list[Path], typer.Option(help="A painting; repeat for several.", default_factory=list)],
+    out: Annotated[Path, typer.Option(help="Folder for the sheets.")] = Path("out/compact"),
+) -> None:
     """Print the objective of the photograph and of each transfer, by style."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--style", type=Path, action="append", default=[], help="a painting; repeat for several")
-    parser.add_argument("--out", type=Path, default=Path("out/compact"), help="folder for the sheets")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     photo = images.fit_within(images.read(PICTURES / "pagoda.jpg"), SIZE)
-    styles = {"stained_glass": stained_glass()} | {path.stem: images.read(path) for path in options.style}
+    styles = {"stained_glass": stained_glass()} | {path.stem: images.read(path) for path in style}
     judged, rows = {}, []
-    for name, style in styles.items():
+    for name, painting in styles.items():
         print(f"transferring {name}", file=sys.stderr)
-        painted = {e: gatys.transfer(photo, style, transfer_with(e)) for e in EXTRACTORS}
-        judged[name] = objective({"photograph": photo, **painted}, photo, style)
+        painted = {e: gatys.transfer(photo, painting, transfer_with(e)) for e in EXTRACTORS}
+        judged[name] = objective({"photograph": photo, **painted}, photo, painting)
         rows.append([photo, *painted.values()])
-    save_sheet(rows, options.out / "transfers.png")
-    save_sheet([dreams()], options.out / "dreams.png")
+    save_sheet(rows, out / "transfers.png")
+    save_sheet([dreams()], out / "dreams.png")
     result = {"size": SIZE, "steps": STEPS, "objective": judged, "share_of_vgg19": round(share_of_vgg19(judged), 3)}
     print(json.dumps(result))
 
@@ -55,14 +55,14 @@ def transfer_with(extractor: str) -> GatysParameters:
 
 
 def objective(pictures: dict[str, np.ndarray], photo: np.ndarray, style: np.ndarray) -> dict[str, int]:
-    """The book's, on VGG19, of each picture."""
+    """Return the book's objective on VGG19 of each picture."""
     judge = gatys.objective("vgg19")
     targets = gatys.book_targets(judge, photo, style, gatys.BOOK)
     return {name: round(judge.measure(picture, targets).loss) for name, picture in pictures.items()}
 
 
 def share_of_vgg19(judged: dict[str, dict[str, int]]) -> float:
-    """How much of what VGG19 takes off the logarithm of the objective the compact features take off; mean over styles."""
+    """Return the compact features' share of what VGG19 takes off the logarithm of the objective, mean over styles."""
     shares = [
         np.log(losses["photograph"] / losses["compact"]) / np.log(losses["photograph"] / losses["vgg19"])
         for losses in judged.values()
@@ -71,17 +71,17 @@ def share_of_vgg19(judged: dict[str, dict[str, int]]) -> float:
 
 
 def dreams() -> list[np.ndarray]:
-    """The photograph, the compact features' dream, and InceptionV3's where its weights are."""
+    """Return the photograph, the compact features' dream, and InceptionV3's where its weights are."""
     photo = images.fit_within(images.read(PICTURES / "cat.jpg"), DREAM_SIZE)
     extractors = [name for name in ("compact", "inception_v3") if name in features.available()]
     return [photo, *(deepdream.dream(photo, DeepDreamParameters(features=name)) for name in extractors)]
 
 
 def save_sheet(rows: list[list[np.ndarray]], path: Path) -> None:
-    """Pictures of equal height beside each other, rows below each other."""
+    """Write a sheet: pictures of equal height beside each other, rows below each other."""
     Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows])).save(path)
     print(f"see {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

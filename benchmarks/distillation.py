@@ -1,4 +1,4 @@
-"""What does copying a teacher buy a style network before it learns by itself? One network, three beginnings.
+"""What does copying a teacher buy a style network before it learns by itself? One network, three starts.
 
     make bench-distillation STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder TEACHER=runs/style/shipped
 
@@ -10,14 +10,15 @@ content error. Copying steps need no VGG19, so `seconds` differ; those of making
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from benchmarks.timing import say
 from training.loop import Schedule
@@ -27,7 +28,7 @@ from training.style.network import StyleNetworkConfig
 
 
 @dataclass(frozen=True)
-class Beginning:
+class Start:
     """How the first steps are spent: `pairs` to copy, or the network of `teacher`, or neither."""
 
     name: str
@@ -35,42 +36,61 @@ class Beginning:
     teacher: Path | None = None
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Options:
+    """What all networks are trained with.
+
+    Attributes:
+        content: folder of photographs.
+        copied_steps: how many steps copy, where a network copies.
+        out: folder of the runs and pairs.
+    """
+
+    content: Path
+    copied_steps: int
+    out: Path
+
+
+def main(
+    style: Annotated[list[Path], typer.Option(help="A painting; repeat for several.")],
+    content: Annotated[Path, typer.Option(help="Folder of photographs.")],
+    teacher: Annotated[Path, typer.Option(help="A finished style run with the same styles.")],
+    steps: Annotated[int, typer.Option(help="Batches that every network trains for.")] = 800,
+    copied_steps: Annotated[int, typer.Option(help="How many of them copy, where a network copies.")] = 300,
+    pairs: Annotated[int, typer.Option(help="Transfers to make.")] = 60,
+    size: Annotated[int, typer.Option(help="Side of the crops in pixels.")] = 192,
+    precision: Annotated[str, typer.Option(help="float32 where the processor has no bfloat16.")] = "mixed_bfloat16",
+    out: Annotated[Path, typer.Option(help="Folder of the runs and pairs.")] = Path("out/distillation"),
+) -> None:
     """Train and judge every network, and print one JSON line."""
-    options = _arguments()
-    paintings = {path.stem: path for path in options.style}
-    config = train.StyleTraining(
-        StyleNetworkConfig(tuple(paintings)), options.steps, size=options.size, precision=options.precision
-    )
-    beginnings = [
-        Beginning("loss"),
-        Beginning("pairs", pairs=options.pairs),
-        Beginning("network", teacher=options.teacher),
+    options = Options(content, copied_steps, out)
+    paintings = {path.stem: path for path in style}
+    config = train.StyleTraining(StyleNetworkConfig(tuple(paintings)), steps, size=size, precision=precision)
+    starts = [
+        Start("loss"),
+        Start("pairs", pairs=pairs),
+        Start("network", teacher=teacher),
     ]
-    result: dict[str, Any] = {"cores": os.cpu_count(), "size": options.size, "steps": options.steps}
-    result |= {"copied_steps": options.copied_steps, "pairs_made": options.pairs}
-    for beginning in beginnings:
-        result[beginning.name] = learn(beginning, config, paintings, options)
+    result: dict[str, Any] = {"cores": os.cpu_count(), "size": size, "steps": steps}
+    result |= {"copied_steps": copied_steps, "pairs_made": pairs}
+    for start in starts:
+        result[start.name] = learn(start, config, paintings, options)
     for name in ("pairs", "network"):
         gained = result["loss"]["held_out_loss"] - result[name]["held_out_loss"]
         result[f"gain_of_{name}"] = round(gained, 3)
     print(json.dumps(result))
 
 
-def learn(
-    beginning: Beginning, config: train.StyleTraining, paintings: dict[str, Path], options: argparse.Namespace
-) -> dict[str, float]:
-    """Train a network, and what came of it; the run stays in `options.out`."""
-    photos, path = Photos.of(options.content, minimum=2), options.out / beginning.name
+def learn(start: Start, config: train.StyleTraining, paintings: dict[str, Path], options: Options) -> dict[str, float]:
+    """Train a network and return its figures; the run stays in `options.out`."""
+    photos, path = Photos.of(options.content, minimum=2), options.out / start.name
     shutil.rmtree(path, ignore_errors=True)
-    copies = bool(beginning.pairs or beginning.teacher)
+    copies = bool(start.pairs or start.teacher)
     config = replace(config, distilled_steps=options.copied_steps if copies else 0)
     began = time.perf_counter()
-    teacher = train.teacher_of(
-        config, paintings, photos, beginning.teacher, beginning.pairs, options.out / "made", _told
-    )
+    teacher = train.teacher_of(config, paintings, photos, start.teacher, start.pairs, options.out / "made", _told)
     made = time.perf_counter()
-    say(f"{beginning.name}: {config.steps} steps")
+    say(f"{start.name}: {config.steps} steps")
     run = train.train(config, paintings, photos, path, Schedule(config.steps, sample_every=config.steps), teacher)
     done = time.perf_counter()
     return {
@@ -85,19 +105,5 @@ def _told(made: int) -> None:
         say(f"{made} pairs")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--style", type=Path, action="append", required=True, help="a painting; repeat for several")
-    parser.add_argument("--content", type=Path, required=True, help="folder of photographs")
-    parser.add_argument("--teacher", type=Path, required=True, help="a finished style run with the same styles")
-    parser.add_argument("--steps", type=int, default=800, help="batches that every network trains for")
-    parser.add_argument("--copied-steps", type=int, default=300, help="how many of them copy, where a network copies")
-    parser.add_argument("--pairs", type=int, default=60, help="transfers to make")
-    parser.add_argument("--size", type=int, default=192, help="side of the crops in pixels")
-    parser.add_argument("--precision", default="mixed_bfloat16", help="float32 where the processor has no bfloat16")
-    parser.add_argument("--out", type=Path, default=Path("out/distillation"), help="folder of the runs and pairs")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    typer.run(main)

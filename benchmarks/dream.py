@@ -14,7 +14,6 @@ second over those of a large matrix product in the same arithmetic. Takes about 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -23,10 +22,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+import typer
 
 from benchmarks.reference.book import BookDream
 from benchmarks.timing import say, seconds_of
@@ -41,26 +42,25 @@ LAYERS = {"mixed4": 1.0, "mixed5": 1.5, "mixed6": 2.0, "mixed7": 2.5}
 BOOK = DeepDreamParameters(recipe="book", features="inception_v3")
 
 
-def main() -> None:
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of the picture and the weights.")],
+    iterations: Annotated[int, typer.Option(help="Steps an octave; fewer for a quick look.")] = 30,
+    peak_memory: Annotated[bool, typer.Option("--peak-memory", hidden=True)] = False,
+) -> None:
     """Measure both sides and print one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the picture and the weights")
-    parser.add_argument("--iterations", type=int, default=30, help="steps an octave; fewer for a quick look")
-    parser.add_argument("--peak-memory", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    os.environ.setdefault(features.WEIGHTS_DIR_VARIABLE, str(options.data))
-    photo = images.resize(images.read(options.data / "chicago.jpg"), HEIGHT, WIDTH)
-    if options.peak_memory:
+    os.environ.setdefault(features.WEIGHTS_DIR_VARIABLE, str(data))
+    photo = images.resize(images.read(data / "chicago.jpg"), HEIGHT, WIDTH)
+    if peak_memory:
         _dream_large(photo)
         return
-    result, picture = _book(photo, options.iterations)
+    result, picture = _book(photo, iterations)
     for name, precision in (("reverie", "auto"), ("reverie_float32", "float32")):
         goal = min(result["book_last_loss"], BOOK.max_loss)
-        result |= _reverie(photo, name, precision, options.iterations, goal, picture)
+        result |= _reverie(photo, name, precision, iterations, goal, picture)
     result["speedup"] = round(result["book_seconds"] / result["reverie_seconds"], 2)
     result["speedup_float32"] = round(result["book_seconds"] / result["reverie_float32_seconds"], 2)
     result |= _preview_cost(photo)
-    result["peak_memory_mib_2048_tiled"] = _peak_memory(options.data)
+    result["peak_memory_mib_2048_tiled"] = _peak_memory(data)
     print(json.dumps(result))
 
 
@@ -109,7 +109,7 @@ def _reverie(photo: np.ndarray, name: str, precision: str, iterations: int, goal
 def _flops(records: list[Progress]) -> float:
     """Twice a multiply-add, forwards and once more for the gradient, of every convolution in every step."""
     shapes = octave_shapes(HEIGHT, WIDTH, BOOK.num_octave, BOOK.octave_scale)
-    network = features._full_model("inception_v3")
+    network = features.network("inception_v3")
     cut = keras.Model(network.inputs, [network.get_layer(name).output for name in LAYERS])
     convolutions = [layer for layer in cut.layers if isinstance(layer, keras.layers.Conv2D)]
     outputs = keras.Model(cut.inputs, [layer.output for layer in convolutions])
@@ -167,4 +167,4 @@ def _dream_large(photo: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -10,7 +10,6 @@ minutes on 2 cores.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -21,10 +20,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
+import typer
 from reverie_client import Client, ReverieError
 
 from export.publishing import export_runs
@@ -194,17 +194,14 @@ def check(folder: Path, text: bool) -> dict[str, Any]:
         }
 
 
-def main() -> None:
+def main(no_text: Annotated[bool, typer.Option("--no-text", help="Only the style network.")] = False) -> None:
     """Print the result as JSON; exit status 1 if anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--no-text", action="store_true", help="only the style network")
-    text = not parser.parse_args().no_text
     keras.config.set_dtype_policy("float32")
     with tempfile.TemporaryDirectory(prefix="reverie-export-check-") as folder:
-        result = check(Path(folder), text)
+        result = check(Path(folder), not no_text)
     print(json.dumps(result))
-    sys.exit(0 if result["passed"] else 1)
+    raise typer.Exit(0 if result["passed"] else 1)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

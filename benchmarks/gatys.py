@@ -19,17 +19,18 @@ a process on both sides, is left out and given apart. Takes about two minutes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+import typer
 
 from benchmarks.reference.book import BookTransfer
 from benchmarks.timing import say, seconds_of
@@ -40,37 +41,35 @@ from synthesis.gatys import GatysParameters
 from synthesis.objective import Evaluation, Objective, Targets, compiled
 from synthesis.optimizers import sgd
 from synthesis.progress import Progress
+from synthesis.stages import plan
 
 HEIGHT, WIDTH, RATE = 128, 192, 10.0
 CURVE = Path(__file__).parent / "results" / "gatys_book_curve.json"
 CURVE_STEPS = (100, 500, 1000, 2000, 4000)
 
 
-def main() -> None:
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of pictures and weights.")],
+    book_steps: Annotated[int, typer.Option(help="Steps of the book's loop.")] = 100,
+    steps: Annotated[int, typer.Option(help="Steps of Reverie's transfer.")] = 120,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Measure 4000 steps of the book's SGD and store them.")
+    ] = False,
+) -> None:
     """Measure both sides and print one JSON object."""
-    options = _options()
-    os.environ.setdefault(features.WEIGHTS_DIR_VARIABLE, str(options.data))
-    content, style = (_load(options.data / name) for name in ("chicago.jpg", "styles/starry_night.jpg"))
-    if options.curve:
+    os.environ.setdefault(features.WEIGHTS_DIR_VARIABLE, str(data))
+    content, style = (_load(data / name) for name in ("chicago.jpg", "styles/starry_night.jpg"))
+    if curve:
         _measure_curve(content, style)
         return
-    curve = json.loads(CURVE.read_text())["loss_at_book_steps"]
-    result = _book(content, style, options.book_steps)
-    result["loss_at_book_steps"] = curve | result["loss_at_book_steps"]
-    result |= _reverie(content, style, options.steps, float(curve["4000"]))
+    book_curve = json.loads(CURVE.read_text())["loss_at_book_steps"]
+    result = _book(content, style, book_steps)
+    result["loss_at_book_steps"] = book_curve | result["loss_at_book_steps"]
+    result |= _reverie(content, style, steps, float(book_curve["4000"]))
     book_seconds = 4000 * result["book_seconds_per_step"]
     result["speedup_to_book_4000"] = round(book_seconds / result["seconds_to_book_4000"], 1)
     result |= _preview_cost(content, style) | _two_jobs(content, style)
     print(json.dumps(result))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of pictures and weights")
-    parser.add_argument("--book-steps", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=120, help="of Reverie's transfer")
-    parser.add_argument("--curve", action="store_true", help="measure 4000 steps of the book's SGD and store them")
-    return parser.parse_args()
 
 
 def _load(path: Path) -> np.ndarray:
@@ -150,7 +149,7 @@ def _reverie(content: np.ndarray, style: np.ndarray, steps: int, goal: float) ->
     parameters = GatysParameters(recipe="book", features="vgg19", steps=steps)
     # As many small steps as in the timed run, so that the same layers are left out and traced here.
     tracing = seconds_of(lambda: gatys.transfer(content, style, parameters))
-    last_stage = len(gatys.plan(HEIGHT, WIDTH, parameters)) - 1
+    last_stage = len(plan(HEIGHT, WIDTH, parameters)) - 1
     reached: dict[str, float] = {}
     records: list[Progress] = []
 
@@ -232,4 +231,4 @@ def _two_jobs(content: np.ndarray, style: np.ndarray) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

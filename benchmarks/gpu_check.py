@@ -11,7 +11,6 @@ JSON object. Without a GPU it says so and exits 0; where there is half of one it
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import statistics
@@ -20,10 +19,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime as ort
+import typer
 
 from registry import configuration, golden
 from registry.model_configuration import ModelConfiguration
@@ -172,19 +172,18 @@ def check(repository: Path, seconds: float) -> tuple[dict[str, Any], int]:
     return found, int(failed)
 
 
-def main() -> None:
-    """Print the result as JSON."""
-    parser = argparse.ArgumentParser(description="Compare every ONNX model on a GPU with the CPU.")
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long to measure each batch size")
-    options = parser.parse_args()
-    found, status = check(options.repository, options.seconds)
+def main(
+    repository: Annotated[Path, typer.Option(help="Folder of the published models.")] = Path("model_repository"),
+    seconds: Annotated[float, typer.Option(help="How long to measure each batch size.")] = 1.0,
+) -> None:
+    """Compare every ONNX model on a GPU with the CPU; print the result as JSON."""
+    found, status = check(repository, seconds)
     for word in ("skipped", "missing"):
         if word in found:
             print(f"{word}: {found[word]}", file=sys.stderr)
     print(json.dumps(found))
-    sys.exit(status)
+    raise typer.Exit(status)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -18,7 +18,6 @@ standard error says why. Takes about three minutes, and with quality longer.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -30,12 +29,13 @@ from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import keras
 import numpy as np
 import onnx
 import tensorflow as tf
+import typer
 from reverie_client import Client
 
 from benchmarks.timing import say, seconds_of
@@ -84,20 +84,65 @@ class Style:
 
     @classmethod
     def served(cls) -> Style:
-        """The newest version in the repository."""
+        """Return the newest version in the repository."""
         folder = max((p for p in (REPOSITORY / "style").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
         return cls(folder / "model.onnx", tuple(json.loads((folder / "styles.json").read_text())))
 
     @classmethod
     def of(cls, network: StyleNetwork, file: Path, graph: onnx.ModelProto) -> Style:
-        """The export of a network, written to `file`."""
+        """Return the export of a network, written to `file`."""
         file.write_bytes(graph.SerializeToString())
         return cls(file, network.config.styles)
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Options:
+    """What is measured; see the options of `main`."""
+
+    run: Path | None
+    untrained: bool
+    johnson_run: Path | None
+    alike_run: Path | None
+    style: list[Path]
+    photos: Path | None
+    content: Path | None
+    classifier: Path | None
+    closely: int
+    passes: int
+    noise_passes: int
+
+    @property
+    def network_name(self) -> str:
+        return "untrained" if self.untrained else self.run.name if self.run else "served"
+
+
+def main(
+    style: Annotated[list[Path], typer.Option(help="A painting the network knows; repeat.", default_factory=list)],
+    run: Annotated[Path | None, typer.Option(help="A finished style run; default: the served version.")] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="The preset fast with random weights.")] = False,
+    johnson_run: Annotated[
+        Path | None, typer.Option(help="A finished run of the preset johnson, for its quality.")
+    ] = None,
+    alike_run: Annotated[
+        Path | None, typer.Option(help="A finished run of the preset fast, trained as --johnson-run was.")
+    ] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of photographs that no training saw, for the quality.")
+    ] = None,
+    content: Annotated[
+        Path | None, typer.Option(help="Folder that the runs were trained on: those held out of it too.")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="TensorFlow Lite image classifier, for what is recognized.")
+    ] = None,
+    closely: Annotated[int, typer.Option(help="Photographs that VGG19 looks at.")] = 12,
+    passes: Annotated[int, typer.Option(help="L-BFGS passes tried at most, to count them; 0 for none.")] = 0,
+    noise_passes: Annotated[int, typer.Option(help="The same from noise; 0 for none.")] = 0,
+) -> None:
     """Measure everything and print one JSON line."""
-    options = _arguments()
+    options = Options(
+        run, untrained, johnson_run, alike_run, style, photos, content, classifier, closely, passes, noise_passes
+    )
     with tempfile.TemporaryDirectory() as name:
         johnson = train.load(Run(options.johnson_run)) if options.johnson_run else _random("johnson")
         variants = _ours(options, Path(name))
@@ -113,37 +158,20 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", type=Path, help="a finished style run; default: the version in model_repository")
-    parser.add_argument("--untrained", action="store_true", help="the preset fast with random weights")
-    parser.add_argument("--johnson-run", type=Path, help="a finished run of the preset johnson, for its quality")
-    parser.add_argument("--alike-run", type=Path, help="a finished run of the preset fast trained as --johnson-run was")
-    parser.add_argument("--style", type=Path, action="append", default=[], help="a painting the network knows; repeat")
-    parser.add_argument("--photos", type=Path, help="folder of photographs that no training saw, for the quality")
-    parser.add_argument("--content", type=Path, help="folder that the runs were trained on: those held out of it too")
-    parser.add_argument("--classifier", type=Path, help="TensorFlow Lite image classifier, for what is recognised")
-    parser.add_argument("--closely", type=int, default=12, help="photographs that VGG19 looks at")
-    parser.add_argument("--passes", type=int, default=0, help="L-BFGS passes tried at most, to count them; 0 for none")
-    parser.add_argument("--noise-passes", type=int, default=0, help="the same from noise; 0 for none")
-    options = parser.parse_args()
-    options.network_name = "untrained" if options.untrained else options.run.name if options.run else "served"
-    return options
-
-
-def _ours(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
+def _ours(options: Options, folder: Path) -> dict[str, Style]:
     """Our network in every precision there is, that of CPUs first."""
-    if not (options.untrained or options.run):
+    run = Run(options.run) if options.run else None
+    if not (options.untrained or run):
         served = Style.served()
         gpu = Style(served.file.with_name(GPU_MODEL), served.names)
         return {"served": served} | ({"float16": gpu} if gpu.file.exists() else {})
-    network = _random("fast") if options.untrained else train.load(Run(options.run))
-    photos = sample_photos(Run(options.run)) if options.run else [_request(256, 1)[0][0]]
+    network = train.load(run) if run and not options.untrained else _random("fast")
+    photos = sample_photos(run) if run else [_request(256, 1)[0][0]]
     precisions = sorted(Precision, key=lambda p: p is not CPU_DEFAULT)
     return {p.value: Style.of(network, folder / f"{p.value}.onnx", graph_in(p, network, photos)) for p in precisions}
 
 
-def _alike(options: argparse.Namespace, folder: Path) -> dict[str, Style]:
+def _alike(options: Options, folder: Path) -> dict[str, Style]:
     if options.alike_run is None:
         return {}
     network = train.load(Run(options.alike_run))
@@ -159,7 +187,7 @@ def _random(preset: str) -> StyleNetwork:
 
 
 def latencies(ours: Style, theirs: Style, johnson: StyleNetwork) -> dict[str, float | None]:
-    """Milliseconds of one picture at each size, in every runtime that is here."""
+    """Return the milliseconds of one picture at each size, in every runtime that is here."""
     sides = {
         "reverie_ms": (onnxruntime_paint(ours), len(ours.names)),
         "johnson_onnxruntime_ms": (onnxruntime_paint(theirs), len(theirs.names)),
@@ -182,7 +210,7 @@ def _request(size: int, styles: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alternating(functions: Mapping[Key, Callable[[], Any]], rounds: int = ROUNDS) -> dict[Key, float]:
-    """The best milliseconds of each function; a slower second of the machine meets all of them."""
+    """Return the best milliseconds of each function; a slower second of the machine meets all of them."""
     for function in functions.values():
         function()
     times: dict[Key, list[float]] = {}
@@ -193,13 +221,13 @@ def alternating(functions: Mapping[Key, Callable[[], Any]], rounds: int = ROUNDS
 
 
 def onnxruntime_paint(network: Style) -> Paint:
-    """The graph in ONNX Runtime on all cores."""
+    """Return a function that runs the graph in ONNX Runtime on all cores."""
     session = open_session(network.file)
     return lambda image, weights: session.run(None, {"image": image, "style_weights": weights})[0]
 
 
 def tensorflow_paint(network: StyleNetwork) -> Paint:
-    """The Keras network as a traced TensorFlow function, bytes in and out as the graph's."""
+    """Return the Keras network as a traced TensorFlow function; its input and output are those of the graph."""
 
     @tf.function
     def paint(image, weights):
@@ -210,7 +238,7 @@ def tensorflow_paint(network: StyleNetwork) -> Paint:
 
 
 def openvino_paint(network: Style) -> Paint | None:
-    """The graph in OpenVINO in float32, or None where it is not installed."""
+    """Return a function that runs the graph in OpenVINO in float32, or None where it is not installed."""
     if find_spec("openvino") is None:
         say("openvino is not installed; its figures are null")
         return None
@@ -221,7 +249,7 @@ def openvino_paint(network: Style) -> Paint | None:
 
 
 def speedups(measured: Mapping[str, Any]) -> dict[str, float | None]:
-    """Johnson's milliseconds over Reverie's, for each runtime and size; and how time grows with the pixels."""
+    """Return Johnson's milliseconds over Reverie's, for each runtime and size; and how time grows with the pixels."""
     result: dict[str, float | None] = {}
     for size in SIZES:
         ours = measured[f"reverie_ms_{size}"]
@@ -236,7 +264,7 @@ def speedups(measured: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def through_triton(network: Style) -> dict[str, float]:
-    """A request through Triton at 512 pixels, what it costs over decoding, network and encoding alone, and large ones.
+    """Measure requests through Triton: at 512 pixels, beside decoding, network and encoding alone, and at large sizes.
 
     What the margin costs is not counted as the server's but given by itself, and so is `detail` of 2.
     """
@@ -293,7 +321,7 @@ def _growth(times: Mapping[int, float]) -> float:
 
 
 def large_pictures(network: Style) -> dict[str, float]:
-    """How time grows with large pictures, and the memory of the largest; see `benchmarks.style_memory`."""
+    """Return how time grows with large pictures, and the memory of the largest; see `benchmarks.style_memory`."""
     found = {size: _in_a_process(network, size) for size in LARGE_SIZES}
     times = {size: cost["ms"] for size, cost in found.items()}
     small, large = min(times), max(times)
@@ -312,8 +340,8 @@ def _in_a_process(network: Style, size: int) -> dict[str, float]:
 # Quality.
 
 
-def quality(options: argparse.Namespace, variants: Mapping[str, Style], others: Mapping[str, Style]) -> dict[str, Any]:
-    """Each variant's milliseconds, and with paintings and photographs its figures by `training.style.evaluation`.
+def quality(options: Options, variants: Mapping[str, Style], others: Mapping[str, Style]) -> dict[str, Any]:
+    """Return each variant's milliseconds, and with paintings and photographs its figures by `training.style.evaluation`.
 
     Args:
         others: networks beside ours, by name.
@@ -332,7 +360,7 @@ def quality(options: argparse.Namespace, variants: Mapping[str, Style], others: 
     return result | {name: measure(name, network) for name, network in others.items()}
 
 
-def _yardstick(options: argparse.Namespace) -> Callable[[str, Style], dict[str, Any]]:
+def _yardstick(options: Options) -> Callable[[str, Style], dict[str, Any]]:
     """Measures a network, under a name, on the photographs of the options."""
     paintings = {path.stem: path for path in options.style}
     paths = held_out([options.photos] if options.photos else [], options.content, None)
@@ -354,4 +382,4 @@ def _yardstick(options: argparse.Namespace) -> Callable[[str, Style], dict[str, 
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

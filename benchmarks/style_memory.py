@@ -10,20 +10,19 @@ picture of a shape takes half as much memory again (2,023 instead of 1,399 MiB a
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import typer
 
 from reverie.onnx_sessions import open_session
 
 RUNS = 4
 
 
-def main() -> None:
-    """Print the figure."""
-    file, size = Path(sys.argv[1]), int(sys.argv[2])
+def main(file: Path, size: int) -> None:
+    """Print what one picture of `size` times `size` pixels costs with the graph in `file`."""
     session = open_session(file, has_many_shapes=True)
     styles = session.get_inputs()[1].shape[1]
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
@@ -36,10 +35,10 @@ def main() -> None:
 
 
 def peak_mib() -> int:
-    """`VmHWM` of this process."""
+    """Return this process's largest resident memory so far in MiB (`VmHWM`)."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) // 1024
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

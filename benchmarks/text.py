@@ -18,7 +18,6 @@ Each side runs several times; the best counts, for all alike. Takes about four m
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -28,12 +27,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import ctranslate2
 import keras
 import numpy as np
 import tensorflow as tf
+import typer
 from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 from reverie_client import Client
 
@@ -59,20 +59,21 @@ PROMPT, NEW, TEMPERATURE, TOP_K, STREAMS, REPEATS = "this movie was", 90, 0.7, 4
 ASKED: dict[str, Any] = {"max_tokens": NEW, "temperature": TEMPERATURE, "top_k": TOP_K, "ignore_eos": True}
 
 
-def main() -> None:
+def main(
+    given: Annotated[
+        Path | None, typer.Option("--run", help="A finished run of the preset book; default: random weights.")
+    ] = None,
+) -> None:
     """Measure everything and print one JSON line."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--run", type=Path, help="a finished run of the preset book; default: random weights")
-    options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run = Run(options.run) if options.run else random_run(folder / "run")
+        run = Run(given) if given else random_run(folder / "run")
         model, vocabulary = train.load(run)
         assert isinstance(model, LanguageModel) and isinstance(vocabulary, Vocabulary), "not a run of the book's model"
         files = folder / "model_repository" / "language_model" / "1"
         export(model, vocabulary, files)
         translators = ctranslate2_model(model, vocabulary, folder / "ctranslate2")
-        result: dict[str, Any] = {"weights": run.path.name if options.run else "random", "cores": os.cpu_count()}
+        result: dict[str, Any] = {"weights": run.path.name if given else "random", "cores": os.cpu_count()}
         result["book_tokens_per_s"] = book_rate(model, vocabulary)
         # Alternating, so that a slower minute of the machine meets both sides.
         rates: dict[str, list[float]] = {}
@@ -328,4 +329,4 @@ def best_rate(function: Callable[[], None], tokens: int, repeats: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

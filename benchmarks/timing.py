@@ -13,7 +13,7 @@ def say(text: str) -> None:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
+    """Return the wall-clock seconds of one call."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

@@ -16,13 +16,13 @@ _STRIP = 512
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    """The picture in gray: uint8 (height, width, 3), all channels alike."""
+    """Return the picture in gray: uint8 (height, width, 3), all channels alike."""
     gray = np.rint(image.astype(np.float32) @ _LUMINANCE)
     return np.repeat(gray[..., None], 3, axis=2).astype(np.uint8)
 
 
 def with_colors_of(pixels: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """The luminance of `pixels` under the chroma of `photo`.
+    """Return the luminance of `pixels` under the chroma of `photo`.
 
     Args:
         pixels: float (height, width, 3) in [0, 255]; values outside are clipped by whoever makes a uint8.
@@ -37,12 +37,12 @@ def with_colors_of(pixels: np.ndarray, photo: np.ndarray) -> np.ndarray:
 
 
 def mix(photo: np.ndarray, stylized: np.ndarray, strength: float, preserve_colors: bool) -> np.ndarray:
-    """photo + strength * (stylized - photo), the colors of `stylized` first replaced where asked.
+    """Return photo + strength * (stylized - photo), in the colors of `photo` where `preserve_colors` is set.
 
     Args:
         photo: uint8 (height, width, 3), as is `stylized` and the result.
         strength: 0 to 1.
-        preserve_colors: keep the lightness of `stylized` and the chroma of `photo`.
+        preserve_colors: take the lightness of `stylized` and the chroma of `photo`.
     """
     if strength == 1 and not preserve_colors:
         return stylized
@@ -56,7 +56,7 @@ def mix(photo: np.ndarray, stylized: np.ndarray, strength: float, preserve_color
 
 
 def match_colors(image: np.ndarray, palettes: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """`image` with the mean and covariance of color that `palettes` have on a weighted average.
+    """Return `image` with the mean and covariance of color that `palettes` have on a weighted average.
 
     The linear optimal transport between two normal distributions (as in Gatys et al. 2017, section 3.1).
 
@@ -69,9 +69,9 @@ def match_colors(image: np.ndarray, palettes: list[np.ndarray], weights: np.ndar
         float64 (height, width, 3), not clipped.
     """
     colors = image.reshape(-1, 3).astype(np.float64)
-    wanted = [p.reshape(-1, 3).astype(np.float64) for p in palettes]
-    mean = sum(w * p.mean(0) for w, p in zip(weights, wanted, strict=True))
-    covariance = sum(w * np.cov(p.T) for w, p in zip(weights, wanted, strict=True))
+    targets = [p.reshape(-1, 3).astype(np.float64) for p in palettes]
+    mean = sum(w * p.mean(0) for w, p in zip(weights, targets, strict=True))
+    covariance = sum(w * np.cov(p.T) for w, p in zip(weights, targets, strict=True))
     root, inverse = _power(np.cov(colors.T), 0.5), _power(np.cov(colors.T), -0.5)
     transport = inverse @ _power(root @ covariance @ root, 0.5) @ inverse
     return ((colors - colors.mean(0)) @ transport.T + mean).reshape(image.shape)

@@ -29,12 +29,12 @@ MAX_BYTES = 256 * 2**20
 
 FORMATS = ("png", "jpeg", "webp")
 ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-"""Of file names, and the format that each means."""
+"""Endings of file names, and the format that each means."""
 
 _DRAFT = 1.5
 """A JPEG is decoded at a half, a quarter or an eighth if that leaves so many times the pixels a side asked for."""
 _TO_8_BITS = {"L;2": 85, "L;4": 17}
-"""From a gray of so few bits to one of 8."""
+"""What a gray of 2 or 4 bits is multiplied by to become one of 8."""
 _STRIP = 256
 """Rows that are copied at once."""
 FILMS = (".webp", ".gif", ".png")
@@ -65,7 +65,7 @@ class Picture:
     icc_profile: bytes | None = None
 
     def alpha_at(self, height: int, width: int) -> np.ndarray | None:
-        """The transparency of the picture at another size."""
+        """Return the transparency of the picture at another size."""
         return None if self.alpha is None else resize(self.alpha, height, width)
 
 
@@ -88,7 +88,7 @@ def decode_picture(data: bytes, name: str = "image", longest: int | None = None)
 
     Args:
         data: the encoded file.
-        name: how messages call it.
+        name: what messages call the picture.
         longest: shrink until the longer side is at most this; cheaper than `fit_within` afterwards.
 
     Raises:
@@ -100,7 +100,11 @@ def decode_picture(data: bytes, name: str = "image", longest: int | None = None)
 
 
 def measure(data: bytes, name: str = "image") -> tuple[int, int]:
-    """Height and width as the file's header has them, without decoding pixels; raises as `decode_picture`."""
+    """Return (height, width) from the file's header, without decoding pixels.
+
+    Raises:
+        ImageError: as in `decode_picture`.
+    """
     if len(data) > MAX_BYTES:
         raise ImageError(f"{name}: {len(data)} bytes; accepted: files of at most {MAX_BYTES}")
     try:
@@ -126,12 +130,22 @@ def check_pixels(image: np.ndarray, name: str = "image") -> None:
 
 
 def read(path: Path) -> np.ndarray:
-    """Decode a file; see `decode`."""
+    """Read and decode a picture file; see `decode`.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        ImageError: there is no such file, or see `decode_picture`.
+
+    Example:
+        >>> small = fit_within(read(Path("photo.jpg")), longest=640)
+    """
     return decode(_bytes_of(path), path.name)
 
 
 def read_picture(path: Path) -> Picture:
-    """Decode a file; see `decode_picture`."""
+    """Read and decode a picture file with its transparency and color space; see `decode_picture`."""
     return decode_picture(_bytes_of(path), path.name)
 
 
@@ -149,7 +163,7 @@ def encode(
     icc_profile: bytes | None = None,
     packet: bytes = b"",
 ) -> bytes:
-    """Encode a picture.
+    """Encode a picture as the bytes of a file.
 
     Args:
         image: uint8 (height, width, 3).
@@ -158,6 +172,12 @@ def encode(
         alpha: uint8 (height, width); jpeg, which has none, gets the picture on white.
         icc_profile: the color space of `image`; None for sRGB.
         packet: XMP, see `imaging.provenance`; empty for none.
+
+    Returns:
+        The file's bytes.
+
+    Example:
+        >>> Path("painted.jpg").write_bytes(encode(image, "jpeg", quality=90))
     """
     if alpha is not None and format == "jpeg":
         image, alpha = on_white(image, alpha), None
@@ -201,7 +221,15 @@ def on_white(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resample uint8 (height, width, 3) or (height, width) with Lanczos filtering."""
+    """Resample a picture to another size with Lanczos filtering.
+
+    Args:
+        image: uint8 (rows, columns, 3) or (rows, columns).
+        height, width: of the result, in pixels.
+
+    Returns:
+        uint8 (height, width, 3) or (height, width).
+    """
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
@@ -247,7 +275,7 @@ def resize_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def shrunk_size(height: int, width: int, longest: int, name: str = "image", largest: int = MAX_SIDE) -> tuple[int, int]:
-    """`size_within`, for a picture that a network is to see.
+    """Return `size_within`, and refuse a picture that becomes too narrow for the networks.
 
     Args:
         largest: what `longest` may be; messages recommend no larger one.
@@ -267,14 +295,14 @@ def shrunk_size(height: int, width: int, longest: int, name: str = "image", larg
 
 
 def fit_within(image: np.ndarray, longest: int) -> np.ndarray:
-    """Shrink so that the longer side is at most `longest`; smaller images stay as they are."""
+    """Shrink a picture until its longer side is at most `longest` pixels; a smaller one stays as it is."""
     height, width = image.shape[:2]
     size = size_within(height, width, longest)
     return image if size == (height, width) else resize(image, *size)
 
 
 def size_within(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Height and width shrunk so that the longer is at most `longest`."""
+    """Return (height, width) in pixels, shrunk so that the longer one is at most `longest`."""
     scale = min(1.0, longest / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 

@@ -25,7 +25,7 @@ BOXED = (".mp4", ".m4v", ".mov")
 MATROSKA_TAG = "XMP"
 
 _UUID = uuid.UUID("BE7ACFCB-97A9-42E8-9C71-999491E3AFAC").bytes
-"""Of the box that holds XMP in a video (XMP specification, part 3)."""
+"""The UUID of the box that holds XMP in a video (XMP specification, part 3)."""
 _MAX_BOXES = 10_000
 _GIF_EXTENSION = b"\x21\xff\x0bXMP DataXMP"
 _GIF_TRAILER = b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
@@ -35,7 +35,7 @@ _MAX_FILE = 256 * 2**20
 
 
 def find(path: Path) -> bytes:
-    """The XMP packet of a PNG, JPEG, WebP, GIF, MP4, MOV or Matroska file; empty if it has none.
+    """Return the XMP packet of a PNG, JPEG, WebP, GIF, MP4, MOV or Matroska file; empty if it has none.
 
     Raises:
         InputError: there is no such file, it is of another kind or damaged, or the packet is longer than `MAX_PACKET`.
@@ -59,7 +59,7 @@ def find(path: Path) -> bytes:
 
 
 def in_picture(data: bytes, name: str = "image") -> bytes:
-    """The packet of an encoded PNG, JPEG or WebP picture; empty if it has none.
+    """Return the packet of an encoded PNG, JPEG or WebP picture; empty if it has none.
 
     Raises:
         InputError: it is no such picture, or damaged.
@@ -83,7 +83,7 @@ def append_box(path: Path, packet: bytes) -> None:
 
 
 def in_gif(data: bytes, packet: bytes) -> bytes:
-    """The GIF file `data` with a packet, in front of its first picture."""
+    """Return the GIF file `data` with a packet, in front of its first picture."""
     flags = data[10]
     colors_end = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)
     extension = _GIF_EXTENSION + packet + _GIF_TRAILER
@@ -91,7 +91,7 @@ def in_gif(data: bytes, packet: bytes) -> bytes:
 
 
 def _in_boxes(file: BinaryIO) -> bytes:
-    """Of the boxes of the file, one after the other, the content of the first with XMP's UUID."""
+    """Return the content of the first box in the file that has XMP's UUID."""
     start = 0
     for _ in range(_MAX_BOXES):
         file.seek(start)
@@ -115,7 +115,7 @@ def _in_gif(file: BinaryIO) -> bytes:
 
 
 def as_url(path: Path) -> str:
-    """A path as FFmpeg takes it: without the "file:" it takes what stands before a colon for a protocol."""
+    """Return a path as a URL for FFmpeg. Without "file:" FFmpeg takes what is before a colon for a protocol."""
     return f"file:{path}"
 
 

@@ -24,7 +24,7 @@ from serving.style.stylist import Stylist
 from training.runs import Run
 from training.style.evaluation.evaluate import Restyler
 from training.style.network import build, restyle
-from training.style.train import StyleTraining, go_on_from
+from training.style.train import StyleTraining, warm_start
 
 DEFAULT_STRENGTH: float = StylizeParameters().strength
 
@@ -37,7 +37,7 @@ class RestylerError(ToolkitError):
 
 
 def newest(repository: Path) -> str:
-    """The number of the version that was published last.
+    """Return the number of the version that was published last.
 
     Raises:
         RestylerError: there is none.
@@ -49,7 +49,7 @@ def newest(repository: Path) -> str:
 
 
 def restyler_of(name: str, repository: Path) -> Restyler:
-    """The network of a version's number, a version's folder, or a run's folder.
+    """Return the network of a version's number, a version's folder, or a run's folder.
 
     Raises:
         RestylerError: it is none of them.
@@ -68,7 +68,7 @@ def restyler_of(name: str, repository: Path) -> Restyler:
 
 
 def of_graph(name: str, graph: Path, styles: list[str]) -> Restyler:
-    """An exported network in ONNX Runtime on the CPU.
+    """Return an exported network that runs in ONNX Runtime on the CPU.
 
     Args:
         styles: in the order of its weights.
@@ -82,7 +82,7 @@ def of_graph(name: str, graph: Path, styles: list[str]) -> Restyler:
 def _of_run(run: Run) -> Restyler:
     """Also of one that is not finished: its last checkpoint."""
     network = build(StyleTraining.from_dict(run.config).network)
-    go_on_from(run, network)
+    warm_start(run, network)
     return _restyler(str(run.path), network.config.styles, lambda image, weights: restyle(network, image, weights))
 
 

@@ -54,7 +54,7 @@ def eval_style(
     ] = 3,
     size: Annotated[int, typer.Option(min=128, help="Longer side of the photographs in pixels.")] = 512,
     strength: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of the style. Default: as it is served.")
+        float | None, typer.Option(min=0, max=1, help="Strength of the style, 0 to 1. Default: as it is served.")
     ] = None,
     classifier: Annotated[
         Path | None, typer.Option(help="TensorFlow Lite image classifier that recognizes things; without one: null.")
@@ -121,7 +121,7 @@ def _say(line: str) -> None:
 
 
 def held_out(folders: Sequence[Path], content: Path | None, count: int | None) -> list[Path]:
-    """Photographs that no training saw: those of the folders, and those that are held out of `content`.
+    """Return the photographs that no training saw: those of the folders, and those that are held out of `content`.
 
     Args:
         content: what runs were trained on; without it and any folder, COCO's validation set.
@@ -195,7 +195,7 @@ def _add_passes(
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to `_DIGITS` significant digits, in dictionaries and lists too."""
+    """Return the numbers rounded to `_DIGITS` significant digits, in dictionaries and lists too."""
     if isinstance(value, Mapping):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, list):

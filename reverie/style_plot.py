@@ -25,7 +25,7 @@ _STYLE = Axis("style error (painting at 512)")
 
 
 def front(networks: Sequence[tuple[str, Mapping[str, Curve]]], peers: Sequence[Peer]) -> str:
-    """An SVG file.
+    """Return the plot as an SVG file's text.
 
     Args:
         networks: the name of each, and its curves by style, of the same styles.

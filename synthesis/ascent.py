@@ -63,10 +63,10 @@ class Ascent:
         self._min_side = features.defaults(name).dream_min_side
 
     def guide(self, image: np.ndarray | None) -> Guide:
-        """What a guide picture (uint8) shows to each layer.
+        """Return the activations of a guide picture, uint8 (height, width, 3), at each layer.
 
         Raises:
-            ImageError: it is too small for the extractor.
+            ImageError: the picture is too small for the extractor.
         """
         if image is None:
             return ()
@@ -76,22 +76,22 @@ class Ascent:
                 f"guide_image: {image.shape[1]}x{image.shape[0]} pixels; accepted: sides of at least "
                 f"{self._min_side} once the longer one is at most {GUIDE_SIDE}"
             )
-        maps = self._activations(tf.constant(image[None], tf.float32))
-        return tuple(_thinned(tf.reshape(a, (-1, a.shape[-1]))) for a in maps)
+        activations = self._activations(tf.constant(image[None], tf.float32))
+        return tuple(_subsampled(tf.reshape(a, (-1, a.shape[-1]))) for a in activations)
 
     def whole_gradient(self, image, coefficients, guide: Guide):
-        """Loss, its parts and its gradient, in one piece."""
+        """Return the loss, its parts and its gradient, computed in one piece."""
         with checkpoints.large_call(image.shape[1] * image.shape[2]):
             return self.gradient(image, coefficients, guide)
 
     def tiled_gradient(self, image, coefficients, guide: Guide, tile: int, offset: tuple[int, int]):
-        """Loss, its parts and its gradient, tile by tile.
+        """Return the loss, its parts and its gradient, computed tile by tile.
 
         Every pixel belongs to exactly one tile, which sees `MARGIN` pixels more on each side, so neither
         the picture's edge nor the tiles' are left out. `offset` moves the seams; another one in every step
         leaves none.
         """
-        rows, columns = (_windows(size, tile, shift) for size, shift in zip(image.shape[1:3], offset, strict=True))
+        rows, columns = (tile_windows(size, tile, shift) for size, shift in zip(image.shape[1:3], offset, strict=True))
         total, parts = np.zeros(image.shape[1:], np.float32), np.zeros(len(coefficients))
         for top, y in rows:
             for left, x in columns:
@@ -109,16 +109,17 @@ class Ascent:
     def _gradient(self, image, coefficients, guide):
         with tf.GradientTape() as tape:
             tape.watch(image)
-            maps = self._activations(image)
-            wanted = guide or (None,) * len(maps)
-            scores = [_score(a[:, BORDER:-BORDER, BORDER:-BORDER], g) for a, g in zip(maps, wanted, strict=True)]
+            activations = self._activations(image)
+            targets = guide or (None,) * len(activations)
+            inner = [activation[:, BORDER:-BORDER, BORDER:-BORDER] for activation in activations]
+            scores = [_score(activation, target) for activation, target in zip(inner, targets, strict=True)]
             parts = coefficients * tf.stack(scores)
             loss = tf.reduce_sum(parts)
         return loss, parts, tape.gradient(loss, image)
 
     def _activations(self, image):
-        maps = zip(self._extract(image), self._channels, strict=True)
-        return [tf.cast(a if c is None else a[..., c : c + 1], tf.float32) for a, c in maps]
+        pairs = zip(self._extract(image), self._channels, strict=True)
+        return [tf.cast(a if c is None else a[..., c : c + 1], tf.float32) for a, c in pairs]
 
 
 def _score(activation, guide):
@@ -134,23 +135,23 @@ def _score(activation, guide):
     return tf.reduce_mean(activation[0] * tf.gather(guide, nearest))
 
 
-def _thinned(places):
+def _subsampled(places):
     """At most `GUIDE_PLACES` rows, evenly spaced."""
     return places[:: -(-places.shape[0] // GUIDE_PLACES)]
 
 
-def climb(image, gradient, step_length):
-    """A step along the unit gradient (listing 12-13)."""
+def gradient_ascent(image, gradient, step_length):
+    """Return the image after one step of `step_length` along the unit gradient (listing 12-13)."""
     return image + step_length * tf.math.l2_normalize(gradient)
 
 
 def roll(image, shift: tuple[int, int]):
-    """The picture moved round by so many pixels down and to the right."""
+    """Return the picture rolled by `shift` pixels down and to the right."""
     return tf.roll(image, shift, axis=(1, 2)) if any(shift) else image
 
 
 def smoothed(gradient, sigma: float):
-    """The gradient and its Gaussian blur, each of length 1, added: coarse shapes grow before grain."""
+    """Return the sum of the gradient and its Gaussian blur, each of length 1. Coarse shapes then grow before grain."""
     radius = int(np.ceil(3 * sigma))
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = np.tile((weights / weights.sum())[:, None, None, None], (1, 1, 3, 1)).astype(np.float32)
@@ -175,8 +176,8 @@ def _parse(name: str, layer: str) -> tuple[str, int | None]:
     return layer, int(channel)
 
 
-def _windows(size: int, tile: int, shift: int) -> list[tuple[range, range]]:
-    """Along one side: (what a tile sees, what is its own), the latter a partition of the side.
+def tile_windows(size: int, tile: int, shift: int) -> list[tuple[range, range]]:
+    """Return, along one side of a picture, what each tile sees and what is its own; the latter cover the side once.
 
     What tiles see begins at multiples of the networks' stride, so that pooling groups the same pixels as in
     the whole picture, and has at most two lengths.

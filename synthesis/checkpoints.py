@@ -21,10 +21,10 @@ class Listener(Protocol):
     """Who is asked at checkpoints; one for the process."""
 
     def checkpoint(self) -> None:
-        """Return when this thread's job may go on; may raise, `Cancelled` for example."""
+        """Return when this thread's job may continue; may raise, `Cancelled` for example."""
 
     def large_call(self) -> AbstractContextManager[None]:
-        """Around a call that has checkpoints inside."""
+        """Return a context manager for a call that has checkpoints inside."""
 
     def checkpoint_inside(self) -> None:
         """As `checkpoint`, inside the large call that is being made; called from TensorFlow's threads."""
@@ -46,17 +46,17 @@ def checkpoint() -> None:
 
 
 def is_large(pixels: int) -> bool:
-    """Whether a call on so many pixels should be made with `pausing` networks, as a `large_call`."""
+    """Return whether a call on so many pixels should be made with `pausing` networks, as a `large_call`."""
     return _listener is not None and pixels > PAUSING_PIXELS
 
 
 def large_call(pixels: int) -> AbstractContextManager[None]:
-    """Around a call on so many pixels; does nothing for small ones."""
+    """Return a context manager for a call on so many pixels; it does nothing for small ones."""
     return _listener.large_call() if _listener is not None and is_large(pixels) else nullcontext()
 
 
 def pausing(model: keras.Model) -> keras.Model:
-    """The same network with the same weights, and a checkpoint before each convolution, forward and backward."""
+    """Return the same network with the same weights, and a checkpoint before each convolution, forward and backward."""
 
     def call(layer: keras.layers.Layer, *arguments, **named):
         if isinstance(layer, keras.layers.Conv2D):

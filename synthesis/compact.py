@@ -57,7 +57,7 @@ def _read_out(x, name: str):
 
 
 def build_untrained() -> keras.Model:
-    """The network: float (batch, height, width, 3) in [-1, 1] to the activations of `LAYERS`."""
+    """Return the untrained network, from float (batch, height, width, 3) in [-1, 1] to the activations of `LAYERS`."""
     image = keras.Input((None, None, 3))
     first = _conv(image, 64)
     second = _conv(_half(_conv(_conv(first, 32, 1), 32)), 64)
@@ -70,7 +70,7 @@ def build_untrained() -> keras.Model:
 
 
 def build() -> keras.Model:
-    """The trained network."""
+    """Return the trained network."""
     model = build_untrained()
     with np.load(WEIGHTS) as data:
         model.set_weights([data[f"w{i}"].astype(np.float32) for i in range(len(data.files))])

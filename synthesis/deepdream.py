@@ -19,15 +19,15 @@ from pydantic import ConfigDict, Field
 from imaging import colors, images
 from reverie.errors import InputError
 from synthesis import checkpoints, features
-from synthesis.ascent import ascent, climb, roll, smoothed
+from synthesis.ascent import ascent, gradient_ascent, roll, smoothed
 from synthesis.layer_weights import LayerWeights
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress
 from synthesis.recipes import WithRecipes
 
 UNTILED_PIXELS, LARGE_TILE = 2**21, 512
-"""Above so many pixels tiles are used unasked: a whole gradient would take gigabytes."""
+"""Above so many pixels tiles of that side are used automatically: a whole gradient would take gigabytes."""
 MOST_OCTAVES = 4
-"""That are taken unasked."""
+"""The largest number of octaves that is chosen automatically."""
 PIXELS_PER_UNIT = 127.5
 """The book's step is for pixels in [-1, 1]."""
 
@@ -58,7 +58,7 @@ class DeepDreamParameters(WithRecipes):
         precision: of the convolutions. "float32" gives the book's picture within rounding; "auto" folds the batch
             normalizations and takes bfloat16 where the processor has it; the dream is then another one, as good.
         max_seconds: the picture so far is returned after this time; 0 for no limit.
-        seed: of the jitter and of the tiles' positions.
+        seed: for the random jitter and the random positions of the tiles.
     """
 
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -102,7 +102,7 @@ class DeepDreamParameters(WithRecipes):
 
 
 def useful_octaves(shortest: int, least: int, octave_scale: float) -> int:
-    """How many octaves a picture has room for, 1 to `MOST_OCTAVES`.
+    """Return how many octaves a picture has room for, 1 to `MOST_OCTAVES`.
 
     Args:
         shortest: its shorter side; least: that of the smallest octave, both in pixels.
@@ -111,20 +111,20 @@ def useful_octaves(shortest: int, least: int, octave_scale: float) -> int:
 
 
 def octave_shapes(height: int, width: int, num_octave: int, octave_scale: float) -> list[tuple[int, int]]:
-    """Sizes from the smallest octave to the full size (listing 12-15)."""
+    """Return the sizes from the smallest octave to the full size (listing 12-15)."""
     shapes = [(int(height / octave_scale**i), int(width / octave_scale**i)) for i in range(num_octave)]
     return shapes[::-1]
 
 
 def shapes_of(height: int, width: int, parameters: DeepDreamParameters) -> list[tuple[int, int]]:
-    """Sizes of the octaves of one dream, the smallest first."""
+    """Return the sizes of the octaves of one dream, the smallest first."""
     least = features.defaults(parameters.extractor).dream_min_side
     octaves = parameters.num_octave or useful_octaves(min(height, width), least, parameters.octave_scale)
     return octave_shapes(height, width, octaves, parameters.octave_scale)
 
 
 def pixel_steps(height: int, width: int, parameters: DeepDreamParameters) -> int:
-    """Work of a dream at most: all its steps, each times the pixels of its octave."""
+    """Return the most work that a dream can be: all its steps, each times the pixels of its octave."""
     height, width = images.size_within(height, width, parameters.size)
     shapes = shapes_of(height, width, parameters)
     return parameters.frames * parameters.iterations * sum(h * w for h, w in shapes)
@@ -136,7 +136,7 @@ def dream(
     on_progress: OnProgress = lambda progress: None,
     guide: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Dream on `image`.
+    """Dream: change a picture so that the layers of a network respond more strongly (section 12.2).
 
     Args:
         image: uint8 (height, width, 3).
@@ -152,10 +152,14 @@ def dream(
         FeaturesError: unknown extractor, layer or channel, or weights that are not here.
         ImageError: the smallest octave, a tile or the guide is too small for the extractor.
         NotANumberError: the loss became NaN or infinite.
+
+    Example:
+        >>> photo = images.read(Path("photo.jpg"))
+        >>> dreamed = dream(photo, DeepDreamParameters(size=640, iterations=10))
     """
     images.check_pixels(image)
     image = images.fit_within(image, parameters.size)
-    job = _Job(image.shape[0], image.shape[1], parameters, on_progress, guide)
+    job = DreamJob(image.shape[0], image.shape[1], parameters, on_progress, guide)
     frame = image
     for number in range(1, parameters.frames + 1):
         frame = job.dream(frame if number == 1 else zoomed(frame, parameters.zoom))
@@ -167,7 +171,7 @@ def dream(
 
 
 def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of the picture, uint8 (height, width, 3) or (height, width), enlarged to its size."""
+    """Return the middle of the picture, uint8 (height, width, 3) or (height, width), enlarged to its size."""
     height, width = image.shape[:2]
     inner = max(1, round(height / factor)), max(1, round(width / factor))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
@@ -180,7 +184,7 @@ def reinject_detail(dreamed, original, shrunk, shape: Sequence[int]):
     return dreamed + same_size - tf.image.resize(shrunk, shape), same_size
 
 
-class _Job:
+class DreamJob:
     """One request: its compiled ascent, its steps so far and its time."""
 
     def __init__(
@@ -209,7 +213,7 @@ class _Job:
         self.stopped = ""
 
     def dream(self, image: np.ndarray) -> np.ndarray:
-        """All octaves (listing 12-15); where the time is up, the picture so far at full size."""
+        """Ascend in all octaves (listing 12-15); when the time is up, return the picture so far at full size."""
         original = tf.constant(image[None], tf.float32)
         dreamed, shrunk = original, tf.image.resize(original, self._shapes[0])
         for octave, shape in enumerate(self._shapes):
@@ -270,7 +274,7 @@ class _Job:
         gradient = roll(gradient, (-shift[0], -shift[1]))
         if p.smooth:
             gradient = smoothed(gradient, p.smooth)
-        return loss, parts, climb(dreamed, gradient, p.step * PIXELS_PER_UNIT)
+        return loss, parts, gradient_ascent(dreamed, gradient, p.step * PIXELS_PER_UNIT)
 
     def _shift(self, jitter: int) -> tuple[int, int]:
         if not jitter:

@@ -29,7 +29,7 @@ class FeaturesError(InputError):
 
 
 @dataclass(frozen=True)
-class _Network:
+class Extractor:
     """How to build an extractor, what its weight file may be called, and its default layers.
 
     `dream_min_side` is the side in pixels at which the deepest layer still has cells inside the border
@@ -58,8 +58,8 @@ def _unit_preprocess(image):
 _VGG_STYLE = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
 _VGG_CONTENT = "block5_conv2"
 
-_NETWORKS = {
-    "vgg19": _Network(
+_EXTRACTORS = {
+    "vgg19": Extractor(
         build=lambda: keras.applications.VGG19(weights=None, include_top=False),
         preprocess=_vgg_preprocess,
         files=("vgg19_notop.weights.h5", "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"),
@@ -68,14 +68,14 @@ _NETWORKS = {
         content_layer=_VGG_CONTENT,
         dream_layers=(("block4_conv3", 1.0), ("block5_conv2", 1.0)),
     ),
-    "inception_v3": _Network(
+    "inception_v3": Extractor(
         build=lambda: keras.applications.InceptionV3(weights=None, include_top=False),
         preprocess=_unit_preprocess,
         files=("inception_v3_notop.weights.h5", "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         dream_min_side=112,
         dream_layers=(("mixed4", 1.0), ("mixed5", 1.5), ("mixed6", 2.0), ("mixed7", 2.5)),
     ),
-    "compact": _Network(
+    "compact": Extractor(
         build=compact.build,
         preprocess=_unit_preprocess,
         files=(),
@@ -86,51 +86,57 @@ _NETWORKS = {
     ),
 }
 
-NAMES = tuple(_NETWORKS)
+NAMES = tuple(_EXTRACTORS)
 
 
 def weights_path(name: str) -> Path | None:
-    """The local weight file of `name`: in $REVERIE_WEIGHTS_DIR, else in the Keras cache, else None.
+    """Return the local weight file of `name`: in $REVERIE_WEIGHTS_DIR, else in the Keras cache, else None.
 
     Raises:
         FeaturesError: the name is unknown.
     """
-    network = _network(name)
+    described = defaults(name)
     if name == "compact":
         return compact.WEIGHTS
     folders = [Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"]
     if os.environ.get(WEIGHTS_DIR_VARIABLE):
         folders.insert(0, Path(os.environ[WEIGHTS_DIR_VARIABLE]))
-    return next((f / file for f in folders for file in network.files if (f / file).exists()), None)
+    return next((f / file for f in folders for file in described.files if (f / file).exists()), None)
 
 
 def available() -> list[str]:
-    """Extractors whose weights are on this machine."""
+    """Return the extractors whose weights are on this machine."""
     return [name for name in NAMES if (path := weights_path(name)) and path.exists()]
 
 
 def first_available(*names: str) -> str:
-    """The first of `names` whose weights are on this machine; "compact" always is."""
+    """Return the first of `names` whose weights are on this machine; "compact" always is."""
     return next((name for name in names if name in available()), "compact")
 
 
 def chosen(name: str, preferred: str) -> str:
-    """`name`; for "auto" `preferred` where its weights are on this machine, else "compact"."""
+    """Return `name`; for "auto" `preferred` where its weights are on this machine, else "compact"."""
     return first_available(preferred) if name == "auto" else name
 
 
-def defaults(name: str) -> _Network:
-    """Default layers of an extractor, and the smallest image side it takes."""
-    return _network(name)
+def defaults(name: str) -> Extractor:
+    """Return the default layers of an extractor, and the smallest image side it takes.
+
+    Raises:
+        FeaturesError: the name is unknown.
+    """
+    if name not in _EXTRACTORS:
+        raise FeaturesError(f"features: {name!r} is unknown; accepted: {', '.join(NAMES)}")
+    return _EXTRACTORS[name]
 
 
 def layer_names(name: str) -> list[str]:
-    """Layers of an extractor that can be asked for, in order of depth."""
-    return [layer.name for layer in _full_model(name).layers[1:]]
+    """Return the names of an extractor's layers, in order of depth."""
+    return [layer.name for layer in network(name).layers[1:]]
 
 
 def channels(name: str, layer: str) -> int:
-    """How many channels a layer has.
+    """Return how many channels a layer has.
 
     Raises:
         FeaturesError: the extractor has no such layer.
@@ -146,7 +152,7 @@ def load(
     folded: bool = False,
     pauses: bool = False,
 ) -> Callable:
-    """An extractor cut at the deepest layer it needs.
+    """Return an extractor cut at the deepest layer it needs.
 
     Args:
         name: one of `available()`.
@@ -162,13 +168,17 @@ def load(
 
     Raises:
         FeaturesError: unknown extractor or layer, or weights that are not on this machine.
+
+    Example:
+        >>> extract = load("compact", ["block1_conv1", "block5_conv2"])
+        >>> shallow, deep = extract(np.zeros((1, 64, 64, 3), np.float32))
     """
     for layer in layers:
         _layer(name, layer)
     full = _adapted(name, dtype, pooling, folded)
     model = keras.Model(full.inputs[0], [full.get_layer(layer).output for layer in layers])
     model = checkpoints.pausing(model) if pauses else model
-    preprocess = _network(name).preprocess
+    preprocess = defaults(name).preprocess
 
     def features(image):
         activations = model(preprocess(image), training=False)
@@ -180,18 +190,23 @@ def load(
 def _layer(name: str, layer: str) -> keras.Layer:
     if layer not in layer_names(name):
         raise FeaturesError(f"layer: {layer!r} is not in {name}; accepted: {', '.join(_suggested(name))}")
-    return _full_model(name).get_layer(layer)
+    return network(name).get_layer(layer)
 
 
-@lru_cache(maxsize=len(_NETWORKS))
-def _full_model(name: str) -> keras.Model:
-    network, path = _network(name), weights_path(name)
+@lru_cache(maxsize=len(_EXTRACTORS))
+def network(name: str) -> keras.Model:
+    """Return the whole extractor with its weights, frozen, without its preprocessing. It is loaded once.
+
+    Raises:
+        FeaturesError: the name is unknown, or its weights are not on this machine.
+    """
+    described, path = defaults(name), weights_path(name)
     if path is None:
         raise FeaturesError(
             f"features: the weights of {name} are not on this machine; accepted here: {', '.join(available())}; "
-            f"to add them run 'reverie weights {name}', or put {network.files[0]} into a folder and name that folder in --weights-dir"
+            f"to add them run 'reverie weights {name}', or put {described.files[0]} into a folder and name that folder in --weights-dir"
         )
-    model = network.build()
+    model = described.build()
     model.trainable = False
     if name != "compact":
         model.load_weights(path)
@@ -199,7 +214,7 @@ def _full_model(name: str) -> keras.Model:
 
 
 def fold_normalization(model: keras.Model) -> keras.Model:
-    """The same network with each batch normalization folded into the convolution before it.
+    """Return the same network with each batch normalization folded into the convolution before it.
 
     A normalization with fixed statistics is a scale and a shift of each channel. Layers keep their names.
     """
@@ -244,14 +259,14 @@ def _scaled_weights(convolution: keras.Layer, normalization: keras.Layer) -> lis
     return [kernel * factor, shift * factor + (normalization.beta.numpy() if normalization.center else 0.0)]
 
 
-@lru_cache(maxsize=2 * len(_NETWORKS))
+@lru_cache(maxsize=2 * len(_EXTRACTORS))
 def _adapted(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
     """The network in another arithmetic or with another pooling.
 
     The first convolution stays in float32: rounding pixels to the 8 bits of bfloat16 would lose the last
     steps of an optimization, and it is a small part of the work.
     """
-    full = fold_normalization(_full_model(name)) if folded else _full_model(name)
+    full = fold_normalization(network(name)) if folded else network(name)
     if (dtype, pooling) == ("float32", "max"):
         return full
     first = next(layer.name for layer in full.layers if isinstance(layer, keras.layers.Conv2D))
@@ -271,7 +286,7 @@ def _adapted(name: str, dtype: str, pooling: str, folded: bool) -> keras.Model:
 
 @lru_cache(maxsize=1)
 def fast_dtype() -> str:
-    """ "bfloat16" where this machine multiplies it faster than float32, else "float32"."""
+    """Return "bfloat16" where this machine multiplies it faster than float32, else "float32"."""
     if tf.config.list_physical_devices("GPU"):
         capability = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return "bfloat16" if capability.get("compute_capability", (0, 0)) >= (8, 0) else "float32"
@@ -281,14 +296,8 @@ def fast_dtype() -> str:
 
 
 def dtype_of(precision: str) -> str:
-    """The arithmetic of a `precision` parameter: "auto" is `fast_dtype`."""
+    """Return the arithmetic of a `precision` parameter: "auto" is `fast_dtype`."""
     return fast_dtype() if precision == "auto" else precision
-
-
-def _network(name: str) -> _Network:
-    if name not in _NETWORKS:
-        raise FeaturesError(f"features: {name!r} is unknown; accepted: {', '.join(NAMES)}")
-    return _NETWORKS[name]
 
 
 def _suggested(name: str) -> list[str]:
@@ -297,7 +306,7 @@ def _suggested(name: str) -> list[str]:
 
 
 def download(name: str) -> Path:
-    """Fetch ImageNet weights into the Keras cache with `keras.applications` (which checks them)."""
+    """Fetch ImageNet weights into the Keras cache with `keras.applications`, which checks them; return their file."""
     builders = {"vgg19": keras.applications.VGG19, "inception_v3": keras.applications.InceptionV3}
     if name not in builders:
         raise FeaturesError(f"weights: {name!r} is not downloadable; accepted: {', '.join(builders)}")

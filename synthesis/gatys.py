@@ -15,7 +15,7 @@ the loss of the picture that is returned. In its work it departs from the book i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -39,16 +39,13 @@ from synthesis.objective import (
 from synthesis.optimizers import OPTIMIZERS
 from synthesis.progress import Clock, NotANumberError, OnProgress, Progress, TimeUpError
 from synthesis.recipes import WithRecipes
+from synthesis.stages import Stage, plan
 
 MAX_STYLES = 8
 MAX_STYLE_PIXELS = 2048 * 2048
 """Of a style at `style_scale`."""
 MAX_SIZE = 2048
 """Longer side of a result, in pixels."""
-COARSE_MIN_SIDE = 64
-"""The shorter side of the smallest size that "automatic" scales begin with; block5 has 4 cells there."""
-COARSE_SHARE, EXACT_SHARE = 0.4, 0.1
-"""Of all steps: those at the smaller sizes, and those with all layers in float32 at the end."""
 NEGLIGIBLE = 0.01
 """The deepest layers that together held less of the loss at the size before are left out until the exact steps.
 VGG19 then often ends at block4_conv1, for a third less work."""
@@ -82,7 +79,7 @@ class GatysParameters(WithRecipes):
         size: longer side of the result in pixels; a smaller picture keeps its size.
         preview_every: steps between preview pictures; 0 for none.
         max_seconds: the best picture so far is returned after this time; 0 for no limit.
-        seed: of the noise.
+        seed: for the noise.
     """
 
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {"book": {"content_weight": 2.5e-8, "bounded": False}}
@@ -124,14 +121,14 @@ BOOK = GatysParameters(recipe="book")
 
 
 def objective(name: str) -> Objective:
-    """The book's objective on an extractor, in float32."""
+    """Return the book's objective on an extractor, in float32."""
     return compiled(layers_of(name))
 
 
 def book_targets(
     goal: Objective, content: np.ndarray, style: np.ndarray, parameters: GatysParameters, style_size: int = 0
 ) -> Targets:
-    """Targets for judging any picture of the size of `content` by the objective of `parameters`.
+    """Return the targets by which the objective of `parameters` judges any picture of the size of `content`.
 
     Args:
         style_size: as in `synthesis.objective.make_targets`.
@@ -146,7 +143,7 @@ def transfer(
     on_progress: OnProgress = lambda progress: None,
     masks: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """Paint `content` in the style of `style`.
+    """Paint `content` in the style of `style` by optimization (Gatys et al. 2015).
 
     Args:
         content: uint8 (height, width, 3).
@@ -163,6 +160,10 @@ def transfer(
         ImageError: a mask of another size than `content`, or a shorter side that is too small once shrunk.
         InputError: another number of weights or masks than of styles, or of styles than is accepted.
         NotANumberError: the loss became NaN or infinite.
+
+    Example:
+        >>> photo, painting = (images.read(Path(name)) for name in ("photo.jpg", "painting.jpg"))
+        >>> painted = transfer(photo, painting, GatysParameters(steps=50, size=400))
     """
     given = [style] if isinstance(style, np.ndarray) else list(style)
     for picture, name in [(content, "image"), *((s, "style_image") for s in given)]:
@@ -174,9 +175,9 @@ def transfer(
     if parameters.preserve_colors:
         photo, content = content, colors.luminance(content)
         styles = [Style(colors.luminance(s.image), s.weight, s.mask) for s in styles]
-        painted = _Job(content, styles, parameters, on_progress).run()
+        painted = TransferJob(content, styles, parameters, on_progress).run()
         return images.to_uint8(colors.with_colors_of(painted, photo))
-    return images.to_uint8(_Job(content, styles, parameters, on_progress).run())
+    return images.to_uint8(TransferJob(content, styles, parameters, on_progress).run())
 
 
 def _check_style_scale(content: np.ndarray, scale: float) -> None:
@@ -188,53 +189,6 @@ def _check_style_scale(content: np.ndarray, scale: float) -> None:
         raise InputError(
             f"style_scale: {scale:g} for {width}x{height} pixels; accepted: 0.25 to {max(1, accepted):.3g}"
         )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """So many steps at one size; the last `exact` of them with all layers in float32, those before in `dtype`."""
-
-    height: int
-    width: int
-    steps: int
-    exact: int
-    dtype: str
-
-
-def plan(height: int, width: int, parameters: GatysParameters) -> list[Stage]:
-    """The stages from the smallest size to the full one; their steps add up to `parameters.steps`."""
-    if parameters.optimizer == "sgd":
-        return [Stage(height, width, parameters.steps, parameters.steps, "float32")]
-    dtype = features.dtype_of(parameters.precision)
-    count = min(parameters.scales or _useful_scales(height, width), parameters.steps)
-    coarse = _shares(round(parameters.steps * COARSE_SHARE), count - 1)
-    small = [
-        Stage(max(images.MIN_SIDE, round(height / 2**i)), max(images.MIN_SIDE, round(width / 2**i)), steps, 0, dtype)
-        for i, steps in zip(range(count - 1, 0, -1), coarse, strict=True)
-        if steps
-    ]
-    left = parameters.steps - sum(stage.steps for stage in small)
-    return [*small, Stage(height, width, left, max(1, round(parameters.steps * EXACT_SHARE)), dtype)]
-
-
-def pixel_steps(height: int, width: int, parameters: GatysParameters, styles: int) -> float:
-    """Work of a transfer at most: all its steps, each times the pixels of its size.
-
-    Looking at the styles is a third of a step for each and each size, at `style_scale` times the size.
-    """
-    height, width = images.size_within(height, width, parameters.size)
-    looks = (1 + styles * parameters.style_scale**2) / 3
-    return sum(s.height * s.width * (s.steps + looks) for s in plan(height, width, parameters))
-
-
-def _useful_scales(height: int, width: int) -> int:
-    """How often the shorter side can be halved, at most twice, and be `COARSE_MIN_SIDE` or more; plus one."""
-    return 1 + sum(min(height, width) // 2**i >= COARSE_MIN_SIDE for i in (1, 2))
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    """`total` in as equal whole parts as there are, the larger ones first."""
-    return [total // parts + (i < total % parts) for i in range(parts)] if parts else []
 
 
 def _styles(
@@ -293,7 +247,7 @@ def _targets(
     )
 
 
-class _Job:
+class TransferJob:
     """One transfer: its stages, its progress, and the best picture so far."""
 
     def __init__(self, content: np.ndarray, styles: list[Style], parameters: GatysParameters, on_progress: OnProgress):
@@ -309,7 +263,7 @@ class _Job:
         self._latest: Evaluation | None = None
 
     def run(self) -> np.ndarray:
-        """The painted picture: float (height, width, 3), not clipped unless it is bounded."""
+        """Carry out all stages; return the picture, float (height, width, 3), not clipped unless it is bounded."""
         pixels: np.ndarray | None = None
         try:
             for number, stage in enumerate(self._stages):
@@ -349,7 +303,7 @@ class _Job:
         p = self._parameters
         pixels = minimize(evaluate, start, stage.steps, p.learning_rate, self._report, p.bounded)
         if (left := first + stage.steps - self._step) > 0 and stage.exact:
-            # The line search met the noise of bfloat16, or of the change to float32: go on without it.
+            # The line search met the noise of bfloat16, or of the change to float32: continue without it.
             exact = self._evaluator(Stage(stage.height, stage.width, left, left, "float32"), self._step)
             pixels = minimize(exact, pixels, left, p.learning_rate, self._report, p.bounded)
         self._step = first + stage.steps

@@ -9,12 +9,12 @@ DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
 def has_gpu() -> bool:
-    """Whether a driver for one is loaded."""
+    """Return whether a driver for an NVIDIA GPU is loaded."""
     return any(path.exists() for path in DRIVERS)
 
 
 def log_level() -> str:
-    """TF_CPP_MIN_LOG_LEVEL: TensorFlow's errors; none on a machine without a GPU, whose absence it logs as one.
+    """Return TF_CPP_MIN_LOG_LEVEL that shows errors; none without a GPU, whose absence TensorFlow logs as an error.
 
     What ends a computation is raised as an exception too, and is seen at either level.
     """

@@ -9,14 +9,17 @@ from keras import ops
 
 
 def gram_matrix(features, dtype="float32"):
-    """Inner products of the feature maps (listing 12-20), summed over positions.
+    """Return the inner products of the feature maps (listing 12-20), summed over positions.
 
     Args:
         features: float (batch, height, width, channels).
-        dtype: the products are made in; bfloat16 rounds each sum.
+        dtype: of the products; bfloat16 rounds each sum.
 
     Returns:
         float32 (batch, channels, channels).
+
+    Example:
+        >>> gram_matrix(np.ones((1, 4, 5, 2)))[0]  # 20 positions: [[20., 20.], [20., 20.]]
     """
     batch, height, width, channels = ops.shape(features)
     flat = ops.cast(ops.reshape(features, (batch, height * width, channels)), dtype)
@@ -24,12 +27,19 @@ def gram_matrix(features, dtype="float32"):
 
 
 def content_loss(features, target):
-    """Sum of squared differences (listing 12-19)."""
-    return ops.sum(ops.square(ops.cast(features, "float32") - target))
+    """Return the sum of squared differences of activations (listing 12-19).
+
+    Args:
+        features, target: float (batch, height, width, channels).
+
+    Returns:
+        float32 (batch,).
+    """
+    return ops.sum(ops.square(ops.cast(features, "float32") - target), axis=(1, 2, 3))
 
 
 def style_loss(gram, target, pixels):
-    """Squared distance of Gram matrices over `4 * 3**2 * pixels**2` (listing 12-20).
+    """Return the squared distance of Gram matrices over `4 * 3**2 * pixels**2` (listing 12-20).
 
     Args:
         gram, target: float32 (batch, channels, channels).
@@ -42,19 +52,27 @@ def style_loss(gram, target, pixels):
 
 
 def relative_error(value, target, axis=None):
-    """Squared error over squared target, summed over `axis` (all by default): 0 is perfect, 1 is what zeros would get."""
+    """Return the squared error over the squared target, both summed over `axis` (all axes by default).
+
+    Args:
+        value, target: float, of the same shape.
+        axis: the axes that are summed over.
+
+    Returns:
+        float32 with the axes that are left. 0 is perfect; zeros in place of the target get 1.
+    """
     value, target = ops.cast(value, "float32"), ops.cast(target, "float32")
     return ops.sum(ops.square(value - target), axis=axis) / (ops.sum(ops.square(target), axis=axis) + 1e-6)
 
 
 def total_variation(image):
-    """Sum of squared local differences to the power 1.25 (listing 12-21).
+    """Return the sum of squared local differences to the power 1.25 (listing 12-21).
 
     Args:
         image: float (batch, height, width, 3), pixels in [0, 255].
 
     Returns:
-        float (batch,).
+        float32 (batch,).
     """
     corner = image[:, :-1, :-1, :]
     down = ops.square(corner - image[:, 1:, :-1, :])
@@ -63,6 +81,6 @@ def total_variation(image):
 
 
 def _power_1_25(x):
-    """x ** 1.25 for x >= 0 from two square roots, whose gradient at 0 is 0 rather than NaN."""
+    """Return x ** 1.25 for x >= 0. Two square roots give it a gradient of 0 at 0, where a power has NaN."""
     safe = ops.where(x > 0, x, 1.0)
     return ops.where(x > 0, safe * ops.sqrt(ops.sqrt(safe)), 0.0)

@@ -1,6 +1,6 @@
 """The book's loss for style transfer (listing 12-22), and what the field has added to it.
 
-With the defaults of `Aim` it is the book's: VGG19, one content layer, five Gram matrices of equal weight,
+With the defaults of `GatysParameters` it has the book's terms: VGG19, one content layer, five Gram matrices of equal weight,
 total variation. More: several style pictures, a style for each region, layers and their weights, average
 pooling, a style taken at another scale, and convolutions in bfloat16.
 """
@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from imaging import images
 from synthesis import checkpoints, features
-from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
+from synthesis.loss_terms import ContentLoss, Loss, StyleLoss, Sum, TotalVariation
+from synthesis.losses import gram_matrix
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Evaluation:
     exact: bool = True
 
 
-PARTS = ("content", "style", "total_variation")
+PARTS = (ContentLoss.kind, StyleLoss.kind, TotalVariation.kind)
+"""The kinds of terms of the objective."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Layers:
 
 
 def layers_of(name: str, style: Sequence[str] = (), content: Sequence[str] = (), pooling: str = "max") -> Layers:
-    """These layers of a network, or the book's where none are given.
+    """Return these layers of a network, or the book's where none are given.
 
     Raises:
         FeaturesError: the network has no style layers.
@@ -97,7 +99,7 @@ def layers_of(name: str, style: Sequence[str] = (), content: Sequence[str] = (),
 
 
 def without_negligible(layers: Layers, losses: Mapping[str, float], share: float) -> Layers:
-    """The layers but the deepest ones that together hold less than `share` of the loss.
+    """Return the layers but the deepest ones that together hold less than `share` of the loss.
 
     The network can then end earlier. At least one style layer stays.
 
@@ -116,7 +118,7 @@ def without_negligible(layers: Layers, losses: Mapping[str, float], share: float
 
 
 def restricted(targets: Targets, layers: Layers, kept: Layers) -> Targets:
-    """The targets of `layers` for the layers that are `kept`."""
+    """Return the targets of `layers` for the layers that are `kept`."""
     styles = [layers.style.index(name) for name in kept.style]
     contents = [layers.content.index(name) for name in kept.content]
     return Targets(
@@ -142,6 +144,9 @@ class Objective:
             layers.name, [*layers.style, *layers.content], dtype, layers.pooling, pauses=pauses
         )
         styles, contents = len(layers.style), len(layers.content)
+        content, style, variation = PARTS
+        self._term_names = [f"{content} {layer}" for layer in layers.content]
+        self._term_names += [*(f"{style} {layer}" for layer in layers.style), variation]
         self.loss_and_gradient = tf.function(
             self._loss_and_gradient,
             input_signature=[
@@ -157,45 +162,54 @@ class Objective:
         self._activations = tf.function(self._extract, input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
 
     def measure(self, pixels: np.ndarray, targets: Targets) -> Evaluation:
-        """Loss, parts and gradient at float pixels (height, width, 3) in [0, 255]."""
+        """Return the loss, its parts and its gradient at float pixels (height, width, 3) in [0, 255]."""
         t = targets
         image = tf.constant(pixels[None], tf.float32)
         checkpoints.checkpoint()
         with checkpoints.large_call(image.shape[1] * image.shape[2]):
-            loss, parts, by_layer, gradient = self.loss_and_gradient(
+            loss, terms, gradient = self.loss_and_gradient(
                 image, t.contents, t.grams, t.masks, t.weights, t.content_weights, t.style_weights
             )
-        named = dict(zip(PARTS, parts.numpy().tolist(), strict=True))
-        names = [f"content {n}" for n in self.layers.content] + [f"style {n}" for n in self.layers.style]
-        layers = dict(zip(names, by_layer.numpy().tolist(), strict=True))
-        return Evaluation(float(loss), named, layers, gradient.numpy()[0], self._is_exact)
+        values = dict(zip(self._term_names, terms.numpy().tolist(), strict=True))
+        parts = {part: sum(v for name, v in values.items() if name.split()[0] == part) for part in PARTS}
+        layers = {name: value for name, value in values.items() if name not in PARTS}
+        return Evaluation(float(loss), parts, layers, gradient.numpy()[0], self._is_exact)
 
     def activations(self, pixels: np.ndarray) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Style and content activations, float32, of pixels (height, width, 3) in [0, 255]."""
+        """Return the style and the content activations, float32, of pixels (height, width, 3) in [0, 255]."""
         checkpoints.checkpoint()
         with checkpoints.large_call(pixels.shape[0] * pixels.shape[1]):
-            seen = [tf.cast(a, tf.float32) for a in self._activations(tf.constant(pixels[None], tf.float32))]
+            activations = [tf.cast(a, tf.float32) for a in self._activations(tf.constant(pixels[None], tf.float32))]
         count = len(self.layers.style)
-        return seen[:count], seen[count:]
+        return activations[:count], activations[count:]
 
-    def _loss_and_gradient(self, image, contents, grams, masks, weights, content_weights, style_weights):
+    def _loss_and_gradient(self, image, *targets):
+        objective = self._objective(Targets(*targets))
         with tf.GradientTape() as tape:
             tape.watch(image)
-            seen = self._extract(image)
-            styles, shown = seen[: len(grams)], seen[len(grams) :]
-            pixels = tf.cast(tf.shape(image)[1] * tf.shape(image)[2], tf.float32)
-            style = [style_loss(self._grams(s, m), g, pixels) for s, m, g in zip(styles, masks, grams, strict=True)]
-            content = [content_loss(a, wanted) for a, wanted in zip(shown, contents, strict=True)]
-            content = weights[0] * content_weights * tf.reshape(tf.convert_to_tensor(content, tf.float32), (-1,))
-            style = weights[1] * style_weights * tf.reduce_sum(tf.stack(style), axis=1)
-            variation = weights[2] * tf.reduce_sum(total_variation(image))
-            parts = tf.stack([tf.reduce_sum(content), tf.reduce_sum(style), variation])
-            loss = tf.reduce_sum(parts)
-        return loss, parts, tf.concat([content, style], axis=0), tape.gradient(loss, image)
+            activations = dict(zip((*self.layers.style, *self.layers.content), self._extract(image), strict=True))
+            terms = tf.concat(objective.measure(image, activations).weighted, axis=0)
+            loss = tf.reduce_sum(terms)
+        return loss, terms, tape.gradient(loss, image)
 
-    def _grams(self, activation, masks):
-        """Gram matrices (regions, channels, channels); without regions the mask is all ones and left out."""
-        return gram_matrix(tf.cast(activation, tf.float32) * masks if self._has_regions else activation)
+    def _objective(self, targets: Targets) -> Loss:
+        """Return what is minimized; with the weights of `synthesis.gatys.BOOK` it is listing 12-22."""
+        t, has_regions = targets, self._has_regions
+        content = Sum.of(
+            weight * ContentLoss(layer, target)
+            for layer, target, weight in zip(self.layers.content, t.contents, _each(t.content_weights), strict=True)
+        )
+        style = Sum.of(
+            weight * StyleLoss(layer, gram, masks if has_regions else None)  # Without regions all masks are ones.
+            for layer, gram, masks, weight in zip(
+                self.layers.style, t.grams, t.masks, _each(t.style_weights), strict=True
+            )
+        )
+        return t.weights[0] * content + t.weights[1] * style + t.weights[2] * TotalVariation()
+
+
+def _each(weights: tf.Tensor) -> list[tf.Tensor]:
+    return tf.unstack(weights) if weights.shape[0] else []
 
 
 def make_targets(
@@ -219,17 +233,13 @@ def make_targets(
         weights: of content, style and total variation; content_weights, style_weights: of each layer.
     """
     height, width, _ = content.shape
-    shown, contents = objective.activations(content)
+    content_activations, contents = objective.activations(content)
     size = [max(images.MIN_SIDE, round(side * style_scale)) for side in (height, width)]
-    seen = [
-        objective.activations(images.fit_within(s.image, style_size) if style_size else images.resize(s.image, *size))[
-            0
-        ]
-        for s in styles
-    ]
+    resized = [images.fit_within(s.image, style_size) if style_size else images.resize(s.image, *size) for s in styles]
+    style_activations = [objective.activations(picture)[0] for picture in resized]
     pairs = [
-        _region_targets([activations[i] for activations in seen], styles, layer.shape[1:3])
-        for i, layer in enumerate(shown)
+        _region_targets([activations[i] for activations in style_activations], styles, layer.shape[1:3])
+        for i, layer in enumerate(content_activations)
     ]
     return Targets(
         tuple(contents),
@@ -258,5 +268,5 @@ def _region_targets(activations: list[tf.Tensor], styles: Sequence[Style], cells
 
 @lru_cache(maxsize=16)
 def compiled(layers: Layers, dtype: str = "float32", has_regions: bool = False, pauses: bool = False) -> Objective:
-    """The objective of these layers, made and traced once; `pauses` as in `features.load`."""
+    """Return the objective of these layers, made and traced once; `pauses` as in `features.load`."""
     return Objective(layers, dtype, has_regions, pauses)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 
+from synthesis.blas import one_thread
 from synthesis.objective import Evaluation
 
 Evaluate = Callable[[np.ndarray], Evaluation]
@@ -26,7 +27,7 @@ LBFGS_PAIRS, LBFGS_BYTES = 30, 512 * 2**20
 def lbfgs(
     evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
 ) -> np.ndarray:
-    """One run of SciPy's L-BFGS-B: its memory lasts from the first step to the last."""
+    """Minimize by one run of SciPy's L-BFGS-B, whose memory lasts from the first step to the last; return the pixels."""
     latest: Evaluation | None = None
 
     def fun(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -40,15 +41,16 @@ def lbfgs(
 
     # SciPy stops by itself on small relative change; only the step count may end a transfer.
     limits = {"maxiter": steps, "maxfun": 4 * steps + 20, "maxcor": _pairs(start.size), "ftol": 0.0, "gtol": 0.0}
-    found = scipy.optimize.minimize(
-        fun,
-        _within(start, bounded).ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=scipy.optimize.Bounds(LOW, HIGH) if bounded else None,
-        callback=callback,
-        options=limits,
-    )
+    with one_thread.held():
+        found = scipy.optimize.minimize(
+            fun,
+            _within(start, bounded).ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=scipy.optimize.Bounds(LOW, HIGH) if bounded else None,
+            callback=callback,
+            options=limits,
+        )
     return found.x.reshape(start.shape)
 
 
@@ -60,7 +62,7 @@ def _pairs(numbers: int) -> int:
 def sgd(
     evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
 ) -> np.ndarray:
-    """Listing 12-23: plain gradient descent, the rate falling by 4 % every 100 steps."""
+    """Minimize by plain gradient descent, whose rate falls by 4 % every 100 steps (listing 12-23); return the pixels."""
     pixels, rate = _within(start, bounded), learning_rate or 100.0
     for i in range(steps):
         here = evaluate(pixels)
@@ -72,7 +74,7 @@ def sgd(
 def adam(
     evaluate: Evaluate, start: np.ndarray, steps: int, learning_rate: float, report: Report, bounded: bool = False
 ) -> np.ndarray:
-    """Adam (Kingma & Ba 2015) with bias correction; moments 0.9 and 0.999."""
+    """Minimize by Adam (Kingma & Ba 2015) with bias correction and moments 0.9 and 0.999; return the pixels."""
     pixels, state = _within(start, bounded), Adam(learning_rate or 5.0)
     for _ in range(steps):
         here = evaluate(pixels)
@@ -101,7 +103,7 @@ class Adam:
     square: np.ndarray | float = 0.0
 
     def step(self, pixels: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """The pixels after one step against `gradient`, of the same shape."""
+        """Return the pixels after one step against `gradient`, of the same shape."""
         self.steps += 1
         self.mean = 0.9 * self.mean + 0.1 * gradient
         self.square = self.square_decay * self.square + (1 - self.square_decay) * gradient**2

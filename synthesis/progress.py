@@ -58,7 +58,7 @@ class Clock:
         return time.monotonic() - self._started
 
     def stopped(self) -> str:
-        """ "max_seconds" once they have passed, else ""."""
+        """Return "max_seconds" once they have passed, else ""."""
         return MAX_SECONDS if 0 < self._max_seconds <= self.seconds() else ""
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 train_app = typer.Typer(
-    no_args_is_help=True, help="Train a model; a run that was stopped goes on with the same command and --run."
+    no_args_is_help=True, help="Train a model; the same command with --run continues a run that was stopped."
 )
 
 eval_app = typer.Typer(no_args_is_help=True, help="Measure a trained model; the last line of the output is JSON.")
@@ -25,10 +25,10 @@ RunOption = Annotated[
 ]
 Content = Annotated[Path | None, typer.Option(help="Folder of photographs. Default: download COCO's validation set.")]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop where a photograph cannot be read, instead of going on without it.")
+    bool, typer.Option("--strict", help="Stop where a photograph cannot be read, instead of continuing without it.")
 ]
 Precision = Annotated[str, typer.Option(help="float32, or mixed_bfloat16 where the processor or GPU has bf16.")]
-Seed = Annotated[int, typer.Option(help="Of the initial weights, the order of the data and the samples.")]
+Seed = Annotated[int, typer.Option(help="Seed of the initial weights, the order of the data and the samples.")]
 WeightsDir = Annotated[
     Path | None, typer.Option(help="Folder with VGG19's ImageNet weights, if not in the Keras cache.")
 ]
@@ -48,7 +48,7 @@ def train_lm(
     run: RunOption = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A run whose weights and tokenizer to begin with; its text may be another."),
+        typer.Option("--from", help="Start from the weights and the tokenizer of this run; its texts may be others."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Batches to train for.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of one context each in a batch.")] = None,
@@ -58,8 +58,10 @@ def train_lm(
     learning_rate: Annotated[float | None, typer.Option(help="Constant rate of rmsprop, peak of the others.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Share of activations dropped.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, or mixed_bfloat16 where there is bf16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the weights, the order of the data and the samples.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the samples continue.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the weights, the order of the data and the samples.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text that the samples continue.")] = None,
     strategy: Annotated[
         str, typer.Option(help="none, mirrored (all GPUs of this machine) or multiworker (processes of TF_CONFIG).")
     ] = "none",
@@ -98,12 +100,12 @@ def train_lm(
     schedule = Schedule(
         config.steps, sample_every=sample_every, checkpoint_every=checkpoint_every, validate_every=validate_every
     )
-    data = data or opened.input_path("data") or reviews.download()
+    data = data or opened.inputs.path("data") or reviews.download()
     if prompt is None and not opened.exists and not reviews.is_reviews(data):
         config = presets.adjusted(config, prompt=reviews.prompt_for(data))
-    source = source or opened.input_path("from")
+    source = source or opened.inputs.path("from")
     if distribution.is_chief:
-        opened.remember({"data": data, "from": source})
+        opened.inputs.remember({"data": data, "from": source})
     initial = Run(source) if source else None
     trained = train(config, data, cache, opened.path, schedule, distribution, jit_compile, initial)
     if distribution.is_chief:
@@ -115,7 +117,8 @@ def train_lm(
 @train_app.command("average")
 def average_lm(
     runs: Annotated[
-        list[Path], typer.Argument(help="Runs of a language model, best those that went on from one another.")
+        list[Path],
+        typer.Argument(help="Runs of a language model. Runs that started from one another give the best mean."),
     ],
     data: Annotated[
         Path | None,
@@ -140,7 +143,7 @@ def eval_lm(
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run. Default: the newest finished one.")] = None,
     every_review: Annotated[bool, typer.Option("--all", help="Measure every test review: slow.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the choice of the reviews and of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of reviews and of the samples.")] = 0,
 ) -> None:
     """Measure a language model on the held-out test reviews."""
     from training.language_model import reviews
@@ -149,7 +152,7 @@ def eval_lm(
     from training.runs import Run
 
     measured = Run(run) if run else Run.newest_finished(KIND)
-    source = data or measured.input_path("data") or reviews.download()
+    source = data or measured.inputs.path("data") or reviews.download()
     texts = list(reviews.read_reviews(source, "test"))
     figures = evaluate(scored(*load(measured)), texts, seed, every_review, reviews.prompt_for(source))
     typer.echo(json.dumps({"run": str(measured.path)} | figures | validation_of(measured)))
@@ -167,7 +170,9 @@ def train_style(
     run: RunOption = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A run whose weights to begin with; its loss may be another, its network smaller."),
+        typer.Option(
+            "--from", help="Start from the weights of this run; its loss may be another, its network smaller."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="fast, or johnson: the full-size network, for comparison.")] = "fast",
     steps: Annotated[int, typer.Option(help="Batches to train for.")] = 12_000,
@@ -183,7 +188,8 @@ def train_style(
         ),
     ] = None,
     content_weight: Annotated[
-        float, typer.Option(help="Of the content error at the start; it moves until the error is --content-error.")
+        float,
+        typer.Option(help="Weight of the content error at the start; it moves until the error is --content-error."),
     ] = 0.3,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 2e-3,
     width: Annotated[int, typer.Option(help="Channels of the residual blocks; 0 for the preset's.")] = 0,
@@ -211,7 +217,7 @@ def train_style(
     from training.style.train import KIND, StyleTraining, named_paintings, teacher_of, train
 
     opened = Run.at(KIND, run)
-    styles = styles or opened.input_paths("styles")
+    styles = styles or opened.inputs.paths("styles")
     if not styles:
         raise typer.BadParameter("give at least one painting", param_hint="--style")
     paintings = named_paintings(styles)
@@ -220,15 +226,15 @@ def train_style(
         {"content_error": tuple(content_error)} if content_error else {}
     )
     config = known.changed(paintings, **given, **_given(context, ("preset", "width", "blocks")))
-    teacher, pairs = teacher or opened.input_path("teacher"), pairs or opened.inputs.get("pairs", 0)
+    teacher, pairs = teacher or opened.inputs.path("teacher"), pairs or opened.inputs.get("pairs", 0)
     if bool(config.distilled_steps) != bool(teacher or pairs) or (teacher and pairs):
         raise typer.BadParameter("give it together with one of --teacher and --pairs", param_hint="--distilled-steps")
-    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=config.features == "vgg19")
+    use_weights(weights_dir or opened.inputs.path("weights_dir"), needs_vgg19=config.features == "vgg19")
     from training.loop import Schedule
 
-    content = content or opened.input_path("content") or download()
-    source = source or opened.input_path("from")
-    opened.remember(
+    content = content or opened.inputs.path("content") or download()
+    source = source or opened.inputs.path("from")
+    opened.inputs.remember(
         {
             "styles": styles,
             "content": content,
@@ -249,7 +255,7 @@ def train_style(
 def add_style(
     context: typer.Context,
     style: Annotated[Path | None, typer.Option(help="The painting.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the new style. Default: the painting's file name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new style. Default: the painting's file name.")] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="Finished run to extend. Default: the newest finished one.")
     ] = None,
@@ -268,20 +274,20 @@ def add_style(
     from training.style.train import KIND
 
     opened = Run.at(KIND, run)
-    style = style or opened.input_path("style")
+    style = style or opened.inputs.path("style")
     if style is None:
         raise typer.BadParameter("give a painting", param_hint="--style")
-    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
+    use_weights(weights_dir or opened.inputs.path("weights_dir"), needs_vgg19=True)
     from training.loop import Schedule
     from training.style.add import add
 
-    source, content = source or opened.input_path("from"), content or opened.input_path("content") or download()
+    source, content = source or opened.inputs.path("from"), content or opened.inputs.path("content") or download()
     name = name or opened.inputs.get("name") or style.stem
     extended = Run(source) if source else Run.newest_finished(KIND)
     changes: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "precision": precision}
     if opened.exists:
         changes = {known: opened.config[known] for known in changes} | _given(context, changes)
-    opened.remember(
+    opened.inputs.remember(
         {"style": style, "name": name, "from": extended.path, "content": content, "weights_dir": weights_dir}
     )
     schedule = Schedule(changes.pop("steps"), sample_every=100, checkpoint_every=checkpoint_every)
@@ -308,7 +314,7 @@ def train_features(
     from training.runs import Run
 
     opened = Run.at("features", run)
-    use_weights(weights_dir or opened.input_path("weights_dir"), needs_vgg19=True)
+    use_weights(weights_dir or opened.inputs.path("weights_dir"), needs_vgg19=True)
     from training.features.train import FeaturesTraining, train
     from training.loop import Schedule
     from training.photos import Photos, download
@@ -316,8 +322,8 @@ def train_features(
     settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "precision": precision, "seed": seed}
     if opened.exists:
         settings = {known: opened.config[known] for known in settings} | _given(context, settings)
-    content, styles = content or opened.input_path("content") or download(), styles or opened.input_paths("styles")
-    opened.remember({"content": content, "styles": styles, "weights_dir": weights_dir})
+    content, styles = content or opened.inputs.path("content") or download(), styles or opened.inputs.paths("styles")
+    opened.inputs.remember({"content": content, "styles": styles, "weights_dir": weights_dir})
     config = FeaturesTraining(**settings)
     schedule = Schedule(config.steps, checkpoint_every=checkpoint_every)
     _report(train(config, Photos.of(content, 32, strict), Photos(tuple(styles)), opened.path, schedule))

@@ -40,7 +40,7 @@ class Distribution:
 
     @classmethod
     def of(cls, name: str) -> Distribution:
-        """The distribution called `name`.
+        """Return the distribution called `name`.
 
         Args:
             name: "none"; "mirrored" for all devices of this machine; "multiworker" for the processes that
@@ -103,20 +103,20 @@ class Distribution:
             yield Run.create(kind, config, Path(folder))
 
     def finished_run(self, run: Run, path: Path | None) -> Run:
-        """What `open_run` has opened, when it is closed: a worker's copy is gone then, and the run is the chief's at `path`."""
+        """Return what `open_run` had opened, once it is closed. A worker's copy is gone then; the run is the chief's, at `path`."""
         if self.is_chief:
             return run
         assert path is not None
         return Run(path)
 
     def scope(self) -> AbstractContextManager:
-        """Models and optimizers are made inside it."""
+        """Return the scope inside which models and optimizers are made."""
         return nullcontext() if self.strategy is None else self.strategy.scope()
 
     def train_step(
         self, model: keras.Model, token_losses: Callable
     ) -> Callable[[np.ndarray, np.ndarray], float] | None:
-        """A function from a batch to its loss that takes one step; None where Keras's own serves.
+        """Return a function from a batch to its loss that takes one step; None where Keras's own serves.
 
         Args:
             model: compiled inside `scope`.

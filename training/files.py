@@ -14,7 +14,7 @@ import numpy as np
 
 
 def files_below(folder: Path, endings: Collection[str]) -> list[Path]:
-    """All files below `folder` with one of `endings` (lower case, with the dot; files may have capitals), sorted.
+    """Return all files below `folder` with one of `endings` (lower case, with the dot; files may have capitals), sorted.
 
     Linked folders are followed, but no folder is entered within itself.
     """
@@ -34,7 +34,7 @@ def _walk(folder: Path, inside: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def digest(paths: Iterable[Path], folder: Path | None = None) -> str:
-    """SHA-256 over the files' contents in this order, and over their names below `folder` where one is given.
+    """Return the SHA-256 over the files' contents in this order, and over their names below `folder` where one is given.
 
     Sizes and times would be faster, and miss a file that was rewritten in place.
     """
@@ -55,7 +55,7 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write whose contents take the place of `path`'s when the block ends; whatever fails, the old ones stay.
+    """A file to write whose contents take the place of `path`'s when the block ends; if anything fails, the old ones stay.
 
     Unlike `reverie.outputs.replacing` it always writes to one name: a run that is killed again and again leaves one file.
 
@@ -78,9 +78,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """As `numpy.savez`, but the old file stays whole whatever fails, and nothing else is left.
+    """As `numpy.savez`, but the old file stays whole if anything fails, and nothing else is left.
 
-    On a full disk NumPy's own goes on writing into the closed file when it is collected, and says so.
+    On a full disk NumPy's own continues to write into the closed file when it is collected, and says so.
 
     Raises:
         OSError: it cannot be written.

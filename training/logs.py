@@ -24,7 +24,7 @@ class MetricsLog:
             self._drop_after(resumed_at)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line; the first fixes the columns."""
+        """Append one line; the first fixes the columns."""
         is_new = not self._path.exists()
         with self._path.open("a", newline="") as file:
             writer = csv.writer(file)
@@ -39,11 +39,11 @@ class MetricsLog:
         self._writer.close()
 
     def has(self, step: int) -> bool:
-        """Whether there is a line of `step`."""
+        """Return whether there is a line of `step`."""
         return any(int(line["step"]) == step for line in self._lines())
 
     def last(self, column: str) -> float:
-        """The newest value of `column`; NaN where there is no line."""
+        """Return the newest value of `column`; NaN where there is no line."""
         lines = self._lines()
         return float(lines[-1][column]) if lines else float("nan")
 

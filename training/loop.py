@@ -1,6 +1,6 @@
 """The training loop that every run shares: resume, log, sample, checkpoint, progress.
 
-A batch is a function of the step alone, so a run that was killed goes on exactly where its last
+A batch is a function of the step alone, so a run that was killed continues exactly where its last
 checkpoint left it and ends with the weights of an unbroken one.
 """
 
@@ -52,7 +52,7 @@ class Schedule:
 
 
 def warmup_cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Learning rate that rises linearly to `peak` in `warmup` steps, then falls as a cosine to 0 at `steps`."""
+    """Return a learning rate that rises linearly to `peak` in `warmup` steps, then falls as a cosine to 0 at `steps`."""
     warmup = min(warmup, max(1, steps // 10))
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0, decay_steps=max(1, steps - warmup), warmup_target=peak, warmup_steps=warmup
@@ -110,13 +110,13 @@ def fit(
             with signals.held_back():
                 fitting.save(step)
             raise TrainingStopped(
-                f"stopped at step {step} of {schedule.steps}; to go on: the same command with --run {run.path}"
+                f"stopped at step {step} of {schedule.steps}; to continue, run the same command with --run {run.path}"
             ) from None
     return fitting.last_loss
 
 
 class TrainingStopped(ToolkitError):
-    """A signal ended a training; its checkpoint is saved, and the message says how to go on."""
+    """A signal ended a training; its checkpoint is saved, and the message says how to continue."""
 
     exit_status = 130
 
@@ -154,7 +154,7 @@ class _Fitting:
             yield
 
     def took(self, step: int, loss: float) -> None:
-        """A step has been taken.
+        """Keep the loss of a step that has been taken.
 
         Raises:
             RunError: its loss is NaN or infinite.
@@ -166,7 +166,7 @@ class _Fitting:
         self._losses.append(loss)
 
     def look(self, step: int, reporter: Reporter) -> None:
-        """Whatever is due after `step`."""
+        """Do what is due after `step`: log, validate, checkpoint, sample."""
         schedule, at_end = self._schedule, step == self._schedule.steps
         if step == 1 or step % schedule.log_every == 0 or at_end:
             self.last_loss = float(np.mean(self._losses))
@@ -187,9 +187,9 @@ class _Fitting:
             self._measure(step, reporter)
 
     def save(self, step: int) -> None:
-        """Checkpoint, unless there is one of this step."""
+        """Write a checkpoint, unless there is one of this step."""
         if step != self._saved_at:
-            self._run.save_checkpoint(step, _values(_variables(self._model)))
+            self._run.checkpoints.save(step, _values(_variables(self._model)))
             self._saved_at = step
 
     def _measure(self, step: int, reporter: Reporter) -> None:
@@ -209,7 +209,7 @@ def _train_on_batch(model: keras.Model, batch: Batch) -> float:
 def restore(run: Run, model: keras.Model) -> int:
     """Set `model` and its optimizer to the run's checkpoint; returns the step (0 without one)."""
     model.optimizer.build(model.trainable_variables)
-    checkpoint = run.load_checkpoint()
+    checkpoint = run.checkpoints.load()
     if checkpoint is None:
         return 0
     step, values = checkpoint
@@ -224,9 +224,9 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) ->
 
 
 def _keep_best(run: Run, model: keras.Model, step: int, loss: float) -> None:
-    best = run.load_best()
+    best = run.checkpoints.load_best()
     if best is None or loss < best[1]:
-        run.save_best(step, loss, _values(model.variables))
+        run.checkpoints.save_best(step, loss, _values(model.variables))
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

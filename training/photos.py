@@ -35,7 +35,7 @@ class PhotosError(ToolkitError):
 
 
 def download() -> Path:
-    """The 5,000 photographs of COCO's validation set (778 MB); see `training.downloads.fetch`."""
+    """Fetch the 5,000 photographs of COCO's validation set (778 MB); see `training.downloads.fetch`."""
     return fetch(COCO_URL, COCO_MD5, "give a folder of photographs with --content (CONTENT=)", extract=True)
 
 
@@ -47,7 +47,7 @@ class Photos:
 
     @classmethod
     def of(cls, folder: Path, minimum: int = 1, strict: bool = False) -> Photos:
-        """All images below `folder` that can be read; the others are named once and left out.
+        """Find all images below `folder` that can be read; the others are named once and left out.
 
         Args:
             minimum: of images that can be read.
@@ -61,7 +61,7 @@ class Photos:
         paths = files.files_below(folder, _ENDINGS)
         faults = _faults(paths)
         if faults and strict:
-            raise PhotosError(f"{_named(faults)}; remove them, or go on without them: leave --strict out")
+            raise PhotosError(f"{_named(faults)}; remove them, or leave --strict out to continue without them")
         if faults:
             Console(stderr=True).print(f"left out {_named(faults)}", markup=False, highlight=False, soft_wrap=True)
         usable = tuple(path for path in paths if path not in faults)
@@ -74,16 +74,16 @@ class Photos:
 
     @property
     def digest(self) -> str:
-        """Of the files' contents, in their order."""
+        """The SHA-256 of the files' contents, in their order."""
         return files.digest(self.paths)
 
     def split(self, held_out: int) -> tuple[Photos, Photos]:
-        """The first photos for training and `held_out` evenly spaced ones for evaluation."""
+        """Return the photos for training, and `held_out` evenly spaced ones for evaluation."""
         kept_out = set(self.paths[:: max(1, len(self.paths) // held_out)][:held_out]) if held_out else set()
         return Photos(tuple(p for p in self.paths if p not in kept_out)), Photos(tuple(sorted(kept_out)))
 
     def crops(self, step: int, count: int, size: int, seed: int) -> np.ndarray:
-        """Random square crops, mirrored half of the time.
+        """Return random square crops, mirrored half of the time.
 
         Returns:
             float32 (count, size, size, 3), RGB in [0, 255].
@@ -93,7 +93,7 @@ class Photos:
         return np.stack([_random_crop(_pixels(self.paths[i]), size, rng) for i in chosen]).astype(np.float32)
 
     def one_crop_each(self, size: int) -> Iterator[np.ndarray]:
-        """The same crop of every photo at each call, as batches of one: float32 (1, size, size, 3)."""
+        """Yield one crop of every photo, the same in each call, as batches of one: float32 (1, size, size, 3)."""
         for i, path in enumerate(self.paths):
             yield Photos((path,)).crops(0, 1, size, seed=i)
 

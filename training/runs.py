@@ -2,7 +2,7 @@
 
     runs/<kind>/<name>/
         config.json        what was asked for, and digests of what it was asked with
-        inputs.json        where that was: the command goes on from there without being told again
+        inputs.json        where that was: the command continues without being told again
         metrics.csv        one line every `log_every` steps; validation.csv likewise; events/ for TensorBoard
         samples/           texts or pictures made during training
         checkpoint.npz     model, optimizer and step; replaced atomically; enough for exact resume
@@ -10,7 +10,7 @@
         model.weights.h5   the result
         result.json        written last: a run without it is unfinished
 
-Knows nothing about models; variables are NumPy arrays here.
+Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from reverie.errors import ToolkitError
 from training import files
+from training.checkpoints import Checkpoints
 
 RUNS = Path("runs")
 
@@ -90,12 +89,12 @@ class Run:
         if run.exists:
             check_same(run, json.loads(json.dumps(config)))
         run.samples.mkdir(parents=True, exist_ok=True)
-        run._write_json(run._config, config)
+        _write_json(run._config, config)
         return run
 
     @classmethod
     def at(cls, kind: str, path: Path | None) -> Run:
-        """The run at `path`, begun or not; by default in a new folder under `runs/<kind>`."""
+        """Return the run at `path`, started or not; by default in a new folder under `runs/<kind>`."""
         return cls(path or _new_folder(kind))
 
     @property
@@ -105,7 +104,7 @@ class Run:
 
     @classmethod
     def newest_finished(cls, kind: str, root: Path = RUNS) -> Run:
-        """The run of `kind` that finished last.
+        """Return the run of `kind` that finished last.
 
         Raises:
             RunError: there is none.
@@ -130,89 +129,71 @@ class Run:
         return json.loads(self._config.read_text())
 
     @property
-    def inputs(self) -> dict[str, Any]:
-        """Where the run's data were; empty for one that does not say."""
-        return json.loads(self._inputs.read_text()) if self._inputs.exists() else {}
+    def inputs(self) -> RunInputs:
+        """Where the run's data are."""
+        return RunInputs(self.path)
 
-    def input_path(self, name: str) -> Path | None:
-        """One of `inputs` that is a path, or None where it is not known."""
-        return Path(found) if (found := self.inputs.get(name)) else None
-
-    def input_paths(self, name: str) -> list[Path]:
-        """One of `inputs` that are paths."""
-        return [Path(found) for found in self.inputs.get(name, ())]
-
-    def remember(self, inputs: dict[str, Any]) -> None:
-        """Keep where the run's data are, for `inputs`; what a run that was begun knows stays."""
-        if not self.exists:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write_json(self._inputs, json.loads(json.dumps(inputs, default=_absolute)))
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """What the run can be resumed from."""
+        return Checkpoints(self.path)
 
     @property
     def result(self) -> dict[str, Any]:
         if not self._result.exists():
-            raise RunError(f"{self.path} is not finished; go on with 'reverie train' and --run {self.path}")
+            raise RunError(f"{self.path} is not finished; continue it with 'reverie train' and --run {self.path}")
         return json.loads(self._result.read_text())
 
     @property
     def finished(self) -> bool:
         return self._result.exists()
 
-    def save_checkpoint(self, step: int, variables: Sequence[np.ndarray]) -> None:
-        """Replace the checkpoint; a kill at any instant leaves the old or the new one whole."""
-        _write_variables(self._checkpoint, variables, step=np.int64(step))
-
-    def load_checkpoint(self) -> tuple[int, list[np.ndarray]] | None:
-        """Step and variables of the last checkpoint, or None for a run that has none."""
-        found = _read_variables(self._checkpoint)
-        return found and (int(found[0]["step"]), found[1])
-
-    def save_best(self, step: int, loss: float, variables: Sequence[np.ndarray]) -> None:
-        """Replace the best checkpoint, as atomically as the last one."""
-        _write_variables(self._best, variables, step=np.int64(step), loss=np.float64(loss))
-
-    def load_best(self) -> tuple[int, float, list[np.ndarray]] | None:
-        """Step, validation loss and model variables of the best checkpoint, or None."""
-        found = _read_variables(self._best)
-        return found and (int(found[0]["step"]), float(found[0]["loss"]), found[1])
-
     def finish(self, result: dict[str, Any]) -> None:
         """Mark the run finished; `export` takes only finished runs."""
-        self._write_json(self._result, result)
+        _write_json(self._result, result)
 
     @property
     def _config(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def _inputs(self) -> Path:
-        return self.path / "inputs.json"
+        return _config_file(self.path)
 
     @property
     def _result(self) -> Path:
         return self.path / "result.json"
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self.path / "checkpoint.npz"
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Where a run's data are, in `inputs.json`: the command need not be told again when it continues."""
+
+    folder: Path
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return one input as JSON holds it; `default` where the run does not say."""
+        return json.loads(self._file.read_text()).get(name, default) if self._file.exists() else default
+
+    def path(self, name: str) -> Path | None:
+        """Return one input that is a path, or None where the run does not say."""
+        return Path(found) if (found := self.get(name)) else None
+
+    def paths(self, name: str) -> list[Path]:
+        """Return one input that is a list of paths."""
+        return [Path(found) for found in self.get(name, ())]
+
+    def remember(self, inputs: dict[str, Any]) -> None:
+        """Keep `inputs`; a run that was started keeps what it has."""
+        if not _config_file(self.folder).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_json(self._file, json.loads(json.dumps(inputs, default=_absolute)))
 
     @property
-    def _best(self) -> Path:
-        return self.path / "best.npz"
-
-    @staticmethod
-    def _write_json(path: Path, data: dict[str, Any]) -> None:
-        with files.replacing(path) as file:
-            file.write((json.dumps(data, indent=2) + "\n").encode())
+    def _file(self) -> Path:
+        return self.folder / "inputs.json"
 
 
-def _write_variables(path: Path, variables: Sequence[np.ndarray], **facts: Any) -> None:
-    files.save_arrays(path, {**facts, **{f"v{i}": v for i, v in enumerate(variables)}})
+def _config_file(folder: Path) -> Path:
+    return folder / "config.json"
 
 
-def _read_variables(path: Path) -> tuple[dict[str, np.ndarray], list[np.ndarray]] | None:
-    if not path.exists():
-        return None
-    with np.load(path) as data:
-        facts = {name: data[name] for name in data.files if name in ("step", "loss")}
-        return facts, [data[f"v{i}"] for i in range(len(data.files) - len(facts))]
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    with files.replacing(path) as file:
+        file.write((json.dumps(data, indent=2) + "\n").encode())

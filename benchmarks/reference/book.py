@@ -40,7 +40,7 @@ class BookDream:
         return image
 
     def dream(self, photo, step=20.0, num_octave=3, octave_scale=1.4, iterations=30, max_loss=15.0, losses=None):
-        """uint8 (height, width, 3) to the dreamed picture as floats in [-1, 1], (1, height, width, 3)."""
+        """Return the dream of a uint8 (height, width, 3): floats in [-1, 1], (1, height, width, 3)."""
         original = photo[None].astype(np.float32) / 127.5 - 1.0
         shapes = [original.shape[1:3]]
         for i in range(1, num_octave):

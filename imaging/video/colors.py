@@ -38,7 +38,7 @@ class Colors:
 
     @classmethod
     def of_stream(cls, context: Any) -> Colors:
-        """The tags of an open PyAV decoder; a matrix that is not said is what players take for such a size."""
+        """Return the tags of an open PyAV decoder; a matrix that is missing is the one that players take for such a size."""
         format = context.format
         if format and format.is_rgb:
             return cls(_BT709, _known(context.color_primaries), _known(context.color_trc))
@@ -48,13 +48,13 @@ class Colors:
         return cls(matrix, _known(context.color_primaries), _known(context.color_trc), _FULL if is_full else _LIMITED)
 
     def to_rgb(self, frame: Any) -> np.ndarray:
-        """A decoded PyAV frame as uint8 (height, width, 3)."""
+        """Return a decoded PyAV frame as uint8 (height, width, 3)."""
         if not frame.format.is_rgb:
             frame.colorspace, frame.color_range = self.matrix, self.range
         return frame.to_ndarray(format="rgb24")
 
     def to_frame(self, frame: Any) -> Any:
-        """A PyAV frame of RGB as one of these colors, 4:2:0."""
+        """Return a PyAV frame of RGB as one of these colors, 4:2:0."""
         to = _TO_SWSCALE[self.matrix]
         converted = frame.reformat(format="yuv420p", dst_colorspace=to, dst_color_range=self.range)
         converted.colorspace = self.matrix

@@ -39,7 +39,7 @@ class Smoother:
 
 
 def kept_share(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """How much of the painting stays: float32 (height, width), from `KEEP` where nothing changed to 0."""
+    """Return how much of the painting stays: float32 (height, width), from `KEEP` where nothing changed to 0."""
     still = np.exp(-np.square(motion(before, after) / STILL))
     return KEEP * _camera_stands(after, still) * still
 
@@ -61,7 +61,7 @@ def motion(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def flicker(frames: list[np.ndarray], painted: list[np.ndarray]) -> float:
-    """Mean absolute change from frame to frame of `painted` where `frames` stand still, of 255."""
+    """Return the mean absolute change from frame to frame of `painted` where `frames` stand still, of 255."""
     changes = []
     for i in range(1, len(frames)):
         still = motion(frames[i - 1], frames[i]) < STILL / 2

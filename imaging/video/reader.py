@@ -1,99 +1,33 @@
-"""Frames out of video files, animated pictures and folders of pictures: upright, and with the time each is shown.
+"""Open what can be read as a film: video files, animated pictures and folders of pictures.
 
-Video files are read by PyAV, the others by Pillow. Knows nothing of what is done with the frames.
+Knows nothing of what is done with the frames.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
 from PIL import Image
 
-from imaging import images, xmp
-from imaging.video.colors import PICTURES, Colors
+from imaging import images
+from imaging.video.film import Film
+from imaging.video.pictures import Animation, PictureFolder
+from imaging.video.video_file import VideoFile, open_container
 from reverie.errors import InputError
-
-_MILLISECOND = Fraction(1, 1000)
-_UNSAID_MS = 100
-"""A frame of an animation that says at most 10 ms is shown for so long, in browsers too."""
-_PATIENCE = Fraction(3, 2)
-"""Of the longest time that a frame was shown: how much more may be missing at the end of a video that is whole."""
-_OTHER_STREAM = Fraction(1, 2)
-"""Seconds that the longest of several streams may go on when only the length of them all is known."""
-_TEXT = "tty"
-"""FFmpeg's name of texts, of which it makes videos of terminals."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A picture of a film.
-
-    Attributes:
-        pixels: uint8 (height, width, 3), RGB.
-        start: when it is shown, in units of the film's `time_base`.
-        duration: for how long.
-    """
-
-    pixels: np.ndarray
-    start: int
-    duration: int
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the frames of a film share.
-
-    Attributes:
-        time_base: seconds.
-        rate: frames a second, about.
-        pixel_aspect: width of a pixel over its height.
-        colors: of the file.
-    """
-
-    time_base: Fraction
-    rate: Fraction
-    pixel_aspect: Fraction = Fraction(1)
-    colors: Colors = PICTURES
-
-
-class Film(Protocol):
-    """Something whose frames are read once, in order.
-
-    Attributes:
-        look: see `Look`.
-        frame_count: as the file says; None if it does not.
-        sound: PyAV's audio stream, or None.
-        sound_packets: those met so far on the way to the frames; whoever writes them takes them away.
-        damage: after the last frame, what of the file could not be read; empty for a whole file.
-    """
-
-    look: Look
-    frame_count: int | None
-    sound: Any
-    sound_packets: deque[Any]
-    damage: str
-
-    def frames(self) -> Iterator[Frame]:
-        """Every frame, in order."""
 
 
 @contextlib.contextmanager
 def open_film(source: Path, frames_per_second: Fraction) -> Iterator[Film]:
-    """Open whatever can be read as a film.
+    """Open a video file, an animated picture or a folder of pictures as a film.
 
     Args:
         frames_per_second: of a folder of pictures.
 
     Raises:
-        InputError: it cannot be read; PyAV is not installed.
+        InputError: the source cannot be read, or PyAV is not installed.
     """
     if source.is_dir():
         yield PictureFolder(source, frames_per_second)
@@ -101,22 +35,22 @@ def open_film(source: Path, frames_per_second: Fraction) -> Iterator[Film]:
         with Image.open(source) as file:
             yield Animation(source, file)
     else:
-        with _opened(source) as container:
+        with open_container(source) as container:
             yield VideoFile(source, container)
 
 
 def is_still(source: Path) -> bool:
-    """Whether a file is a picture that `stylize` takes: PNG, JPEG or WebP, by its contents; animated or not."""
+    """Return whether a file is a picture that `stylize` takes: PNG, JPEG or WebP, by its contents. It may be animated."""
     return _picture_frames(source, [format.upper() for format in images.FORMATS]) > 0
 
 
 def is_animation(source: Path) -> bool:
-    """Whether a file is a GIF, or a PNG or WebP picture of several frames."""
+    """Return whether a file is a GIF, or a PNG or WebP picture of several frames."""
     return _picture_frames(source, ["GIF"]) > 0 or _picture_frames(source, ["PNG", "WEBP"]) > 1
 
 
 def can_be_read(source: Path) -> bool:
-    """Whether a file can be read as a film, the first frame at least."""
+    """Return whether a file can be read as a film, the first frame at least."""
     try:
         with open_film(source, Fraction(1)):
             return True
@@ -129,297 +63,3 @@ def _picture_frames(source: Path, formats: list[str]) -> int:
     with contextlib.suppress(Exception), Image.open(source, formats=formats) as file:
         return getattr(file, "n_frames", 1)
     return 0
-
-
-class PictureFolder:
-    """The pictures of a folder, in the order of their names' numbers, all shown equally long.
-
-    Raises:
-        InputError: there are none, or they differ in size.
-    """
-
-    def __init__(self, folder: Path, frames_per_second: Fraction):
-        self._paths = pictures_of(folder)
-        self._check_sizes()
-        self.look = Look(1 / frames_per_second, frames_per_second)
-        self.frame_count: int | None = len(self._paths)
-        self.sound: Any = None
-        self.sound_packets: deque[Any] = deque()
-        self.damage = ""
-
-    def frames(self) -> Iterator[Frame]:
-        for number, path in enumerate(self._paths):
-            yield Frame(images.read(path), number, 1)
-
-    def _check_sizes(self) -> None:
-        first, *others = ((path, images.measure(path.read_bytes(), path.name)) for path in self._paths)
-        for path, (height, width) in others:
-            if (height, width) != first[1]:
-                raise InputError(
-                    f"{path}: {width}x{height} pixels, and {first[0].name} has {first[1][1]}x{first[1][0]}; a video's "
-                    f"frames are of one size; give a folder to write them into instead"
-                )
-
-
-def pictures_of(folder: Path) -> list[Path]:
-    """The pictures in a folder, frame2 before frame10.
-
-    Raises:
-        InputError: there are none.
-    """
-    paths = sorted(
-        (p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in images.ENDINGS), key=_natural_order
-    )
-    if not paths:
-        raise InputError(f"{folder} holds no frames; accepted: files ending in {', '.join(images.ENDINGS)}")
-    return paths
-
-
-def _natural_order(path: Path) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
-class Animation:
-    """A GIF, or an animated PNG or WebP, once through; transparency is on white."""
-
-    def __init__(self, source: Path, file: Any):
-        images.check_size(file.height, file.width, source.name)
-        self._source, self._file = source, file
-        self._first = 1 if file.info.get("default_image") else 0  # For readers that know no animated PNG.
-        self.frame_count: int | None = file.n_frames - self._first
-        self.look = Look(_MILLISECOND, Fraction(1000, _shown_ms(file)))
-        self.sound: Any = None
-        self.sound_packets: deque[Any] = deque()
-        self.damage = ""
-
-    def frames(self) -> Iterator[Frame]:
-        start, count = 0, self.frame_count or 0
-        for number in range(count):
-            try:
-                self._file.seek(self._first + number)
-                pixels = _on_white(self._file)
-            # A damaged file can make Pillow's readers raise nearly anything.
-            except Exception as error:
-                self.damage = f"{self._source} is damaged: {number} of {count} frames could be read ({error})"
-                return
-            duration = _shown_ms(self._file)
-            yield Frame(pixels, start, duration)
-            start += duration
-
-
-def _on_white(file: Any) -> np.ndarray:
-    pixels = np.asarray(file.convert("RGBA"))
-    return images.on_white(np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3]))
-
-
-def _shown_ms(file: Any) -> int:
-    milliseconds = round(file.info.get("duration") or 0)
-    return milliseconds if milliseconds > 10 else _UNSAID_MS
-
-
-class VideoFile:
-    """The main video stream of a file, and the packets of its first audio stream.
-
-    Raises:
-        InputError: it has no video stream.
-    """
-
-    def __init__(self, source: Path, container: Any):
-        self._source, self._container = source, container
-        self._video = container.streams.best("video")
-        if self._video is None:
-            raise InputError(f"{source} has no video stream")
-        self._rate = self._video.average_rate or self._video.guessed_rate or Fraction(25)
-        self.frame_count: int | None = self._video.frames or None
-        # Other formats count what they leave out too.
-        self._stored = self._video.frames if "mp4" in container.format.name else 0
-        self.sound: Any = next(iter(container.streams.audio), None)
-        self.sound_packets: deque[Any] = deque()
-        self.damage = ""
-        self._seen = _Seen()
-        self._held, self.look = None, self._look_of(None)
-        self._decoded = self._decode()
-        self._look_at_first()
-
-    def frames(self) -> Iterator[Frame]:
-        held = self._held
-        while held is not None:
-            following = next(self._decoded, None)
-            duration = self._last_duration(held) if following is None else following.pts - held.pts
-            yield Frame(upright(self.look.colors.to_rgb(held), display_matrix(held)), held.pts, duration)
-            held = following
-        self.damage = self._damage()
-
-    def _look_at_first(self) -> None:
-        """Which way is up stands in the first frame."""
-        self._held = next(self._decoded, None)
-        if self._held is None:
-            raise InputError(f"{self._source}: the video cannot be read: not one frame of it is whole")
-        self.look = self._look_of(display_matrix(self._held))
-
-    def _look_of(self, matrix: np.ndarray | None) -> Look:
-        aspect = self._video.sample_aspect_ratio or Fraction(1)
-        turned = matrix is not None and _swaps_axes(matrix)
-        colors = Colors.of_stream(self._video.codec_context)
-        return Look(self._video.time_base, self._rate, 1 / aspect if turned else aspect, colors)
-
-    def _decode(self) -> Iterator[Any]:
-        """Frames whose times grow; sound is put aside."""
-        before = None
-        for packet in self._packets():
-            for frame in self._frames_of(packet):
-                if frame.pts is None:
-                    frame.pts = 0 if before is None else before + self._usual_duration()
-                if before is not None and frame.pts <= before:
-                    frame.pts = before + 1
-                self._seen.frame(frame, before)
-                before = frame.pts
-                yield frame
-
-    def _packets(self) -> Iterator[Any]:
-        """Of the video; a file that breaks off ends here."""
-        demuxed = self._container.demux([stream for stream in (self._video, self.sound) if stream])
-        with contextlib.suppress(pyav().error.FFmpegError):
-            for packet in demuxed:
-                if packet.size:  # Others end the streams. Only the last one tells: broadcasts have corrupt ones amid.
-                    self._seen.torn = packet.is_corrupt
-                if packet.stream is self._video:
-                    self._seen.packets += packet.size > 0
-                    yield packet
-                elif packet.dts is not None:  # A packet without data ends the stream.
-                    self._seen.sound(packet)
-                    self.sound_packets.append(packet)
-            return
-        self._seen.torn = True
-
-    def _frames_of(self, packet: Any) -> list[Any]:
-        try:
-            return packet.decode()
-        except pyav().error.FFmpegError:
-            self._seen.broken += 1
-            return []
-
-    def _usual_duration(self) -> int:
-        return max(1, round(1 / self._rate / self._video.time_base))
-
-    def _last_duration(self, last: Any) -> int:
-        """Of the last frame: decoders know it of the last one stored, which need not be the last one shown."""
-        end = self._declared_end()
-        if end and end > last.pts and not self._is_short():
-            return end - last.pts
-        return last.duration or self._usual_duration()
-
-    def _declared_end(self) -> int | None:
-        """Where the file says that its video ends, in units of the time base."""
-        if self._video.duration:
-            return (self._video.start_time or 0) + self._video.duration
-        tagged = re.match(r"(\d+):(\d+):(\d+\.?\d*)", self._video.metadata.get("DURATION", ""))
-        if not tagged:
-            return None
-        hours, minutes, seconds = (Fraction(part) for part in tagged.groups())
-        return round((3600 * hours + 60 * minutes + seconds) / self._video.time_base)
-
-    def _is_short(self) -> bool:
-        """Whether frames are missing at the end."""
-        seen, unit, usual = self._seen, self._video.time_base, self._usual_duration()
-        end = self._declared_end()
-        if seen.torn:
-            return True
-        if end is None:  # All that is known is when the longest stream ends.
-            whole = Fraction((self._container.start_time or 0) + (self._container.duration or 0), 1_000_000)
-            return whole - max(seen.end * unit, seen.sound_end) > _OTHER_STREAM
-        missing = end - seen.end
-        if self._stored:  # Of a film that was trimmed, fewer are shown than are stored.
-            return seen.packets < self._stored and missing * 2 > usual
-        return missing > _PATIENCE * max(seen.longest, usual)
-
-    def _damage(self) -> str:
-        if not self._is_short():
-            return f"{self._source} is damaged: some of its frames could not be read" if self._seen.broken else ""
-        end = self._declared_end()
-        until = float(self._seen.end * self._video.time_base)
-        whole = f" of {float(end * self._video.time_base):.1f}" if end and end > self._seen.end else ""
-        frames = f"{self._seen.frames}{f' of {self._stored}' if self._stored else ''} frames"
-        return f"{self._source} is cut short: {frames}, {until:.1f}{whole} s, could be read; the result ends there"
-
-
-@dataclass
-class _Seen:
-    """What was read of a file so far.
-
-    Attributes:
-        packets, frames: of the video.
-        torn: the file ended within a packet.
-        broken: packets that could not be decoded.
-        end, longest: of the frames, and the longest time between two, in units of the video's time base.
-        sound_end: in seconds.
-    """
-
-    packets: int = 0
-    torn: bool = False
-    broken: int = 0
-    frames: int = 0
-    end: int = 0
-    longest: int = 0
-    sound_end: Fraction = Fraction(0)
-
-    def frame(self, frame: Any, before: int | None) -> None:
-        self.frames += 1
-        self.end = frame.pts + (frame.duration or 0)
-        self.longest = max(self.longest, frame.pts - before if before is not None else 0)
-
-    def sound(self, packet: Any) -> None:
-        if packet.pts is not None:
-            self.sound_end = max(self.sound_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-
-
-def display_matrix(frame: Any) -> np.ndarray | None:
-    """How a decoded frame is to be turned and mirrored: ((a, b), (c, d)), which shows (x, y) at (ax + cy, bx + dy)."""
-    found = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
-    return None if found is None else np.frombuffer(bytes(found), np.int32)[[0, 1, 3, 4]].reshape(2, 2)
-
-
-def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """(height, width, 3) as `matrix` shows it, to the nearest quarter turn."""
-    if matrix is None:
-        return pixels
-    if _swaps_axes(matrix):
-        pixels, across, down = pixels.swapaxes(0, 1), matrix[1, 0], matrix[0, 1]
-    else:
-        across, down = matrix[0, 0], matrix[1, 1]
-    return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
-
-
-def _swaps_axes(matrix: np.ndarray) -> bool:
-    (a, b), (c, d) = np.abs(matrix.astype(np.int64))
-    return bool(b + c > a + d)
-
-
-def _opened(source: Path) -> Any:
-    av = pyav()
-    try:
-        container = av.open(xmp.as_url(source))
-    except av.error.FFmpegError as error:
-        raise InputError(
-            f"{source}: the video cannot be read ({error.strerror}); it may be cut short, or of a kind that FFmpeg does "
-            "not know"
-        ) from None
-    if container.format.name == _TEXT:
-        container.close()
-        raise InputError(f"{source} is a text; give a video, an animation or a folder of pictures")
-    return container
-
-
-def pyav() -> Any:
-    """PyAV's module.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import av
-    except ModuleNotFoundError:
-        raise InputError(
-            "video files need PyAV 14 or newer; install it with 'make setup', or give a folder of frames"
-        ) from None
-    return av

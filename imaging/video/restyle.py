@@ -15,8 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from imaging import images, xmp
+from imaging.video.film import Film
 from imaging.video.flicker import Smoother
-from imaging.video.reader import Film, open_film, pictures_of
+from imaging.video.pictures import pictures_of
+from imaging.video.reader import open_film
 from imaging.video.writer import VIDEOS, open_video
 from reverie import outputs
 from reverie.errors import InputError
@@ -141,7 +143,7 @@ class Marked:
 
 
 def paint(frames: Iterable[np.ndarray], restyle: Restyle, smooth: bool = True) -> Iterator[np.ndarray]:
-    """Restyled frames, uint8 (height, width, 3), in order."""
+    """Yield restyled frames, uint8 (height, width, 3), in order."""
     smoother = Smoother()
     for frame, painted in _in_parallel(frames, lambda frame: images.decode(restyle(images.encode(frame)))):
         own_size = images.resize(frame, *painted.shape[:2]) if frame.shape != painted.shape else frame

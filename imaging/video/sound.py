@@ -9,7 +9,7 @@ import contextlib
 from fractions import Fraction
 from typing import Any, Protocol
 
-from imaging.video.reader import pyav
+from imaging.video.video_file import pyav
 
 _MP4 = {"aac", "alac", "ac3", "eac3", "mp3", "mp3float"}
 _PLAYED = {".mp4": _MP4, ".m4v": _MP4, ".mov": _MP4}
@@ -32,10 +32,10 @@ class Sound(Protocol):
     change: str
 
     def convert(self, packet: Any) -> list[Any]:
-        """Packets to write now."""
+        """Return the packets to write now."""
 
     def rest(self) -> list[Any]:
-        """The last packets."""
+        """Return the last packets."""
 
 
 def sound_for(stream: Any, writer: Any, ending: str) -> Sound | None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from imaging import xmp
-from imaging.video.reader import Look, pyav
+from imaging.video.film import Look
 from imaging.video.sound import Sound, sound_for
+from imaging.video.video_file import pyav
 from reverie.errors import InputError
 
 VIDEOS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".m4v": "ipod"}
@@ -88,7 +89,7 @@ class VideoWriter:
 
 @contextlib.contextmanager
 def open_video(path: Path, ending: str, look: Look, sound: Any) -> Iterator[VideoWriter]:
-    """A file to write to, whatever its name ends in; see `VideoWriter`.
+    """Open a video file to write; see `VideoWriter`.
 
     Raises:
         InputError: it cannot be written.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from reverie_client.token_text import to_text
 
 from language.tokenizer import load_tokenizer
+from language.windows import context_windows
 from reverie.errors import InputError
 from serving.python_backend.fair_share import FairShareScheduler
 from serving.python_backend.pinned_model import PinnedModel
@@ -35,7 +34,7 @@ class TritonPythonModel(UnaryModel):
 
     def answer(self, request: Request) -> Outputs:
         tokens = [*self._tokenizer.begin, *self._encode(request.text("text_input"))]
-        parts = list(windows(len(tokens), self._positions))
+        parts = list(context_windows(len(tokens), self._positions, stride=self._positions // 2 + 1))
         if len(parts) == 1:
             return self._outputs(tokens, self._window(request.client, tokens, *parts[0]))
         with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
@@ -73,16 +72,6 @@ class TritonPythonModel(UnaryModel):
         feed = {"token_ids": np.array([tokens[start:end]], np.int32)}
         logprobs, _ = self._model(feed, "token_logprobs", client)
         return logprobs[0, first - start - 1 :]
-
-
-def windows(length: int, positions: int) -> Iterator[tuple[int, int, int]]:
-    """Pieces (start, end, first scored) of a text, so that every token but the first is scored once."""
-    scored = 1
-    while scored < length:
-        start = 0 if scored == 1 else scored - (positions + 1) // 2
-        end = min(length, start + positions + 1)
-        yield start, end, scored
-        scored = end
 
 
 def _positions(model: PinnedModel) -> int:

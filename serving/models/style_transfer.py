@@ -5,7 +5,8 @@ from __future__ import annotations
 from imaging import images
 from serving.python_backend.image_stream import IterativeImageModel, StreamFormat
 from serving.python_backend.request import Request, Send
-from synthesis.gatys import GatysParameters, pixel_steps, transfer
+from synthesis.gatys import GatysParameters, transfer
+from synthesis.stages import pixel_steps
 
 
 class StyleTransferRequest(GatysParameters, StreamFormat):

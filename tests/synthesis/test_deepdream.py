@@ -10,7 +10,7 @@ from benchmarks.reference.book import BookDream
 from imaging import images
 from reverie.errors import Cancelled, InputError
 from synthesis import compact, deepdream, features
-from synthesis.ascent import MARGIN, STRIDE, _windows, ascent
+from synthesis.ascent import MARGIN, STRIDE, ascent, tile_windows
 from synthesis.deepdream import DeepDreamParameters, dream
 from synthesis.progress import Progress
 from tests.conftest import PICTURES
@@ -48,7 +48,7 @@ def test_the_picture_is_the_book_s_within_rounding(image):
 @pytest.mark.usefixtures("eagerly")
 def test_a_step_an_octave_through_inception_v3_gives_the_book_s_picture(data, monkeypatch):
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
-    features._full_model.cache_clear()
+    features.network.cache_clear()
     photo = images.fit_within(images.read(data / "chicago.jpg"), 260)
     model = keras.applications.InceptionV3(weights=None, include_top=False)
     model.load_weights(features.weights_path("inception_v3"))
@@ -80,11 +80,11 @@ def test_bfloat16_dreams_nearly_the_same_picture(image):
 def test_tiles_give_the_gradient_of_the_whole_picture(image):
     wide = images.resize(image, 330, 300)
     pixels = tf.constant(wide[None], tf.float32)
-    climb = ascent("compact", ("block3_conv1",))
+    compiled = ascent("compact", ("block3_conv1",))
     weights = tf.constant([1.0])
-    whole = climb.gradient(pixels, weights, ())[2].numpy()[0]
+    whole = compiled.gradient(pixels, weights, ())[2].numpy()[0]
     for tile in (80, 100):
-        tiled = climb.tiled_gradient(pixels, weights, (), tile, (33, 61))[2].numpy()[0]
+        tiled = compiled.tiled_gradient(pixels, weights, (), tile, (33, 61))[2].numpy()[0]
         # Edges too: not one pixel is left out, and no seam runs between the tiles.
         assert np.abs(whole - tiled).max() < 0.2 * np.abs(whole).max()
         assert np.linalg.norm(whole - tiled) < 0.05 * np.linalg.norm(whole)
@@ -92,7 +92,7 @@ def test_tiles_give_the_gradient_of_the_whole_picture(image):
 
 @given(st.integers(1, 900), st.integers(16, 300), st.integers(0, 299))
 def test_tiles_cover_every_pixel_once_and_see_enough_on_the_network_s_grid(size, tile, shift):
-    windows = _windows(size, tile, shift)
+    windows = tile_windows(size, tile, shift)
     assert [i for _, own in windows for i in own] == list(range(size))
     for seen, own in windows:
         assert seen.start % STRIDE == 0
@@ -235,7 +235,7 @@ def test_an_unknown_extractor_is_answered_with_those_there_are(image):
 def test_missing_weights_are_answered_with_how_to_get_them(image, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.delenv("REVERIE_WEIGHTS_DIR", raising=False)
-    features._full_model.cache_clear()
+    features.network.cache_clear()
     with pytest.raises(features.FeaturesError, match="run 'reverie weights inception_v3'"):
         dream(image, PARAMETERS.model_copy(update={"features": "inception_v3"}))
 

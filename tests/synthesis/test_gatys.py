@@ -7,9 +7,10 @@ from benchmarks.reference.book import BookTransfer
 from imaging import images
 from reverie.errors import Cancelled, InputError
 from synthesis import features, gatys, objective, optimizers
-from synthesis.gatys import GatysParameters, transfer
+from synthesis.gatys import GatysParameters, TransferJob, transfer
 from synthesis.objective import Style
 from synthesis.progress import NotANumberError
+from synthesis.stages import plan
 
 SMALL = GatysParameters(features="compact", steps=8, size=72, precision="float32")
 
@@ -127,7 +128,7 @@ def test_one_trace_serves_all_sizes(pictures):
 def test_through_vgg19_loss_and_gradient_are_those_of_the_book_s_loop(pictures, data, monkeypatch):
     """Listings 12-16 to 12-23, three pictures in every step; the fast objective computes its targets once."""
     monkeypatch.setenv("REVERIE_WEIGHTS_DIR", str(data))
-    features._full_model.cache_clear()
+    features.network.cache_clear()
     model = keras.applications.VGG19(weights=None, include_top=False)
     model.load_weights(features.weights_path("vgg19"))
     content, style, picture = (p.astype(np.float32) for p in (*pictures, pictures[0][::-1]))
@@ -142,14 +143,14 @@ def test_through_vgg19_loss_and_gradient_are_those_of_the_book_s_loop(pictures, 
 
 
 def test_a_larger_picture_is_painted_from_small_to_full_size_and_ends_in_float32():
-    stages = gatys.plan(400, 600, GatysParameters(steps=100, precision="bfloat16"))
+    stages = plan(400, 600, GatysParameters(steps=100, precision="bfloat16"))
     assert [(s.height, s.width) for s in stages] == [(100, 150), (200, 300), (400, 600)]
     assert sum(s.steps for s in stages) == 100
     assert [s.exact for s in stages] == [0, 0, 10]
 
 
 def test_sgd_is_the_book_s_at_one_size_in_float32():
-    (stage,) = gatys.plan(400, 600, GatysParameters(optimizer="sgd", steps=7))
+    (stage,) = plan(400, 600, GatysParameters(optimizer="sgd", steps=7))
     assert (stage.steps, stage.exact, stage.dtype) == (7, 7, "float32")
 
 
@@ -172,7 +173,7 @@ def test_the_last_loss_is_the_float32_objective_of_the_result(pictures):
     records = []
     settings = SMALL.model_copy(update={"precision": "bfloat16", "steps": 12})
     # The pixels before they are clipped and rounded to a picture.
-    pixels = gatys._Job(pictures[0], [Style(pictures[1])], settings, records.append).run()
+    pixels = TransferJob(pictures[0], [Style(pictures[1])], settings, records.append).run()
     goal = gatys.objective("compact")
     exact = goal.measure(pixels, gatys.book_targets(goal, *pictures, settings)).loss
     assert records[-1].loss == pytest.approx(exact, rel=1e-4)
@@ -276,7 +277,7 @@ def test_every_choice_changes_the_picture_and_lowers_the_loss(pictures, changes)
 def test_time_that_is_up_returns_the_best_so_far_marked_so(pictures):
     records = []
     settings = SMALL.model_copy(update={"steps": 1000, "max_seconds": 0.2})
-    pixels = gatys._Job(pictures[0], [Style(pictures[1])], settings, records.append).run()
+    pixels = TransferJob(pictures[0], [Style(pictures[1])], settings, records.append).run()
     assert [r.stopped for r in records] == [""] * (len(records) - 1) + ["max_seconds"]
     assert len(records) < 1000
     goal = gatys.objective("compact")

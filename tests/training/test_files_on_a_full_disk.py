@@ -31,12 +31,12 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_old_one_whole_and_nothing_els
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     run = Run(tmp_path)
-    run.save_checkpoint(1, [np.ones(10)])
+    run.checkpoints.save(1, [np.ones(10)])
     with room_for(size), pytest.raises(OSError) as error:
-        run.save_checkpoint(2, [np.zeros(10_000), np.zeros(10_000)])
+        run.checkpoints.save(2, [np.zeros(10_000), np.zeros(10_000)])
     assert error.value.errno == errno.EFBIG
     assert error.value.filename == str(tmp_path / "checkpoint.npz")
-    step, variables = run.load_checkpoint()
+    step, variables = run.checkpoints.load()
     assert step == 1
     assert np.array_equal(variables[0], np.ones(10))
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.npz"]

@@ -250,7 +250,7 @@ def test_the_weights_of_a_run_are_those_of_its_lowest_validation_loss(source, tm
     monkeypatch.setattr(train_module, "validation_figures", lambda *args: {"loss": next(losses)})
     schedule = Schedule(3, validate_every=1)
     run = run_to(source, tmp_path / "run", tmp_path / "cache", preset, schedule)
-    step, loss, best = run.load_best()
+    step, loss, best = run.checkpoints.load_best()
     assert (step, loss) == (2, 1.0)
     assert run.result["best_step"] == 2
     for a, b in zip(load(run)[0].get_weights(), best, strict=True):
@@ -261,7 +261,7 @@ def test_the_weights_of_a_run_are_those_of_its_lowest_validation_loss(source, tm
 def test_a_run_that_still_trains_can_be_loaded_at_its_best_so_far(finished, tmp_path):
     run = Run(shutil.copytree(finished["reviews"].path, tmp_path / "run"))
     run.weights.unlink()
-    for a, b in zip(load(run)[0].get_weights(), run.load_best()[2], strict=True):
+    for a, b in zip(load(run)[0].get_weights(), run.checkpoints.load_best()[2], strict=True):
         np.testing.assert_array_equal(a, b)
     (run.path / "best.npz").unlink()
     with pytest.raises(RunError, match="let it train to its first validation"):

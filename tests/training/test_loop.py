@@ -26,7 +26,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoin
     run = Run.create("x", {}, tmp_path / "x")
     with pytest.raises(RunError, match="the loss became nan at step 6"):
         loop.fit(run, linear_model(), batch_at, loop.Schedule(10, log_every=4, checkpoint_every=2))
-    step, variables = run.load_checkpoint()
+    step, variables = run.checkpoints.load()
     assert step == 4
     assert all(np.isfinite(v).all() for v in variables)
 
@@ -59,9 +59,9 @@ def test_a_signal_saves_the_step_it_met_and_the_run_ends_as_an_unbroken_one(tmp_
         return loop.fit(run, model, batches, schedule, train_step=wrapped), model.get_weights(), run
 
     _, whole, _ = fit("whole")
-    with pytest.raises(loop.TrainingStopped, match=r"of 5; to go on: the same command with --run"):
+    with pytest.raises(loop.TrainingStopped, match=r"of 5; to continue, run the same command with --run"):
         fit("stopped", stop=True)
-    assert Run(tmp_path / "stopped").load_checkpoint()[0] == (3 if place == "train_step" else 2)
+    assert Run(tmp_path / "stopped").checkpoints.load()[0] == (3 if place == "train_step" else 2)
     _, resumed, _ = fit("stopped")
     for a, b in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -78,10 +78,10 @@ def test_a_last_validation_that_was_stopped_is_made_up_for_and_the_loss_is_kept(
     run = Run.create("x", {}, tmp_path / "x")
     with pytest.raises(loop.TrainingStopped):
         loop.fit(run, linear_model(), batch_at, schedule, validate=stop_in(validate, at=1))
-    assert run.load_checkpoint()[0] == 4
+    assert run.checkpoints.load()[0] == 4
     loss = loop.fit(run, linear_model(), batch_at, schedule, validate=validate)
     assert np.isfinite(loss)
-    assert run.load_best()[:2] == (4, 0.5)
+    assert run.checkpoints.load_best()[:2] == (4, 0.5)
     assert loop.fit(run, linear_model(), batch_at, schedule, validate=validate) == loss
     assert len(measured) == 1
 

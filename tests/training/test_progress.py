@@ -37,7 +37,7 @@ def test_the_evaluation_of_a_language_model_shows_progress(at_once, capsys):
         def token_losses(self, inputs, targets):
             return np.zeros(targets.shape, np.float32)
 
-    evaluate._total_loss(Model(), [Row([1, 2])] * 3, batch_size=1)
+    evaluate.total_loss(Model(), [Row([1, 2])] * 3, batch_size=1)
     assert "measuring, batches of reviews: 2 of 3" in capsys.readouterr().err
 
 

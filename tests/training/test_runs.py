@@ -22,8 +22,8 @@ def test_without_a_finished_run_the_message_says_how_to_get_one(tmp_path):
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     run = Run.create("x", {}, tmp_path / "x")
     values = [np.arange(3.0), np.array(7, np.int64)]
-    run.save_checkpoint(5, values)
-    step, loaded = run.load_checkpoint()
+    run.checkpoints.save(5, values)
+    step, loaded = run.checkpoints.load()
     assert step == 5
     for a, b in zip(values, loaded, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -31,9 +31,9 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
 
 def test_the_best_checkpoint_comes_back_with_its_step_and_loss(tmp_path):
     run = Run.create("x", {}, tmp_path / "x")
-    assert run.load_best() is None
-    run.save_best(5, 1.25, [np.arange(3.0)])
-    step, loss, values = run.load_best()
+    assert run.checkpoints.load_best() is None
+    run.checkpoints.save_best(5, 1.25, [np.arange(3.0)])
+    step, loss, values = run.checkpoints.load_best()
     assert (step, loss) == (5, 1.25)
     np.testing.assert_array_equal(values[0], np.arange(3.0))
 
@@ -64,12 +64,12 @@ def test_a_run_remembers_where_its_data_are_from_its_beginning_on(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     run = Run.at("x", tmp_path / "x")
     assert not run.exists
-    run.remember({"data": Path("texts"), "styles": [Path("a.jpg")], "from": None})
+    run.inputs.remember({"data": Path("texts"), "styles": [Path("a.jpg")], "from": None})
     Run.create("x", {}, run.path)
-    run.remember({"data": Path("others")})
-    assert run.input_path("data") == tmp_path / "texts"
-    assert run.input_paths("styles") == [tmp_path / "a.jpg"]
-    assert run.input_path("from") is None
+    run.inputs.remember({"data": Path("others")})
+    assert run.inputs.path("data") == tmp_path / "texts"
+    assert run.inputs.paths("styles") == [tmp_path / "a.jpg"]
+    assert run.inputs.path("from") is None
 
 
 def test_two_runs_of_one_second_have_two_folders(tmp_path, monkeypatch):

@@ -13,27 +13,29 @@ from imaging import images
 from reverie.cli import cli
 from synthesis import features
 from synthesis.gatys import GatysParameters
+from synthesis.loss_terms import Measured
 from tests.conftest import running_eagerly
 from training.loop import Schedule, TrainingStopped
 from training.photos import Photos, PhotosError
 from training.runs import Run, RunError
 from training.style.add import add, extended
 from training.style.balance import ContentBalance
-from training.style.loss import STYLE_LAYERS, Errors, PerceptualLoss, Weights
+from training.style.loss import STYLE_LAYERS, PerceptualLoss, Weights
 from training.style.network import PRESETS, StyleNetworkConfig, build, grow
 from training.style.teachers import NetworkTeacher, Pairs
 from training.style.train import (
     StyleTrainer,
     StyleTraining,
     batch_of,
-    go_on_from,
     instability,
     load,
     named_paintings,
     train,
     trainer,
+    warm_start,
 )
 
+TERMS = ("style", "content", "roughness", "overshoot")
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
 
 
@@ -122,8 +124,8 @@ def unbroken(paintings, random_photos, tmp_path_factory):
 def test_all_styles_come_equally_often(random_photos):
     config, photos = configuration(batch_size=3), Photos.of(random_photos)
     batches = [batch_of(photos, config, step) for step in range(8)]
-    assert {b[0].shape[:2] for b in batches} == {(3, 72)}
-    assert np.concatenate([b[1] for b in batches]).sum(axis=0).tolist() == [12, 12]
+    assert {b.photos.shape[:2] for b in batches} == {(3, 72)}
+    assert np.concatenate([b.style_weights for b in batches]).sum(axis=0).tolist() == [12, 12]
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +141,10 @@ def picture(path):
 def test_a_painting_has_no_style_error_in_its_own_style_and_a_photograph_no_content_error(loss, paintings):
     dots, lines = (picture(path) for path in paintings.values())
     own, other = loss(dots, dots, one_hot(0)), loss(dots, lines, one_hot(1))
-    for error in (own.style, own.content, own.roughness, own.overshoot):
-        assert float(error[0]) == pytest.approx(0, abs=1e-5)
-    assert float(other.style[0]) > 1e-3
-    assert float(other.content[0]) > 0.01
+    for name in TERMS:
+        assert float(own[name][0]) == pytest.approx(0, abs=1e-5)
+    assert float(other["style"][0]) > 1e-3
+    assert float(other["content"][0]) > 0.01
 
 
 def test_the_style_error_is_the_mean_over_layers_of_the_relative_error_of_gram_matrices(loss, paintings):
@@ -153,23 +155,23 @@ def test_the_style_error_is_the_mean_over_layers_of_the_relative_error_of_gram_m
         (x, y) = (np.asarray(v, np.float64).reshape(-1, v.shape[-1]) for v in (a, b))
         gram, target = x.T @ x / len(x), y.T @ y / len(y)
         errors.append(((gram - target) ** 2).sum() / (target**2).sum())
-    assert float(loss(dots, dots, one_hot(1)).style[0]) == pytest.approx(np.mean(errors), rel=1e-3)
+    assert float(loss(dots, dots, one_hot(1))["style"][0]) == pytest.approx(np.mean(errors), rel=1e-3)
 
 
 def test_one_picture_s_errors_do_not_move_another_s(loss, paintings):
     dots, lines = (picture(path) for path in paintings.values())
     both = loss(np.concatenate([dots, lines]), np.concatenate([lines, dots]), np.eye(2, dtype=np.float32)[::-1])
     alone = loss(dots, lines, one_hot(1))
-    for name in ("content", "style", "roughness", "overshoot"):
-        assert float(getattr(both, name)[0]) == pytest.approx(float(getattr(alone, name)[0]), rel=1e-3, abs=1e-6)
+    for name in TERMS:
+        assert float(both[name][0]) == pytest.approx(float(alone[name][0]), rel=1e-3, abs=1e-6)
 
 
 def test_values_outside_the_range_and_grain_beyond_the_painting_s_are_errors(loss):
     flat = np.full((1, 64, 80, 3), 128, np.float32)
     checkers = 255 * (np.indices((64, 80)).sum(axis=0) % 2)[None, ..., None] * np.ones(3, np.float32)
-    assert float(loss(flat, flat, one_hot(0)).roughness[0]) == 0
-    assert float(loss(checkers.astype(np.float32), flat, one_hot(0)).roughness[0]) > 0.1
-    assert float(loss(flat + 255, flat, one_hot(0)).overshoot[0]) == pytest.approx(128 / 127.5, rel=1e-3)
+    assert float(loss(flat, flat, one_hot(0))["roughness"][0]) == 0
+    assert float(loss(checkers.astype(np.float32), flat, one_hot(0))["roughness"][0]) > 0.1
+    assert float(loss(flat + 255, flat, one_hot(0))["overshoot"][0]) == pytest.approx(128 / 127.5, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -193,7 +195,7 @@ def test_what_cannot_be_had_does_not_push_its_weight_without_end():
 @pytest.mark.usefixtures("eagerly")
 def test_both_views_of_a_crop_show_the_loss_one_scene(random_photos):
     """A network that changes nothing paints both alike, wherever they are; one that is fixed to its grid does not."""
-    config, photos, seen = configuration(), Photos.of(random_photos), []
+    config, photos, differences = configuration(), Photos.of(random_photos), []
 
     class Unchanged(keras.Model):
         def __init__(self, config):
@@ -202,16 +204,16 @@ def test_both_views_of_a_crop_show_the_loss_one_scene(random_photos):
         def call(self, inputs):
             return inputs[0]
 
-    def measure(painted, photo, style_weights):
-        seen.append(np.abs(painted - photo).max())
-        return Errors(*[ops.zeros(2)] * 4)
+    def measure(painted, photo, style_weights, content_weight):
+        differences.append(np.abs(painted - photo).max())
+        return Measured(((1.0, "content", ops.zeros(2)),))
 
     model = StyleTrainer(Unchanged(TINY), measure, ContentBalance((0.5, 0.5), 0.3), 32, Weights(instability=1.0))
     for step in range(8):
-        batch = batch_of(photos, config, step)
+        batch = batch_of(photos, config, step).inputs()
         assert float(model.compute_loss(batch, y_pred=model(batch))) == pytest.approx(0, abs=1e-6)
-    assert max(seen) == 0
-    shifts = {tuple(batch_of(photos, config, step)[2][0]) for step in range(8)}
+    assert max(differences) == 0
+    shifts = {tuple(batch_of(photos, config, step).views[0]) for step in range(8)}
     assert len(shifts) == 8
     grid = np.indices((64, 64)).sum(axis=0)[None, ..., None] % 8 * np.ones(3, np.float32)
     assert float(instability(grid[:, :32, :32], grid[:, 3:35, :32])[0]) > 0.5
@@ -260,10 +262,10 @@ def test_a_run_goes_on_from_another_s_weights_finished_or_not(unbroken, painting
     same_weights(load(train(config, paintings, photos, tmp_path / "from a finished run", schedule, initial=first)))
     (first.path / "result.json").unlink()
     network = build(TINY)
-    go_on_from(first, network)  # from its last checkpoint
+    warm_start(first, network)  # from its last checkpoint
     same_weights(network)
     narrower = replace(config, network=replace(TINY, width=6))
-    with pytest.raises(RunError, match="cannot be gone on from"):
+    with pytest.raises(RunError, match="cannot start from"):
         train(narrower, paintings, photos, None, schedule, initial=first)
     (first.path / "checkpoint.npz").unlink()
     with pytest.raises(RunError, match="has no weights yet"):
@@ -281,12 +283,15 @@ def test_a_grown_network_paints_as_the_small_one_and_all_of_it_learns(random_pho
     for style in (one_hot(0), one_hot(1)):
         np.testing.assert_allclose(large((photo, style)), small((photo, style)), atol=1e-2)
     before = large.get_weights()
-    different = lambda painted, photo, style: Errors(*[ops.mean(ops.square(painted - photo), axis=(1, 2, 3))] * 4)  # noqa: E731
-    model = trainer(large, different, configuration())
+
+    def difference(painted, photo, style_weights, content_weight):
+        return Measured(((1.0, "content", ops.mean(ops.square(painted - photo), axis=(1, 2, 3))),))
+
+    model = trainer(large, difference, configuration())
     model.compile(optimizer=keras.optimizers.SGD(1e-4))
     for step in range(3):
-        crops, _, views = batch_of(photos, configuration(batch_size=1), step)
-        model.train_on_batch((crops, one_hot(0), views))
+        batch = batch_of(photos, configuration(batch_size=1), step)
+        model.train_on_batch(replace(batch, style_weights=one_hot(0)).inputs())
     for name, a, b in zip(large.variables, before, large.get_weights(), strict=True):
         assert np.any(a != b), f"{name.path} does not learn"
 
@@ -374,7 +379,7 @@ def test_a_stopped_run_goes_on_from_its_own_settings_and_data(paintings, random_
     with killed_at_step(2, monkeypatch):
         stopped = invoke(*command, *shape, "--seed=7", "--content-error=0.4", "--run", run.path)
     assert isinstance(stopped.exception, TrainingStopped), stopped.output
-    assert run.load_checkpoint()[0] == 2
+    assert run.checkpoints.load()[0] == 2
     monkeypatch.chdir(tmp_path)
     other = invoke("train", "style", "--run", run.path, "--seed=8")
     assert "seed is 7 there and 8 here" in str(other.exception)

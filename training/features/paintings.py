@@ -15,19 +15,33 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from synthesis import compact
 from synthesis.gatys import BOOK
-from synthesis.losses import content_loss, gram_matrix, style_loss, total_variation
+from synthesis.loss_terms import ContentLoss, StyleLoss, Sum, TotalVariation
+from synthesis.losses import gram_matrix
 from synthesis.optimizers import Adam
 
-Beginning = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Of a painting: its content, its style and its first picture."""
+*STYLE_LAYERS, CONTENT_LAYER = compact.LAYERS
 _RATE, _SQUARE_DECAY = 4.0, 0.99
 """Of Adam; it forgets sooner than usual, because the student changes under it."""
 
 
+@dataclass(frozen=True)
+class InitialImage:
+    """What one optimization starts from and aims at.
+
+    Attributes:
+        content, style, picture: float32 (size, size, 3), pixels in [0, 255].
+    """
+
+    content: np.ndarray
+    style: np.ndarray
+    picture: np.ndarray
+
+
 @dataclass
-class Painting:
-    """A picture being painted.
+class OptimizationState:
+    """A picture that is being optimized.
 
     Attributes:
         picture, content, style: float32 (size, size, 3), pixels in [0, 255].
@@ -39,68 +53,71 @@ class Painting:
     adam: Adam = field(default_factory=lambda: Adam(_RATE, _SQUARE_DECAY))
 
     def step(self, gradient: np.ndarray) -> None:
-        """One step against `gradient`."""
+        """Take one step against `gradient`."""
         self.picture = self.adam.step(self.picture, gradient).astype(np.float32)
 
 
 @dataclass
-class Easel:
-    """Many paintings at different stages; each visit takes the next few a little further.
+class OptimizationPool:
+    """Many optimizations at different stages; each call of `advance` takes the next few a little further.
 
-    A run that goes on after a stop begins its paintings anew: they are not part of a checkpoint.
+    They are not part of a checkpoint: a resumed run starts them anew.
 
     Args:
-        student: as `synthesis.compact.build_untrained`; read at every visit, never changed.
-        begin: number of a painting to its content, its style and its first picture.
-        count: paintings in work; `steps`: that each gets before a new one takes its place; `stride`: in a visit.
+        student: as `synthesis.compact.build_untrained`; read in every call, never changed.
+        begin: number of an optimization to what it starts from.
+        count: optimizations in work.
+        steps: of each, before a new one takes its place.
+        stride: steps in one call of `advance`.
     """
 
     student: keras.Model
-    begin: Callable[[int], Beginning]
+    begin: Callable[[int], InitialImage]
     count: int = 48
     steps: int = 80
     stride: int = 2
     _begun: int = 0
-    _queue: list[Painting] = field(default_factory=list)
+    _queue: list[OptimizationState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._targets, self._gradient = tf.function(self._targets_of), tf.function(self._gradient_of)
 
-    def visit(self, count: int) -> np.ndarray:
-        """The next `count` paintings after some steps: float32 (count, size, size, 3)."""
+    def advance(self, count: int) -> np.ndarray:
+        """Return the next `count` pictures after `stride` steps: float32 (count, size, size, 3)."""
         while len(self._queue) < self.count:
             self._queue.append(self._new())
         chosen, self._queue = self._queue[:count], self._queue[count:]
-        targets = self._targets(np.stack([p.content for p in chosen]), np.stack([p.style for p in chosen]))
+        targets = self._targets(np.stack([s.content for s in chosen]), np.stack([s.style for s in chosen]))
         for _ in range(self.stride):
-            gradients = self._gradient(np.stack([p.picture for p in chosen]), *targets).numpy()
-            for painting, gradient in zip(chosen, gradients, strict=True):
-                painting.step(gradient)
-        self._queue += [p if p.adam.steps < self.steps else self._new() for p in chosen]
-        return np.stack([p.picture for p in chosen])
+            gradients = self._gradient(np.stack([s.picture for s in chosen]), *targets).numpy()
+            for state, gradient in zip(chosen, gradients, strict=True):
+                state.step(gradient)
+        self._queue += [s if s.adam.steps < self.steps else self._new() for s in chosen]
+        return np.stack([s.picture for s in chosen])
 
-    def _new(self) -> Painting:
-        content, style, picture = self.begin(self._begun)
+    def _new(self) -> OptimizationState:
+        initial = self.begin(self._begun)
         self._begun += 1
-        return Painting(picture, content, style)
+        return OptimizationState(initial.picture, initial.content, initial.style)
 
     def _targets_of(self, contents, styles):
-        """What the student sees in them: the content layer, and the Gram matrices of the style layers."""
-        *_, wanted = self._see(contents)
-        return wanted, [gram_matrix(a) for a in self._see(styles)[:-1]]
+        """Return the student's activations at the content layer, and its Gram matrices at the style layers."""
+        style_activations = self._activations(styles)
+        return self._activations(contents)[CONTENT_LAYER], [gram_matrix(style_activations[n]) for n in STYLE_LAYERS]
 
-    def _gradient_of(self, pictures, wanted, grams):
-        """Of the book's objective through the student, for each picture."""
-        book = BOOK
-        pixels = float(pictures.shape[1] * pictures.shape[2])
+    def _gradient_of(self, pictures, content_target, grams):
+        """Return the gradient of the book's objective through the student, for each picture."""
+        style = Sum.of(StyleLoss(layer, gram) for layer, gram in zip(STYLE_LAYERS, grams, strict=True))
+        objective = (
+            BOOK.content_weight * ContentLoss(CONTENT_LAYER, content_target)
+            + BOOK.style_weight / len(grams) * style
+            + BOOK.total_variation_weight * TotalVariation()
+        )
         with tf.GradientTape() as tape:
             tape.watch(pictures)
-            *activations, shown = self._see(pictures)
-            losses = [style_loss(gram_matrix(a), g, pixels) for a, g in zip(activations, grams, strict=True)]
-            loss = book.style_weight / len(losses) * ops.sum(losses)
-            loss += book.content_weight * content_loss(shown, wanted)
-            loss += book.total_variation_weight * ops.sum(total_variation(pictures))
+            loss = objective(pictures, self._activations(pictures))
         return tape.gradient(loss, pictures)
 
-    def _see(self, pictures):
-        return [ops.cast(a, "float32") for a in self.student(pictures / 127.5 - 1.0)]
+    def _activations(self, pictures):
+        outputs = self.student(pictures / 127.5 - 1.0)
+        return {name: ops.cast(a, "float32") for name, a in zip(compact.LAYERS, outputs, strict=True)}

@@ -1,8 +1,8 @@
 """Teach the compact extractor what VGG19 sees: `reverie train features`.
 
 Each layer is regressed on the teacher's (hints, Romero et al. 2015), and so are the Gram matrices that
-the style loss compares. Half of what it sees are photographs, disturbed with noise and contrast; the other half
-are pictures that an optimization makes through it (see `training.features.paintings`).
+the style loss compares. Half of each batch are photographs, augmented with noise and contrast. The other half
+are pictures that an optimization makes through the student (see `training.features.paintings`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keras import ops
 from synthesis import compact, features
 from synthesis.losses import gram_matrix, relative_error
 from training import loop
-from training.features.paintings import Beginning, Easel
+from training.features.paintings import InitialImage, OptimizationPool
 from training.photos import Photos
 from training.runs import Run
 
@@ -68,7 +68,7 @@ class Distiller(keras.Model):
         return ops.mean(activations + self.gram_weight * grams)
 
 
-def disturbed(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augmented(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change contrast and add noise of a random strength to each crop, pixels kept in [0, 255]."""
     count = (len(crops), 1, 1, 1)
     contrast, noise = rng.uniform(0.6, 1.5, count), rng.uniform(0, 40, count) * (rng.random(count) < 0.5)
@@ -76,19 +76,19 @@ def disturbed(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip((crops - 127.5) * contrast + 127.5 + noise * blobs, 0, 255).astype(np.float32)
 
 
-def beginnings(photos: Photos, paintings: Photos, config: FeaturesTraining) -> Callable[[int], Beginning]:
-    """What the `n`th painting begins with: its content, its style and its first picture.
+def initial_images(photos: Photos, paintings: Photos, config: FeaturesTraining) -> Callable[[int], InitialImage]:
+    """Return a function from the number of an optimization to what it starts from.
 
-    Styles are paintings (where there are any) and photographs in turn; every fourth picture begins as noise.
+    Styles are paintings (where there are any) and photographs in turn; every fourth picture starts as noise.
     """
 
-    def begin(number: int) -> Beginning:
+    def begin(number: int) -> InitialImage:
         rng = np.random.default_rng((config.seed, number, 2))
-        content, style = disturbed(photos.crops(number, 2, config.size, config.seed + 1), rng)
+        content, style = augmented(photos.crops(number, 2, config.size, config.seed + 1), rng)
         if paintings.paths and number % 2:
             (style,) = paintings.crops(number, 1, config.size, config.seed + 1)
         first = rng.uniform(0, 255, content.shape).astype(np.float32) if number % 4 == 3 else content
-        return content, style, first
+        return InitialImage(content, style, first)
 
     return begin
 
@@ -119,13 +119,13 @@ def train(
     if run.finished:
         return run
 
-    easel = Easel(model.student, beginnings(kept, paintings, config))
+    pool = OptimizationPool(model.student, initial_images(kept, paintings, config))
 
     def batch_at(step: int):
         painted = config.batch_size // 2
         crops = kept.crops(step, config.batch_size - painted, config.size, config.seed)
-        crops = disturbed(crops, np.random.default_rng((config.seed, step, 1)))
-        return (np.concatenate([crops, easel.visit(painted)]) if painted else crops,)
+        crops = augmented(crops, np.random.default_rng((config.seed, step, 1)))
+        return (np.concatenate([crops, pool.advance(painted)]) if painted else crops,)
 
     loss = loop.fit(run, model, batch_at, schedule)
     compact.save_weights(model.student, run.path / "compact.npz")
@@ -135,7 +135,7 @@ def train(
 
 
 def layer_errors(model: Distiller, photos: Photos) -> dict[str, float]:
-    """Relative error of each layer on one undisturbed crop of every photo."""
+    """Return the relative error of each layer on one unchanged crop of every photo."""
     crops = np.concatenate(list(photos.one_crop_each(160)))
     pairs = zip(compact.LAYERS, model(crops), model.ask_teacher(crops), strict=True)
     return {name: float(relative_error(ops.cast(s, "float32"), ops.cast(t, "float32"))) for name, s, t in pairs}

@@ -19,7 +19,7 @@ from training.runs import Run, RunError
 
 
 def average(runs: Sequence[Run], source: Path, cache: Path, path: Path | None) -> Run:
-    """A finished run with the mean of the weights of `runs`.
+    """Return a finished run with the mean of the weights of `runs`.
 
     Args:
         runs: at least two, with the same sizes and the same tokenizer.

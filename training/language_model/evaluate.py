@@ -17,6 +17,7 @@ from rich.console import Console
 
 from language.tokenizer import Tokenizer
 from language.vocabulary import Vocabulary, words_of
+from language.windows import context_windows
 from reverie.progress import followed, say
 
 BOOK_WORDS = 100
@@ -62,7 +63,7 @@ class Row:
 def evaluate(
     model: Scored, texts: Sequence[str], seed: int = 0, every_review: bool = False, prompt: str = REVIEWS_PROMPT
 ) -> dict[str, Any]:
-    """All figures of `model` on the test texts.
+    """Return all figures of `model` on the test texts.
 
     Args:
         prompt: what the samples continue.
@@ -81,26 +82,26 @@ def evaluate(
 
 
 def choose(texts: Sequence[str], count: int, seed: int) -> list[str]:
-    """At most `count` of `texts`, the same for the same seed."""
+    """Return at most `count` of `texts`, the same for the same seed."""
     indices = np.random.default_rng(seed).permutation(len(texts))[:count]
     return [texts[i] for i in sorted(indices)]
 
 
 def book_word_perplexity(model: Scored, texts: Sequence[str]) -> dict[str, float]:
-    """Perplexity of words 2 to 100 of each review, lower-case and without punctuation; [UNK] is a word too."""
+    """Return the perplexity of words 2 to 100 of each review, lower-case and without punctuation; [UNK] is a word too."""
     encoded = (model.tokenizer.encode(text)[:BOOK_WORDS] for text in texts)
-    nats, count = _total_loss(model, [Row(ids) for ids in encoded if len(ids) > 1])
+    nats, count = total_loss(model, [Row(ids) for ids in encoded if len(ids) > 1])
     perplexity = math.exp(nats / count)
     return {"book_word_perplexity": perplexity, "token_perplexity": perplexity, "predictions": count}
 
 
 def bits_per_byte(model: Scored, texts: Sequence[str]) -> dict[str, float]:
-    """Bits that the model needs for each UTF-8 byte of the raw reviews; the end of each review counts.
+    """Return the bits that the model needs for each UTF-8 byte of the raw reviews; the end of each review counts.
 
     A prediction sees its review only, at least half a context of it where there is as much.
     """
     rows = [row for text in texts for row in windows(model, model.tokenizer.encode(text))]
-    nats, count = _total_loss(model, rows)
+    nats, count = total_loss(model, rows)
     size = sum(len(text.encode()) for text in texts)
     return {
         "bits_per_byte": nats / math.log(2) / size,
@@ -111,19 +112,14 @@ def bits_per_byte(model: Scored, texts: Sequence[str]) -> dict[str, float]:
 
 
 def windows(model: Scored, ids: Sequence[int]) -> Iterator[Row]:
-    """Rows that predict every one of `ids` and the end once, each with half a context before what it predicts."""
+    """Yield rows that predict every one of `ids` and the end once, each with half a context before what it predicts."""
     whole = [*model.tokenizer.begin, *ids, model.tokenizer.end]
-    stride = model.positions // 2
-    first_counted = 0
-    for start in range(0, len(whole), stride):
-        yield Row(whole[start : start + model.positions + 1], first_counted)
-        first_counted = model.positions - stride
-        if start + model.positions + 1 >= len(whole):
-            return
+    for start, end, first in context_windows(len(whole), model.positions, stride=model.positions // 2):
+        yield Row(whole[start:end], first - start - 1)
 
 
-def _total_loss(model: Scored, rows: list[Row], batch_size: int = 32) -> tuple[float, int]:
-    """Sum of the counted losses in nats, and their number; rows of like length share a batch."""
+def total_loss(model: Scored, rows: list[Row], batch_size: int = 32) -> tuple[float, int]:
+    """Return the sum of the counted losses in nats, and their number; rows of like length share a batch."""
     total, count = 0.0, 0
     rows = sorted(rows, key=lambda row: len(row.ids))
     batches = range(0, len(rows), batch_size)
@@ -148,7 +144,7 @@ def _pad(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def sample_figures(
     model: Scored, prompt: str, seed: int, tokens: int = 90, count: int = 8
 ) -> dict[str, dict[str, float]]:
-    """How varied `count` continuations of `prompt` are at every temperature; prints the first of each."""
+    """Measure how varied `count` continuations of `prompt` are at every temperature; print the first of each."""
     temperatures = [t for t in TEMPERATURES for _ in range(count)]
     seeds = [seed + i for _ in TEMPERATURES for i in range(count)]
     say(f"sampling {len(temperatures)} continuations of {prompt!r}")
@@ -164,7 +160,7 @@ def sample_figures(
 
 
 def diversity(texts: Sequence[str]) -> dict[str, float]:
-    """distinct-n (Li et al. 2016) over all texts, and rep-4 (Welleck et al. 2019): repeated 4-grams within a text."""
+    """Return distinct-n (Li et al. 2016) over all texts, and rep-4 (Welleck et al. 2019): repeated 4-grams within a text."""
     words = [words_of(text) for text in texts]
     distinct = {f"distinct_{n}": _share_of_distinct([_ngrams(w, n) for w in words]) for n in (1, 2, 3)}
     repeated = [1 - _share_of_distinct([_ngrams(w, 4)]) for w in words if len(w) >= 4]

@@ -47,7 +47,7 @@ class PositionalEmbedding(layers.Layer):
         self.position_embeddings = layers.Embedding(positions, embed_dim)
 
     def call(self, ids):
-        """int (batch, time) to float (batch, time, embed_dim)."""
+        """Map int (batch, time) to float (batch, time, embed_dim)."""
         positions = ops.arange(ops.shape(ids)[1])
         return self.token_embeddings(ids) + self.position_embeddings(positions)
 
@@ -79,7 +79,7 @@ class TransformerDecoder(layers.Layer):
         return x
 
     def stages(self, queries, memory, mask) -> Iterator:
-        """What each normalization makes of the arguments of a call."""
+        """Yield what each normalization makes of the arguments of a call."""
         x = self.layernorm_1(queries + self.dropout(self.attention_1(queries, memory, attention_mask=mask)))
         yield x
         x = self.layernorm_2(x + self.dropout(self.attention_2(x, memory, attention_mask=mask)))
@@ -99,19 +99,19 @@ class LanguageModel(keras.Model):
         self.head = layers.Dense(config.vocabulary_size)
 
     def call(self, ids):
-        """int (batch, time) to logits (batch, time, vocabulary)."""
+        """Map int (batch, time) to logits (batch, time, vocabulary)."""
         x = self.dropout(self.embedding(ids))
         return self.head(self.decoder(x, x, _causal(ids)))
 
     def stages(self, ids) -> Iterator[tuple[str, Any]]:
-        """What each layer but the head makes of ids, under the name that it has in the decode graph."""
+        """Yield what each layer but the head makes of ids, under the name that it has in the decode graph."""
         x = self.embedding(ids)
         yield "embedded", x
         for i, normed in enumerate(self.decoder.stages(x, x, _causal(ids))):
             yield f"norm_{i}", normed
 
     def next_token_logits(self, ids, lengths):
-        """Logits after the last word of each row: what generation needs, without the other positions.
+        """Return the logits after the last word of each row: what generation needs, without the other positions.
 
         Args:
             ids: int32 (batch, time), rows padded at the end.
@@ -135,19 +135,19 @@ def _causal(ids):
 
 
 def build(config: LanguageModelConfig) -> LanguageModel:
-    """A model with its variables made."""
+    """Return a model with its variables made."""
     model = LanguageModel(config)
     model(ops.zeros((1, 2), "int32"))
     return model
 
 
 def token_losses(targets, logits):
-    """Negative log-likelihood in nats of each target: float32 like `targets`; 0 where a target is below 0 (padding)."""
+    """Return the negative log-likelihood in nats of each target: float32 like `targets`; 0 where a target is below 0 (padding)."""
     losses = ops.sparse_categorical_crossentropy(ops.maximum(targets, 0), ops.cast(logits, "float32"), from_logits=True)
     return losses * ops.cast(targets >= 0, "float32")
 
 
 def crossentropy(targets, logits):
-    """Mean negative log-likelihood in nats per word; targets below 0 are padding and do not count."""
+    """Return the mean negative log-likelihood in nats per word; targets below 0 are padding and do not count."""
     counted = ops.cast(targets >= 0, "float32")
     return ops.sum(token_losses(targets, logits)) / ops.maximum(ops.sum(counted), 1.0)

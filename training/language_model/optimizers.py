@@ -12,14 +12,14 @@ from training.loop import warmup_cosine
 
 
 def rmsprop(model: keras.Model, *, learning_rate: float, **unused: Any) -> keras.optimizers.Optimizer:
-    """The book's: a constant rate and nothing else."""
+    """Return the book's RMSprop: a constant rate and nothing else."""
     return keras.optimizers.RMSprop(learning_rate)
 
 
 def adamw(
     model: keras.Model, *, learning_rate: float, steps: int, warmup_steps: int, weight_decay: float, beta_2: float
 ) -> keras.optimizers.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019); only matrices decay."""
+    """Return AdamW (Loshchilov and Hutter 2019); only matrices decay."""
     rate = warmup_cosine(learning_rate, steps, warmup_steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay, beta_2=beta_2, global_clipnorm=1.0)
     return _decay_matrices_only(optimizer, model)
@@ -28,7 +28,7 @@ def adamw(
 def muon(
     model: keras.Model, *, learning_rate: float, steps: int, warmup_steps: int, weight_decay: float, beta_2: float
 ) -> keras.optimizers.Optimizer:
-    """Muon (Jordan et al. 2024) for matrices, scaled to AdamW's rates (Liu et al. 2025); AdamW for the rest."""
+    """Return Muon (Jordan et al. 2024) for matrices, scaled to AdamW's rates (Liu et al. 2025); AdamW for the rest."""
     optimizer = PrecisionMuon(
         warmup_cosine(learning_rate, steps, warmup_steps),
         weight_decay=weight_decay,

@@ -56,14 +56,14 @@ class PreNormConfig:
 
 
 def rotary_tables(positions: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of `position * base^(-2i / head_dim)`: two float32 (positions, head_dim / 2)."""
+    """Return the cosine and sine of `position * base^(-2i / head_dim)`: two float32 (positions, head_dim / 2)."""
     frequencies = ROTARY_BASE ** (-np.arange(0, head_dim, 2) / head_dim)
     angles = np.arange(positions)[:, None] * frequencies
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def rotate(x, cosine, sine):
-    """Slot each pair (i, i + head_dim / 2) of `x` by its position's angle (Su et al. 2021, in halves).
+    """Turn each pair (i, i + head_dim / 2) of `x` by its position's angle (Su et al. 2021, in halves).
 
     Args:
         x: float (batch, heads, time, head_dim).
@@ -88,7 +88,7 @@ class CausalSelfAttention(layers.Layer):
         self.cosine, self.sine = rotary_tables(config.positions, config.head_dim)
 
     def call(self, x):
-        """float (batch, time, embed_dim) to the same."""
+        """Map float (batch, time, embed_dim) to the same shape."""
         time = ops.shape(x)[1]
         query, key, value = self._heads(self.query_key_value(x), time)
         cosine, sine = (ops.convert_to_tensor(table, x.dtype)[:time] for table in (self.cosine, self.sine))
@@ -118,12 +118,12 @@ class Block(layers.Layer):
         self.dropout = layers.Dropout(config.dropout)
 
     def call(self, x):
-        """float (batch, time, embed_dim) to the same."""
+        """Map float (batch, time, embed_dim) to the same shape."""
         *_, x = self.stages(x)
         return x
 
     def stages(self, x) -> Iterator:
-        """The stream after attention, and after the feed-forward layers."""
+        """Yield the stream after attention, and after the feed-forward layers."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
         yield x
         hidden = self.expand(self.feed_forward_norm(x))
@@ -149,11 +149,11 @@ class PreNormLanguageModel(keras.Model):
         self.norm = layers.LayerNormalization(epsilon=EPSILON)
 
     def call(self, ids):
-        """int (batch, time) to logits (batch, time, vocabulary)."""
+        """Map int (batch, time) to logits (batch, time, vocabulary)."""
         return self._logits(self._hidden(ids))
 
     def next_token_logits(self, ids, lengths):
-        """Logits after the last token of each row: what generation needs.
+        """Return the logits after the last token of each row: what generation needs.
 
         Args:
             ids: int32 (batch, time), rows padded at the end with anything.
@@ -167,7 +167,7 @@ class PreNormLanguageModel(keras.Model):
         return self._logits(last)[:, 0]
 
     def stages(self, ids) -> Iterator[tuple[str, Any]]:
-        """What each layer but the head makes of ids, under the name that it has in the decode graph."""
+        """Yield what each layer but the head makes of ids, under the name that it has in the decode graph."""
         x = self.embedding(ids)
         yield "embedded", x
         for i, block in enumerate(self.blocks):

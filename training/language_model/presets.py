@@ -15,7 +15,7 @@ from training.language_model.train import LanguageModelTraining
 
 
 def book() -> LanguageModelTraining:
-    """The book's model and optimizer exactly: listings 12-4 to 12-7.
+    """Return the book's model and optimizer exactly: listings 12-4 to 12-7.
 
     15,000 words, 100 positions, width 256, feed-forward 2048, 2 heads, one block; rmsprop at 1e-3, 256 rows
     a batch, 200 epochs, padding masked, a continuation of the prompt at five temperatures after each epoch.
@@ -33,7 +33,7 @@ def book() -> LanguageModelTraining:
 
 
 def reviews() -> LanguageModelTraining:
-    """Our best at a size that serves fast: 5.2 million parameters over 8,192 byte pairs.
+    """Return our best at a size that serves fast: 5.2 million parameters over 8,192 byte pairs.
 
     Four pre-norm blocks with rotary positions and tied embeddings, 256 positions, so case and punctuation
     survive; Muon for the matrices and AdamW for the rest, with warm-up, cosine and clipping. About one pass
@@ -41,7 +41,7 @@ def reviews() -> LanguageModelTraining:
 
     Command: `reverie train lm --preset reviews`
     Time: 1.1 s a step on 2 cores of an AMD EPYC (Zen 4) that do nothing else, so 66 minutes; 2.0 s on one core
-    Reached: 1.511 bits per byte on 1,000 test reviews after 2,500 steps; gone on from there for 3,600 steps and
+    Reached: 1.511 bits per byte on 1,000 test reviews after 2,500 steps; continued from there for 3,600 steps and
     averaged, 1.444 (model_repository/language_model/README.md has the commands)
     """
     return LanguageModelTraining(
@@ -64,6 +64,6 @@ PRESETS: dict[str, Callable[[], LanguageModelTraining]] = {"book": book, "review
 
 
 def adjusted(config: LanguageModelTraining, dropout: float | None = None, **changes: Any) -> LanguageModelTraining:
-    """`config` with every change that is not None."""
+    """Return `config` with every change that is not None."""
     model = config.model if dropout is None else replace(config.model, dropout=dropout)
     return replace(config, model=model, **{name: value for name, value in changes.items() if value is not None})

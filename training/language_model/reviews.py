@@ -49,7 +49,7 @@ class DataError(ToolkitError):
 
 
 def download() -> Path:
-    """The official archive; see `training.downloads.fetch`."""
+    """Fetch the official archive; see `training.downloads.fetch`."""
     return fetch(ARCHIVE_URL, ARCHIVE_MD5, "fetch it by other means and give its path with --data (DATA=)")
 
 
@@ -88,12 +88,12 @@ def check_exists(source: Path) -> None:
 
 
 def is_reviews(source: Path) -> bool:
-    """Whether `source` has the layout of aclImdb, and is not somebody's own texts."""
+    """Return whether `source` has the layout of aclImdb, and is not somebody's own texts."""
     return _is_archive(source) or any(_REVIEW.search(path.as_posix()) for path in _files(source))
 
 
 def prompt_for(source: Path, words: int = 2) -> str:
-    """What samples of a model of these texts begin with: the beginning of the first one, or the book's for reviews."""
+    """Return what samples of a model of these texts begin with: the beginning of the first one, or the book's for reviews."""
     if is_reviews(source):
         return REVIEWS_PROMPT
     return " ".join(next(read_reviews(source, "train")).split()[:words])
@@ -151,13 +151,13 @@ def rows_of(ids: list[int], length: int) -> Iterator[list[int]]:
 
 
 def encode_rows(texts: Iterable[str], vocabulary: Vocabulary, length: int) -> np.ndarray:
-    """All rows of all texts: uint16 (rows, length + 1)."""
+    """Return all rows of all texts: uint16 (rows, length + 1)."""
     chunks = [np.array(list(rows_of(vocabulary.encode(text), length)), np.uint16) for text in texts if text.strip()]
     return np.concatenate([c for c in chunks if len(c)])
 
 
 def encode_stream(texts: Iterable[str], tokenizer: BytePairs, batch: int = 1_000) -> np.ndarray:
-    """All texts one after the other, an end before each and after the last: uint16 (tokens,)."""
+    """Return all texts one after the other, an end before each and after the last: uint16 (tokens,)."""
     pieces, waiting = [], iter(texts)
     while some := list(itertools.islice(waiting, batch)):
         pieces += [np.array([tokenizer.end, *ids], np.uint16) for ids in tokenizer.encode_batch(some)]
@@ -165,7 +165,7 @@ def encode_stream(texts: Iterable[str], tokenizer: BytePairs, batch: int = 1_000
 
 
 def rows_of_stream(stream: np.ndarray, length: int) -> np.ndarray:
-    """A view of `stream` as rows of `length + 1` ids, each beginning with the last id of the one before.
+    """Return a view of `stream` as rows of `length + 1` ids, each beginning with the last id of the one before.
 
     Raises:
         DataError: the stream is shorter than one row.
@@ -302,7 +302,7 @@ def _key(source: Path, tokenization: str, vocabulary_size: int, length: int, tok
 
 
 def inputs_and_targets(rows: np.ndarray, padded: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ids seen and ids to predict: two int32 (rows, length); targets are -1 where the input is padding."""
+    """Return the ids seen and ids to predict: two int32 (rows, length); targets are -1 where the input is padding."""
     ids = rows.astype(np.int32)
     inputs, targets = ids[:, :-1], ids[:, 1:]
     return inputs, np.where(inputs == 0, -1, targets) if padded else targets
@@ -311,7 +311,7 @@ def inputs_and_targets(rows: np.ndarray, padded: bool) -> tuple[np.ndarray, np.n
 def batch_of(
     rows: np.ndarray, step: int, batch_size: int, seed: int, padded: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of batch `step`: every epoch visits all rows once, in an order of its own.
+    """Return the inputs and targets of batch `step`: every epoch visits all rows once, in an order of its own.
 
     Returns:
         See `inputs_and_targets`; `batch_size` rows.
@@ -322,7 +322,7 @@ def batch_of(
 
 
 def steps_per_epoch(rows: np.ndarray, batch_size: int) -> int:
-    """Whole batches in one pass over `rows`, at least one."""
+    """Return the number of whole batches in one pass over `rows`, at least one."""
     return max(1, len(rows) // batch_size)
 
 

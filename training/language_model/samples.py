@@ -23,7 +23,7 @@ def continue_prompt(
     temperatures: Sequence[float],
     seeds: Sequence[int],
 ) -> list[str]:
-    """The prompt and up to `words` sampled tokens, once for each temperature and seed.
+    """Return the prompt and up to `words` sampled tokens, once for each temperature and seed.
 
     A text stops at the end token or at the last position. Each has random numbers of its own.
     """

@@ -1,4 +1,4 @@
-"""Text files as texts, whatever wrote them: encodings, line ends; and a count of what was read as what.
+"""Text files as texts, for all common encodings and line ends, and a count of the encodings.
 
 Knows nothing about reviews, tokens or models.
 """
@@ -42,7 +42,7 @@ class Summary:
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """Bytes as text with line feeds alone, and the encoding that was found.
+    """Decode bytes to text with line feeds alone, and the encoding that was found.
 
     A byte order mark decides; else UTF-8, where the bytes are that; else UTF-16, where every other byte of the beginning is
     zero; else the Western Windows encoding.
@@ -74,7 +74,7 @@ def _wide(data: bytes) -> Iterator[str]:
 
 
 def read(data: bytes, summary: Summary) -> str | None:
-    """One file's text, counted; None where it holds nothing but space."""
+    """Return one file's text and count it; None where it holds nothing but space."""
     text, encoding = decode(data)
     if not text.strip():
         summary.empty += 1
@@ -85,7 +85,7 @@ def read(data: bytes, summary: Summary) -> str | None:
 
 
 def parts(text: str, length: int) -> Iterator[str]:
-    """A long text cut at line ends into parts of about `length` characters; together they are the text."""
+    """Cut a long text at line ends into parts of about `length` characters; together they are the text."""
     lines: list[str] = []
     size = 0
     for line in text.splitlines(keepends=True):
@@ -99,5 +99,5 @@ def parts(text: str, length: int) -> Iterator[str]:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a single file is a text by its name."""
+    """Return whether a single file is a text by its name."""
     return path.suffix.lower() in ENDINGS

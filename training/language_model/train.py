@@ -98,7 +98,7 @@ class LanguageModelTraining:
 
     @classmethod
     def from_dict(cls, data: dict) -> LanguageModelTraining:
-        """Inverse of `dataclasses.asdict`, for a run's config.json."""
+        """Return the settings in a run's config.json: the inverse of `dataclasses.asdict`."""
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
         known["model"] = ARCHITECTURES[known.get("architecture", "book")].config(**known["model"])
         known["temperatures"] = tuple(known["temperatures"])
@@ -106,7 +106,7 @@ class LanguageModelTraining:
 
 
 def build(config: LanguageModelTraining) -> Model:
-    """The untrained model of a run with its variables made, in the current dtype policy."""
+    """Return the untrained model of a run with its variables made, in the current dtype policy."""
     model = ARCHITECTURES[config.architecture].model(config.model)
     model(ops.zeros((1, 2), "int32"))
     return model
@@ -131,7 +131,7 @@ def train(
         schedule: `sample_every` None samples after each epoch, as the book does.
         distribution: where the replicas are; default: one device.
         jit_compile: compile the step with XLA; it cannot be combined with a distribution.
-        initial: a run to go on from: its sizes, tokenizer and weights instead of new ones. `config` says the rest.
+        initial: a run to start from: its sizes, tokenizer and weights instead of new ones. `config` says the rest.
 
     Raises:
         ValueError: `jit_compile` with a distribution, or replicas that do not divide the batch.
@@ -164,7 +164,7 @@ def train(
 
 @dataclass(frozen=True)
 class Start:
-    """What a run that goes on from another begins with.
+    """What a run takes from another that it starts from.
 
     Attributes:
         variables: of the whole model, in its order.
@@ -178,7 +178,7 @@ class Start:
 
     @classmethod
     def of(cls, run: Run, architecture: str) -> Start:
-        """The best weights of `run`, whose architecture must be `architecture`.
+        """Return the best weights of `run`, whose architecture must be `architecture`.
 
         Raises:
             RunError: it is not, or the run has no weights yet.
@@ -220,7 +220,7 @@ def _train(
             tokens_per_step=config.batch_size * config.model.positions,
             train_step=distribution.train_step(model, token_losses),
         )
-    best = run.load_best()
+    best = run.checkpoints.load_best()
     assert best is not None
     loop.assign(model.variables, best[2])
     model.save_weights(run.weights)
@@ -258,14 +258,14 @@ def _write_samples(run: Run, model: Model, tokenizer: Tokenizer, config: Languag
 
 
 def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of `rows`."""
+    """Return at most `count` of `rows`."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
 def validation_figures(
     model: Model, tokenizer: Tokenizer, rows: np.ndarray, padded: bool, batch_size: int = 64
 ) -> dict[str, float]:
-    """Predictions of `rows` (as `Reviews` holds them): mean `loss` in nats, `perplexity` and `bits_per_byte`.
+    """Measure the predictions of `rows` (as `Reviews` holds them): `loss` in nats, `perplexity` and `bits_per_byte`.
 
     The bytes are those of the predicted tokens; for byte pairs they are the bytes of the raw review.
     """
@@ -285,7 +285,7 @@ def validation_figures(
 
 
 def load(run: Run) -> tuple[Model, Tokenizer]:
-    """The model of `run` in float32 with its tokenizer: the best checkpoint.
+    """Return the model of `run` in float32 with its tokenizer: the best checkpoint.
 
     A run that still trains gives its best checkpoint so far.
 
@@ -297,7 +297,7 @@ def load(run: Run) -> tuple[Model, Tokenizer]:
     if run.weights.exists():
         model.load_weights(run.weights)
     else:
-        best = run.load_best()
+        best = run.checkpoints.load_best()
         if best is None:
             raise RunError(f"{run.path} has no weights yet; let it train to its first validation")
         loop.assign(model.variables, best[2])
@@ -305,15 +305,15 @@ def load(run: Run) -> tuple[Model, Tokenizer]:
 
 
 def validation_of(run: Run) -> dict[str, float]:
-    """The validation figures of a finished run, or the best loss so far of one that still trains."""
+    """Return the validation figures of a finished run, or the best loss so far of one that still trains."""
     if run.finished:
         return {name: value for name, value in run.result.items() if name.startswith("validation_")}
-    best = run.load_best()
+    best = run.checkpoints.load_best()
     return {"validation_loss": best[1]} if best else {}
 
 
 def scored(model: Model, tokenizer: Tokenizer) -> Scored:
-    """`model` as `evaluate` sees it."""
+    """Return `model` as `evaluate` takes it."""
     return Scored(
         tokenizer,
         model.config.positions,

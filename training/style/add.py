@@ -15,8 +15,8 @@ import numpy as np
 from training import loop
 from training.photos import Photos
 from training.runs import Run, RunError
+from training.style.batches import ViewBatch
 from training.style.network import StyleNetwork, StyleNetworkConfig, build
-from training.style.teachers import Batch
 from training.style.train import (
     KIND,
     StyleTraining,
@@ -57,18 +57,20 @@ def add(
     run = Run.create(KIND, asdict(config) | facts, path)
     new = np.eye(len(config.network.styles), dtype=np.float32)[-1:]
 
-    def batch_at(step: int) -> Batch:
-        crops, _, corner = batch_of(kept, config, step)
-        return crops, np.repeat(new, len(crops), axis=0), corner
+    def batch_at(step: int) -> ViewBatch:
+        batch = batch_of(kept, config, step)
+        return replace(batch, style_weights=np.repeat(new, len(batch.photos), axis=0))
 
     # The loss knows one painting only, the new one.
-    model = trainer(network, lambda painted, photo, weights: loss(painted, photo, weights[:, -1:]), config)
+    model = trainer(
+        network, lambda painted, photo, weights, *rest: loss(painted, photo, weights[:, -1:], *rest), config
+    )
     fit(run, model, config, batch_at, held_out, schedule, [name])
     return run
 
 
 def extended(source: Run, name: str, **changes) -> StyleTraining:
-    """The settings of `source` with one more style, and without a teacher.
+    """Return the settings of `source` with one more style, and without a teacher.
 
     Raises:
         RunError: see `add`.
@@ -86,7 +88,7 @@ def extended(source: Run, name: str, **changes) -> StyleTraining:
 
 
 def with_style(old: StyleNetwork, config: StyleNetworkConfig) -> StyleNetwork:
-    """A copy of `old` with a style more, the mean of the others, of which only the styles' rows can be trained.
+    """Return a copy of `old` with a style more, the mean of the others, of which only the styles' rows can be trained.
 
     Their older rows stay as they are although they are trainable: in batches of the new style alone their
     gradients are zero, and so are Adam's steps.

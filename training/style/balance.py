@@ -13,9 +13,9 @@ import numpy as np
 from keras import layers, ops
 
 _RATE = 0.03
-"""Of the logarithm of a weight, for a picture that misses its error by all of it."""
+"""Step of the logarithm of a weight, for a picture whose error is twice its target."""
 _RANGE = (0.02, 20.0)
-"""Of the weights: what cannot be had should not be asked for without an end."""
+"""Smallest and largest weight: an error that cannot be reached must not push its weight without end."""
 
 
 class ContentBalance(layers.Layer):
@@ -40,7 +40,7 @@ class ContentBalance(layers.Layer):
         self.built = True
 
     def call(self, style_weights):
-        """The weight for each picture, float32 (batch,); `style_weights` is (batch, styles)."""
+        """Return the weight for each picture, float32 (batch,); `style_weights` is (batch, styles)."""
         return ops.matmul(ops.cast(style_weights, "float32"), ops.exp(self.log_weights))
 
     def update(self, content_error, style_weights) -> None:

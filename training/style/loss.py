@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from synthesis import features
+from synthesis.loss_terms import Loss, Measured, Term
 from synthesis.losses import gram_matrix, relative_error, total_variation
 
 STYLE_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
@@ -28,10 +29,10 @@ CONTENT_LAYERS = {"vgg19": "block4_conv2", "compact": "block4_conv1"}
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the errors beside style, whose weight is 1; that of the content is found while training.
+    """Weights of the terms beside style, whose weight is 1. That of the content is found while training.
 
     Attributes:
-        roughness, overshoot: see `Errors`.
+        roughness, overshoot: see `ExcessRoughness` and `Overshoot`.
         instability: see `training.style.train.StyleTrainer`.
     """
 
@@ -40,65 +41,116 @@ class Weights:
     instability: float = 0.02
 
 
-@dataclass(frozen=True)
-class Errors:
-    """How far each picture of a batch is from what is wanted; float32 (batch,) each.
+@dataclass(frozen=True, eq=False)
+class ContentError(Term):
+    """Relative squared error of the activations at the content layer, against the photograph's.
 
     Attributes:
-        content: relative squared error of the activations at the content layer, against the photograph's.
-        style: relative squared error of the Gram matrices over positions, mean over `STYLE_LAYERS`.
-        roughness: total variation a pixel over the painting's, less 1; 0 where it is no more.
-        overshoot: mean distance of the values from [0, 255], over half of that range.
+        target: float (batch, height, width, channels), the photograph's activations.
     """
 
-    content: Any
-    style: Any
-    roughness: Any
-    overshoot: Any
+    kind = name = "content"
+    layer: str
+    target: Any
 
-    def total(self, content_weight, weights: Weights):
-        """The loss of each picture: float32 (batch,); `content_weight` is (batch,) or a scalar."""
-        return (
-            self.style
-            + content_weight * self.content
-            + weights.roughness * self.roughness
-            + weights.overshoot * self.overshoot
-        )
+    @property
+    def term_layers(self) -> tuple[str, ...]:
+        return (self.layer,)
+
+    def value(self, image, activations):
+        return relative_error(activations[self.layer], self.target, axis=(1, 2, 3))
+
+
+@dataclass(frozen=True, eq=False)
+class StyleError(Term):
+    """Relative squared error of the Gram matrices over positions, mean over `STYLE_LAYERS`.
+
+    Attributes:
+        targets: for each layer the paintings' matrices, float32 (batch, channels, channels).
+    """
+
+    kind = name = "style"
+    targets: Sequence[Any]
+
+    @property
+    def term_layers(self) -> tuple[str, ...]:
+        return STYLE_LAYERS
+
+    def value(self, image, activations):
+        errors = [
+            relative_error(mean_gram(activations[layer]), target, axis=(1, 2))
+            for layer, target in zip(STYLE_LAYERS, self.targets, strict=True)
+        ]
+        return sum(errors) / len(errors)
+
+
+@dataclass(frozen=True, eq=False)
+class ExcessRoughness(Term):
+    """Total variation a pixel over the painting's, less 1; 0 where it is no more.
+
+    Attributes:
+        target: the painting's, float32 (batch,).
+    """
+
+    kind = name = "roughness"
+    target: Any
+
+    def value(self, image, activations):
+        return ops.relu(roughness(in_range(image)) / self.target - 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Overshoot(Term):
+    """Mean distance of the values from [0, 255], over half of that range."""
+
+    kind = name = "overshoot"
+
+    def value(self, image, activations):
+        return ops.mean(ops.abs(image - in_range(image)), axis=(1, 2, 3)) / 127.5
 
 
 class PerceptualLoss:
-    """Measures `Errors` of restyled pictures.
+    """What the network is trained for; see the module's docstring.
 
     Args:
         paintings: uint8 (height, width, 3) each, one a style.
         extractor, dtype: see `synthesis.features.load`.
+        weights: of the terms beside content and style.
     """
 
-    def __init__(self, paintings: Sequence[np.ndarray], extractor: str = "vgg19", dtype: str = "float32"):
-        content = CONTENT_LAYERS[extractor]
-        self._extract_content = features.load(extractor, (content,), dtype)
-        self._extract = features.load(extractor, (*STYLE_LAYERS, content), dtype)
+    def __init__(
+        self,
+        paintings: Sequence[np.ndarray],
+        extractor: str = "vgg19",
+        dtype: str = "float32",
+        weights: Weights = Weights(),
+    ):
+        self._content_layer, self._weights = CONTENT_LAYERS[extractor], weights
+        self._layers = (*STYLE_LAYERS, self._content_layer)
+        self._extract_content = features.load(extractor, (self._content_layer,), dtype)
+        self._extract = features.load(extractor, self._layers, dtype)
         self._targets = StyleTargets.of(features.load(extractor, STYLE_LAYERS, dtype), paintings)
 
-    def __call__(self, stylized, image, style_weights) -> Errors:
-        """The errors of pictures; images are float (batch, height, width, 3) in [0, 255]."""
-        clipped = ops.clip(stylized, 0.0, 255.0)
-        *styles, content = self._extract(clipped)
-        (wanted,) = self._extract_content(image)
-        return Errors(
-            content=relative_error(content, ops.stop_gradient(wanted), axis=(1, 2, 3)),
-            style=self._style_error(styles, style_weights),
-            roughness=ops.relu(roughness(clipped) / self._targets.roughness_of(style_weights) - 1.0),
-            overshoot=ops.mean(ops.abs(stylized - clipped), axis=(1, 2, 3)) / 127.5,
-        )
+    def __call__(self, stylized, image, style_weights, content_weight=1.0) -> Measured:
+        """Return the terms "style", "content", "roughness" and "overshoot" of restyled pictures.
 
-    def _style_error(self, activations, style_weights):
-        targets = self._targets.grams_of(style_weights)
-        errors = [
-            relative_error(mean_gram(activation), target, axis=(1, 2))
-            for activation, target in zip(activations, targets, strict=True)
-        ]
-        return sum(errors) / len(errors)
+        Args:
+            stylized, image: float (batch, height, width, 3) in [0, 255]; the former may leave the range.
+            style_weights: float (batch, styles), rows that sum to 1.
+            content_weight: float (batch,) or a scalar.
+        """
+        activations = dict(zip(self._layers, self._extract(in_range(stylized)), strict=True))
+        (content_target,) = self._extract_content(image)
+        objective = self._objective(ops.stop_gradient(content_target), style_weights, content_weight)
+        return objective.measure(stylized, activations)
+
+    def _objective(self, content_target, style_weights, content_weight) -> Loss:
+        return (
+            StyleError(self._targets.grams_of(style_weights))
+            + content_weight * ContentError(self._content_layer, content_target)
+            + self._weights.roughness * ExcessRoughness(self._targets.roughness_of(style_weights))
+            + self._weights.overshoot * Overshoot()
+        )
 
 
 @dataclass(frozen=True)
@@ -115,24 +167,29 @@ class StyleTargets:
 
     @classmethod
     def of(cls, extract: Callable, paintings: Sequence[np.ndarray]) -> StyleTargets:
-        """Args: `paintings`: uint8 (height, width, 3) each."""
+        """Measure the paintings, uint8 (height, width, 3) each, through `extract`."""
         batches = [painting[None].astype(np.float32) for painting in paintings]
         grams = [[np.asarray(mean_gram(ops.cast(a, "float32"))) for a in extract(batch)] for batch in batches]
         rough = [np.asarray(roughness(batch), np.float32) for batch in batches]
         return cls([np.concatenate(layer) for layer in zip(*grams, strict=True)], np.concatenate(rough))
 
     def grams_of(self, style_weights) -> list:
-        """For each layer the blended matrices, float32 (batch, channels, channels)."""
+        """Return the blended matrices of each layer, float32 (batch, channels, channels)."""
         weights = ops.cast(style_weights, "float32")
         return [ops.einsum("bs,scd->bcd", weights, grams) for grams in self.grams]
 
     def roughness_of(self, style_weights):
-        """The blended roughness, float32 (batch,)."""
+        """Return the blended roughness, float32 (batch,)."""
         return ops.matmul(ops.cast(style_weights, "float32"), self.roughness)
 
 
+def in_range(image):
+    """Return the image with its values clipped to [0, 255]."""
+    return ops.clip(image, 0.0, 255.0)
+
+
 def mean_gram(activation):
-    """Gram matrices over the number of positions: float32 (batch, channels, channels).
+    """Return the Gram matrices over the number of positions: float32 (batch, channels, channels).
 
     In bfloat16 an entry is wrong by its rounding, 0.4 %, far less than what networks miss it by.
     """
@@ -141,6 +198,6 @@ def mean_gram(activation):
 
 
 def roughness(image):
-    """Total variation (listing 12-21) a pixel: float32 (batch,)."""
+    """Return the total variation (listing 12-21) divided by the number of pixels: float32 (batch,)."""
     _, height, width, _ = image.shape
     return total_variation(image) / float(height * width)

@@ -100,7 +100,7 @@ def reflect_pad(x, pixels: int):
 
 
 def enlarge(x):
-    """Twice the height and width, each pixel four times (nearest neighbor)."""
+    """Double the height and width by repeating pixels (nearest neighbor)."""
     return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
 
 
@@ -205,7 +205,7 @@ class StyleNetwork(keras.Model):
         return 127.5 * (self.to_rgb(x, photo, style_weights) + 1.0)
 
     def stages(self, photo, style_weights) -> Iterator[tuple[str, Any]]:
-        """What each layer but the last makes of a picture in [-1, 1], under the layer's name."""
+        """Yield what each layer but the last makes of a picture in [-1, 1], under the layer's name."""
         x = first = self.down[0](photo, style_weights)
         yield "down 0", x
         for i, layer in enumerate(self.down[1:], 1):
@@ -220,12 +220,12 @@ class StyleNetwork(keras.Model):
             yield f"up {i}", x
 
     def normalized(self) -> list[ConvNorm]:
-        """All layers but the last, in their order, the two of a residual block apart."""
+        """Return all layers but the last, in their order, the two of a residual block apart."""
         blocks = [layer for block in self.residuals for layer in (block.first, block.second)]
         return [*self.down, *blocks, *self.up]
 
     def convolutions(self) -> list[layers.Conv2D]:
-        """All convolutions: what the styles have in common."""
+        """Return all convolutions: what the styles have in common."""
         return [*(layer.conv for layer in self.normalized()), self.to_rgb.conv]
 
 
@@ -249,7 +249,7 @@ def _johnson_layers(styles: int, width: int) -> Layers:
 
 
 def build(config: StyleNetworkConfig) -> StyleNetwork:
-    """A network with its variables made."""
+    """Return a network with its variables made."""
     network = StyleNetwork(config)
     network((ops.zeros((1, 16, 16, 3)), ops.ones((1, len(config.styles))) / len(config.styles)))
     return network
@@ -296,7 +296,7 @@ def _copy_into(source, target) -> None:
 
 
 def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray) -> np.ndarray:
-    """What is served: pad to what the network takes, restyle, crop back, round.
+    """Restyle pictures as they are served: pad to the network's multiple, restyle, crop, round.
 
     Args:
         image: uint8 (batch, height, width, 3), sides of at least 16.

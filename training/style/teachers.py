@@ -19,15 +19,14 @@ from synthesis import gatys
 from synthesis.gatys import GatysParameters
 from training import files
 from training.photos import Photos
-
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+from training.style.batches import DistillationBatch, ViewBatch
 
 
 class Teacher(Protocol):
     """Pictures and what a network should make of them."""
 
-    def batch(self, step: int) -> Batch:
-        """float32 (batch, size, size, 3), (batch, styles), and the target pictures; a function of the step alone."""
+    def batch(self, step: int) -> DistillationBatch:
+        """Return the batch of a step; it depends on the step alone."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,12 @@ class Pairs:
                 _write(painted, gatys.transfer(crop, painting, parameters))
             on_pair(i + 1)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> DistillationBatch:
         """See `Teacher`."""
         chosen = np.random.default_rng((self.seed, step)).integers(self.count, size=self.batch_size)
         pairs = [[images.read(file) for file in self._files(i)] for i in chosen]
         photos, painted = (np.stack(side).astype(np.float32) for side in zip(*pairs, strict=True))
-        return photos, np.eye(len(self.styles), dtype=np.float32)[chosen % len(self.styles)], painted
+        return DistillationBatch(photos, np.eye(len(self.styles), dtype=np.float32)[chosen % len(self.styles)], painted)
 
     def _style(self, i: int) -> str:
         return self.styles[i % len(self.styles)]
@@ -91,16 +90,17 @@ class NetworkTeacher:
 
     Attributes:
         network: takes `(image, style_weights)`.
-        student_batch: step to a batch whose first two are photographs and style weights.
+        student_batch: step to a batch of photographs and style weights.
     """
 
     network: Callable
-    student_batch: Callable[[int], Batch]
+    student_batch: Callable[[int], ViewBatch]
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> DistillationBatch:
         """See `Teacher`."""
-        photos, style_weights, _ = self.student_batch(step)
-        return photos, style_weights, np.clip(np.asarray(self.network((photos, style_weights))), 0, 255)
+        batch = self.student_batch(step)
+        painted = np.asarray(self.network((batch.photos, batch.style_weights)))
+        return DistillationBatch(batch.photos, batch.style_weights, np.clip(painted, 0, 255))
 
 
 def _write(path: Path, image: np.ndarray) -> None:

@@ -21,13 +21,15 @@ from PIL import Image
 from imaging import images
 from reverie.progress import followed
 from synthesis.gatys import GatysParameters
+from synthesis.loss_terms import Measured
 from training import files, loop
 from training.photos import Photos
 from training.runs import Run, RunError
 from training.style.balance import ContentBalance
-from training.style.loss import Errors, PerceptualLoss, Weights
+from training.style.batches import Batch, ViewBatch
+from training.style.loss import PerceptualLoss, Weights
 from training.style.network import StyleNetwork, StyleNetworkConfig, build, grow
-from training.style.teachers import Batch, NetworkTeacher, Pairs, Teacher
+from training.style.teachers import NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
 _SHIFTS = 8
@@ -75,7 +77,7 @@ class StyleTraining:
 
     @classmethod
     def from_dict(cls, data: dict) -> StyleTraining:
-        """Inverse of `dataclasses.asdict`, for a run's config.json."""
+        """Return the settings in a run's config.json: the inverse of `dataclasses.asdict`."""
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
         known["network"] = StyleNetworkConfig(**known["network"])
         known["content_error"] = tuple(known.get("content_error", cls.content_error))
@@ -83,11 +85,11 @@ class StyleTraining:
 
     @classmethod
     def of(cls, paintings: Mapping[str, Path]) -> StyleTraining:
-        """The default settings for these styles."""
+        """Return the default settings for these styles."""
         return cls(StyleNetworkConfig(tuple(paintings)))
 
     def changed(self, paintings: Mapping[str, Path], **changes: Any) -> StyleTraining:
-        """With other settings; `preset`, `width` and `blocks` are the network's."""
+        """Return these settings with changes; `preset`, `width` and `blocks` are the network's."""
         shape: dict[str, Any] = {name: changes.pop(name) for name in ("preset", "width", "blocks") if name in changes}
         if shape.get("preset", self.network.preset) != self.network.preset:
             shape = {"width": 0, "blocks": 0} | shape  # The other preset's own.
@@ -95,7 +97,7 @@ class StyleTraining:
 
     @property
     def content_errors(self) -> tuple[float, ...]:
-        """Of each style."""
+        """The content error of each style."""
         styles = len(self.network.styles)
         return self.content_error * styles if len(self.content_error) == 1 else self.content_error
 
@@ -103,52 +105,49 @@ class StyleTraining:
 class StyleTrainer(keras.Model):
     """The network with its loss.
 
-    Inputs are `(image, style_weights, views)` for the perceptual loss, or `(image, style_weights, target)` with
-    a picture to copy; there are no other targets. `views` is int32 (batch, 4) with the same values for all: where the
-    loss's window begins in the first view, and where the second view begins in the crop. The two views
-    should be painted alike: with the grids of network and extractor always alike, the network would learn the
-    extractor's blind spots as a pattern, and flicker where a camera moves.
+    Inputs are those of a `ViewBatch`, for the perceptual loss, or of a `DistillationBatch`, with pictures to copy.
+    There are no other targets. The two views of a crop should be painted alike: with the grids of network and
+    extractor always alike, the network would learn the extractor's blind spots as a pattern, and flicker where a
+    camera moves.
 
     Args:
-        loss: restyled pictures, photographs and style weights to `Errors`.
+        loss: restyled pictures, photographs, style weights and content weights to the terms of `PerceptualLoss`.
         size: side of the loss's window in pixels.
     """
 
     def __init__(
-        self, network: StyleNetwork, loss: Callable[..., Errors], balance: ContentBalance, size: int, weights: Weights
+        self, network: StyleNetwork, loss: Callable[..., Measured], balance: ContentBalance, size: int, weights: Weights
     ):
         super().__init__()
         self.network = network  # The first: its variables come first in checkpoints.
         self.balance = balance
         # A closure: the extractor's variables are neither trained nor checkpointed.
-        self.errors = lambda *args: loss(*args)
+        self.loss_terms = lambda *args: loss(*args)
         self._size, self._loss_weights = size, weights
 
     def call(self, inputs):
-        image, style_weights, third = inputs
-        return self.network((image if len(third.shape) == 4 else self._view(image, (0, 0)), style_weights))
+        image = inputs["image"] if "target" in inputs else self._view(inputs["image"], (0, 0))
+        return self.network((image, inputs["style_weights"]))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        image, style_weights, third = x
-        if len(third.shape) == 4:
-            return ops.mean(ops.abs(y_pred - third)) / 127.5
-        corner, shift = third[0, :2], third[0, 2:]
+        if "target" in x:
+            return ops.mean(ops.abs(y_pred - x["target"])) / 127.5
+        image, style_weights, views = x["image"], x["style_weights"], x["views"]
+        corner, shift = views[0, :2], views[0, 2:]
         painted = _window(y_pred, corner, self._size)
         photo = _window(image, corner, self._size)
-        errors = self.errors(painted, photo, style_weights)
-        content_weight = self.balance(style_weights)
-        self.balance.update(errors.content, style_weights)
+        terms = self.loss_terms(painted, photo, style_weights, self.balance(style_weights))
+        self.balance.update(terms["content"], style_weights)
         again = self.network((self._view(image, shift), style_weights))
         moved = instability(painted, _window(again, corner - shift, self._size))
-        weights = self._loss_weights
-        return ops.mean(errors.total(content_weight, weights) + weights.instability * moved)
+        return ops.mean(terms.total + self._loss_weights.instability * moved)
 
     def _view(self, image, corner):
         return _window(image, corner, self._size + _MARGIN)
 
 
 def instability(painted, again):
-    """How much two paintings of one scene differ, over the difference of neighboring pixels: float32 (batch,).
+    """Return how much two paintings of one scene differ, over the difference of neighboring pixels: float32 (batch,).
 
     Args:
         painted, again: float (batch, height, width, 3).
@@ -176,7 +175,7 @@ def train(
 
     Args:
         teacher: what the first `config.distilled_steps` steps copy.
-        initial: a run to go on from: its weights instead of random ones. Its network may be smaller (see
+        initial: a run to start from: its weights instead of random ones. Its network may be smaller (see
             `training.style.network.grow`).
 
     Raises:
@@ -188,7 +187,7 @@ def train(
     network = build(config.network)
     start = {}
     if initial:
-        go_on_from(initial, network)
+        warm_start(initial, network)
         start = {"initial_weights_sha256": weights_digest(network)}
     kept, held_out = split(photos)
     loss = loss_of(config, paintings.values())
@@ -202,7 +201,7 @@ def train(
 
 
 def named_paintings(paths: Iterable[Path]) -> dict[str, Path]:
-    """Paintings by the names of their styles, their files' names.
+    """Return the paintings by the names of their styles, which are their files' names.
 
     Raises:
         RunError: two have one name.
@@ -218,7 +217,7 @@ def named_paintings(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def facts_of(paintings: Mapping[str, Path], photos: Photos) -> dict[str, Any]:
-    """What tells a run's data from others, for its configuration."""
+    """Return what tells a run's data from others, for its configuration."""
     return {
         "paintings_sha256": {name: files.digest([path]) for name, path in paintings.items()},
         "photographs_sha256": photos.digest,
@@ -226,12 +225,12 @@ def facts_of(paintings: Mapping[str, Path], photos: Photos) -> dict[str, Any]:
 
 
 def weights_digest(network: StyleNetwork) -> str:
-    """SHA-256 of all variables."""
+    """Return the SHA-256 of all variables."""
     return hashlib.sha256(b"".join(ops.convert_to_numpy(v).tobytes() for v in network.variables)).hexdigest()
 
 
-def trainer(network: StyleNetwork, loss: Callable[..., Errors], config: StyleTraining) -> StyleTrainer:
-    """The network with the loss and the balance that the settings ask for."""
+def trainer(network: StyleNetwork, loss: Callable[..., Measured], config: StyleTraining) -> StyleTrainer:
+    """Return the network with the loss and the balance that the settings ask for."""
     balance = ContentBalance(config.content_errors, config.content_weight)
     return StyleTrainer(network, loss, balance, config.size, Weights())
 
@@ -254,11 +253,11 @@ def fit(
         return
     rate = loop.warmup_cosine(config.learning_rate, config.steps, warmup=50)
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=keras.backend.backend() == "jax")
-    model(batch_at(0))
+    model(batch_at(0).inputs())
     final = loop.fit(
         run,
         model,
-        lambda step: (batch_at(step),),
+        lambda step: (batch_at(step).inputs(),),
         schedule,
         on_sample=lambda step: write_samples(run, model.network, held_out, step),
     )
@@ -275,7 +274,7 @@ def teacher_of(
     cache: Path,
     on_pair: Callable[[int], None] = lambda made: None,
 ) -> Teacher | None:
-    """A trained network, `pairs` transfers by Gatys' optimization (made now, kept in `cache`), or none.
+    """Return a trained network, `pairs` transfers by Gatys' optimization (made now, kept in `cache`), or none.
 
     Raises:
         RunError: `run` is not finished or has other styles.
@@ -301,49 +300,45 @@ def _pairs_key(config: StyleTraining, facts: dict[str, Any]) -> str:
 
 
 def split(photos: Photos) -> tuple[Photos, Photos]:
-    """Photographs for training, and those that no run of this kind ever sees."""
+    """Return the photographs for training, and those that no style training ever sees."""
     return photos.split(min(20, len(photos.paths) // 2))
 
 
 def loss_of(config: StyleTraining, paintings: Iterable[Path]) -> PerceptualLoss:
-    """The run's loss, for these paintings at the scale of its strokes."""
+    """Return the run's loss, for these paintings at the scale of its strokes."""
     pictures = [images.fit_within(images.read(path), config.style_size) for path in paintings]
     dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
     return PerceptualLoss(pictures, config.features, dtype)
 
 
-def batch_of(photos: Photos, config: StyleTraining, step: int) -> Batch:
-    """Crops, for each one style, all styles in turn, and the two views of the crops (see `StyleTrainer`).
-
-    Returns:
-        float32 (batch, side, side, 3), float32 (batch, styles), int32 (batch, 4).
-    """
+def batch_of(photos: Photos, config: StyleTraining, step: int) -> ViewBatch:
+    """Return the crops of a step, for each one style, all styles in turn, and their views (see `StyleTrainer`)."""
     count = config.batch_size
     crops = photos.crops(step, count, config.size + _MARGIN + _SHIFTS, config.seed)
     rng = np.random.default_rng((config.seed, step, 2))
     corner, shift = rng.integers(_UNSEEN, _MARGIN - _UNSEEN, 2, endpoint=True), rng.integers(_SHIFTS, size=2)
     views = np.concatenate([corner, shift]).astype(np.int32)
-    return crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(views, (count, 1))
+    return ViewBatch(crops, styles_in_turn(step, count, len(config.network.styles)), np.tile(views, (count, 1)))
 
 
 def styles_in_turn(step: int, count: int, styles: int) -> np.ndarray:
-    """One-hot float32 (count, styles); over the steps all styles come equally often."""
+    """Return one-hot weights, float32 (count, styles); over the steps all styles come equally often."""
     return np.eye(styles, dtype=np.float32)[(step * count + np.arange(count)) % styles]
 
 
 def held_out_errors(
     model: StyleTrainer, photos: Photos, config: StyleTraining, taught: Sequence[str]
 ) -> dict[str, float]:
-    """Mean content and style error over one fixed crop of each held-out photo, in every style and each style's own."""
+    """Measure the content and the style error on one fixed crop of each held-out photo: the mean, and each style's own."""
     errors = {}
     for name in taught:
         style = np.eye(len(config.network.styles), dtype=np.float32)[[config.network.styles.index(name)]]
         crops = followed(
             photos.one_crop_each(config.size), f"measuring {name}, held-out photographs", len(photos.paths)
         )
-        each = [model.errors(model.network((crop, style)), crop, style) for crop in crops]
+        each = [model.loss_terms(model.network((crop, style)), crop, style) for crop in crops]
         for kind in ("content", "style"):
-            errors[f"{kind}_error_{name}"] = float(np.mean([ops.convert_to_numpy(getattr(e, kind)) for e in each]))
+            errors[f"{kind}_error_{name}"] = float(np.mean([ops.convert_to_numpy(terms[kind]) for terms in each]))
     means = {
         f"{kind}_error": float(np.mean([v for k, v in errors.items() if k.startswith(f"{kind}_error_")]))
         for kind in ("content", "style")
@@ -352,7 +347,7 @@ def held_out_errors(
 
 
 def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) -> None:
-    """A sheet of four held-out photos (rows) in every style (columns)."""
+    """Write a sheet of four held-out photos (rows) in every style (columns)."""
     styles = np.eye(len(network.config.styles), dtype=np.float32)
     rows = []
     for photo in itertools.islice(photos.one_crop_each(256), 4):
@@ -361,8 +356,8 @@ def write_samples(run: Run, network: StyleNetwork, photos: Photos, step: int) ->
     Image.fromarray(images.to_uint8(np.concatenate(rows))).save(run.samples / f"step_{step:06d}.jpg", quality=90)
 
 
-def go_on_from(run: Run, network: StyleNetwork) -> None:
-    """Give `network` the weights of `run`: a finished run's, or those of the last checkpoint.
+def warm_start(run: Run, network: StyleNetwork) -> None:
+    """Give `network` the weights of `run`: the final ones, or those of the last checkpoint.
 
     Raises:
         RunError: see `train`.
@@ -371,18 +366,18 @@ def go_on_from(run: Run, network: StyleNetwork) -> None:
     if run.finished:
         found.load_weights(run.weights)
     else:
-        checkpoint = run.load_checkpoint()
+        checkpoint = run.checkpoints.load()
         if checkpoint is None:
             raise RunError(f"{run.path} has no weights yet; let it train to its first checkpoint")
         loop.assign(found.variables, checkpoint[1][: len(found.variables)])  # the model's come first
     try:
         grow(found, network)
     except ValueError as error:
-        raise RunError(f"{run.path} cannot be gone on from: {error}") from error
+        raise RunError(f"cannot start from {run.path}: {error}") from error
 
 
 def load(run: Run) -> StyleNetwork:
-    """The finished network of `run`, in float32.
+    """Return the finished network of `run`, in float32.
 
     Raises:
         RunError: the run is not finished.

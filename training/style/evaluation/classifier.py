@@ -48,7 +48,7 @@ class Classifier:
             ) from None
 
     def guesses(self, image: np.ndarray) -> list[int]:
-        """Class numbers of uint8 (height, width, 3), the likeliest `GUESSES` first.
+        """Return class numbers of uint8 (height, width, 3), the likeliest `GUESSES` first.
 
         The whole picture is squeezed into the input's shape, because what it shows may be anywhere. Of a quantized
         classifier most classes have the lowest score; they are no guesses.

@@ -59,7 +59,7 @@ class Restyler:
     network: surface.Paint
 
     def in_style(self, style: str, strength: float) -> surface.Paint:
-        """`paint` with a style and a strength."""
+        """Return `paint` with a style and a strength."""
         return lambda photo: self.paint(photo, style, strength)
 
 
@@ -98,7 +98,7 @@ class Photograph:
 
 
 def look_at(paths: Sequence[Path], size: int, closely: int, judges: Judges) -> list[Photograph]:
-    """The photographs, with a longer side of at most `size` pixels; `closely` of them, evenly spaced, with activations.
+    """Return the photographs, with a longer side of at most `size` pixels; `closely` of them, evenly spaced, with activations.
 
     Raises:
         EvaluationError: one is too small to be measured.
@@ -119,7 +119,7 @@ def _read(path: Path, size: int) -> np.ndarray:
 
 
 def evenly(total: int, count: int) -> list[int]:
-    """Up to `count` of the numbers below `total`, the first and the last among them."""
+    """Return up to `count` of the numbers below `total`, the first and the last among them."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
 
 
@@ -175,7 +175,7 @@ class Closely:
     def of(
         cls, paint: surface.Paint, photo: Photograph, picture: np.ndarray, painting: Mapping[str, StyleStatistics]
     ) -> Closely:
-        """Of a picture of a photograph that has its activations."""
+        """Measure a picture of a photograph whose activations are known."""
         assert photo.content is not None
         return cls(
             perceive(photo.content, picture, painting),
@@ -202,7 +202,7 @@ def evaluate(
     judges: Judges,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Every photograph in every style: the figures of all together (see `summary`), and each style's.
+    """Paint every photograph in every style; return the figures of all together (see `summary`), and each style's.
 
     Args:
         paintings: of the styles to measure.
@@ -229,7 +229,7 @@ def check_styles(network: Restyler, paintings: Iterable[str]) -> None:
 
 
 def figures(painted: Sequence[Painted]) -> dict[str, Any]:
-    """Of one style, means over photographs; a figure that nothing was measured for is None."""
+    """Return one style's means over photographs; a figure without measurements is None."""
     faces = sum(len(each.photo.faces) for each in painted)
     closely = [each.closely for each in painted if each.closely]
     return {
@@ -256,7 +256,7 @@ def _largest_band(bands: Sequence[np.ndarray]) -> float | None:
 
 
 def summary(styles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over styles; of `recognised` the worst and every style's too, of `border_band` the largest."""
+    """Return the means over styles; of `recognised` the worst and every style's too, of `border_band` the largest."""
     names = next(iter(styles.values()))
     columns = {name: [each[name] for each in styles.values()] for name in names}
     means = {name: (_mean_by_name if isinstance(names[name], Mapping) else _mean)(columns[name]) for name in names}
@@ -273,7 +273,7 @@ def summary(styles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def curve(
     network: Restyler, photos: Sequence[Photograph], paintings: Paintings, say: Say = lambda line: None
 ) -> dict[str, list[dict[str, float]]]:
-    """Both axes of each style at `CURVE_STRENGTHS`, means over those photographs that have activations."""
+    """Measure both axes of each style at `CURVE_STRENGTHS`, means over those photographs that have activations."""
     say(f"{network.name}: from the photograph to the whole style")
     return {
         style: [
@@ -296,7 +296,7 @@ def _axes(
 
 
 def milliseconds(networks: Sequence[Restyler]) -> list[float]:
-    """The best of `_TIMED_ROUNDS` pictures of 512x512 pixels, in turns: a slower second of the machine meets all."""
+    """Return the best of `_TIMED_ROUNDS` pictures of 512x512 pixels, in turns: a slower second of the machine meets all."""
     photo = np.random.default_rng(0).integers(0, 256, (_TIMED_SIDE, _TIMED_SIDE, 3), np.uint8)
     for network in networks:
         network.network(photo)

@@ -37,7 +37,7 @@ class Box:
         return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
 
     def overlap(self, other: Box) -> float:
-        """Intersection over union, 0 to 1."""
+        """Return intersection over union, 0 to 1."""
         common = Box(
             max(self.left, other.left),
             max(self.top, other.top),
@@ -70,12 +70,12 @@ class FaceDetector:
             self._detect = FaceDetection(FaceDetectionModel.FULL)
 
     def faces(self, picture: np.ndarray, score: float = LIKELY) -> list[Box]:
-        """Of uint8 (height, width, 3), those with at least `score`."""
+        """Find the faces in uint8 (height, width, 3) that have at least `score`."""
         height, width = picture.shape[:2]
         found = [face.bbox for face in self._detect(Image.fromarray(picture)) if face.score >= score]
         return [Box(b.xmin * width, b.ymin * height, b.xmax * width, b.ymax * height) for b in found]
 
 
 def kept(faces: Sequence[Box], found: Sequence[Box]) -> int:
-    """How many of `faces` are among those found."""
+    """Return how many of `faces` are among those found."""
     return sum(any(face.overlap(other) >= OVERLAP for other in found) for face in faces)

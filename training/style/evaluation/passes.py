@@ -19,8 +19,7 @@ import numpy as np
 
 from imaging import images
 from synthesis import gatys
-from synthesis.objective import Evaluation as ObjectiveEvaluation
-from synthesis.objective import Targets
+from synthesis.objective import Evaluation, Targets
 from synthesis.optimizers import OPTIMIZERS
 from training.style.evaluation.evaluate import Restyler, Say, check_styles
 from training.style.evaluation.surface import Paint
@@ -46,11 +45,11 @@ class PassesSettings:
     cache: Path = Path("cache") / "style_curves"
 
     def targets(self, photo: np.ndarray, painting: np.ndarray) -> Targets:
-        """Of the book's objective on VGG19."""
+        """Return the targets of the book's objective on VGG19."""
         return gatys.book_targets(gatys.objective("vgg19"), photo, painting, gatys.BOOK, self.style_size)
 
     def key(self, photo: np.ndarray, painting: np.ndarray, start: np.ndarray) -> str:
-        """Tells curves apart."""
+        """Return a name that tells curves apart."""
         asked = f"{self.style_size} {gatys.BOOK.model_dump_json()}"
         pictures = b"".join(picture.tobytes() for picture in (photo, painting, start))
         return hashlib.sha256(pictures + asked.encode()).hexdigest()[:24]
@@ -83,7 +82,7 @@ def count_passes(
     settings: PassesSettings,
     say: Say = lambda line: None,
 ) -> dict:
-    """Means over photographs, each in one of the paintings' styles in turn, and over each style's own.
+    """Return the means over photographs, each in one of the paintings' styles in turn, and over each style's own.
 
     Raises:
         EvaluationError: a painting is none of the network's styles.
@@ -100,35 +99,35 @@ def count_passes(
 
 
 def measure(paint: Paint, photo: np.ndarray, painting: np.ndarray, settings: PassesSettings) -> Passes:
-    """Everything about one picture."""
+    """Measure one picture."""
     painted = paint(photo)
-    seen = gatys.objective("vgg19").measure(painted.astype(np.float64), settings.targets(photo, painting))
-    curve = lbfgs_curve(photo, painting, photo.astype(np.float64), seen.loss, settings.passes, settings)
+    measured = gatys.objective("vgg19").measure(painted.astype(np.float64), settings.targets(photo, painting))
+    curve = lbfgs_curve(photo, painting, photo.astype(np.float64), measured.loss, settings.passes, settings)
     from_noise = None
     if settings.noise_passes:
         start = noise(*photo.shape)
         from_noise = passes_equal(
-            seen.loss, lbfgs_curve(photo, painting, start, seen.loss, settings.noise_passes, settings)
+            measured.loss, lbfgs_curve(photo, painting, start, measured.loss, settings.noise_passes, settings)
         )
     return Passes(
-        lbfgs_passes_equal=passes_equal(seen.loss, curve),
+        lbfgs_passes_equal=passes_equal(measured.loss, curve),
         lbfgs_passes_equal_from_noise=from_noise,
-        objective=seen.loss,
+        objective=measured.loss,
         objective_photo=curve[0],
-        content_loss=seen.parts["content"],
-        style_loss=seen.parts["style"],
-        total_variation=seen.parts["total_variation"],
+        content_loss=measured.parts["content"],
+        style_loss=measured.parts["style"],
+        total_variation=measured.parts["total_variation"],
     )
 
 
 def means(measured: Sequence[Passes]) -> dict[str, float | None]:
-    """Each figure's mean; None for one that was not measured."""
+    """Return each figure's mean; None for one that was not measured."""
     columns = {name: [getattr(one, name) for one in measured] for name in Passes.__dataclass_fields__}
     return {name: None if None in column else float(np.mean(column)) for name, column in columns.items()}
 
 
 def noise(height: int, width: int, channels: int) -> np.ndarray:
-    """float64 (height, width, channels), uniform in [0, 255], always the same: "white noise" as Gatys et al. begin."""
+    """Return noise, float64 (height, width, channels), uniform in [0, 255], always the same: "white noise" as Gatys et al. begin."""
     return np.random.default_rng(0).uniform(0, 255, (height, width, channels))
 
 
@@ -139,7 +138,7 @@ class _Reached(Exception):
 def lbfgs_curve(
     photo: np.ndarray, painting: np.ndarray, start: np.ndarray, objective: float, passes: int, settings: PassesSettings
 ) -> list[float]:
-    """The objective of `start`, and after each L-BFGS iteration from it up to the first at or below `objective`.
+    """Return the objective of `start`, and after each L-BFGS iteration from it up to the first at or below `objective`.
 
     From the cache where that has it, and of at most `passes` iterations.
     """
@@ -157,7 +156,7 @@ def _descend(targets: Targets, start: np.ndarray, objective: float, passes: int)
     goal = gatys.objective("vgg19")
     losses = [goal.measure(start, targets).loss]
 
-    def report(pixels: np.ndarray, here: ObjectiveEvaluation) -> None:
+    def report(pixels: np.ndarray, here: Evaluation) -> None:
         losses.append(here.loss)
         if here.loss <= objective:
             raise _Reached
@@ -169,6 +168,6 @@ def _descend(targets: Targets, start: np.ndarray, objective: float, passes: int)
 
 
 def passes_equal(objective: float, curve: Sequence[float]) -> float:
-    """Where a falling curve reaches `objective`, between two passes along the logarithm; its last pass if it never does."""
+    """Return where a falling curve reaches `objective`, between two passes along the logarithm; its last pass if it never does."""
     falling = np.minimum.accumulate(np.asarray(curve, np.float64))
     return float(np.interp(-np.log(objective), -np.log(falling), np.arange(len(falling))))

@@ -31,11 +31,11 @@ _LARGEST = 2048
 """VGG19 takes about 2 KiB a pixel."""
 
 _PROJECTIONS, _QUANTILES, _POSITIONS = 32, 256, 16_384
-"""Of the sliced Wasserstein distance: directions in the space of channels, points along each, positions looked at."""
+"""The sliced Wasserstein distance: directions in the space of channels, points along each, positions looked at."""
 
 
 def side_name(side: int | None) -> str:
-    """What figures call a size of the painting."""
+    """Return what figures call a size of the painting."""
     return "own" if side is None else str(side)
 
 
@@ -53,16 +53,16 @@ class StyleStatistics:
 
     @classmethod
     def of(cls, activations: Sequence) -> StyleStatistics:
-        """Args: `activations`: (1, height, width, channels) each, of `STYLE_LAYERS`."""
+        """Measure the activations of `STYLE_LAYERS`, (1, height, width, channels) each."""
         grams = tuple(np.asarray(mean_gram(activation))[0] for activation in activations)
         return cls(grams, tuple(_projected_quantiles(activation) for activation in activations))
 
     def gram_error(self, painting: StyleStatistics) -> float:
-        """Squared error over squared target, mean of the layers."""
+        """Return the squared error over the squared target, mean of the layers."""
         return _mean_relative_error(self.grams, painting.grams)
 
     def sliced_wasserstein(self, painting: StyleStatistics) -> float:
-        """Squared 2-Wasserstein distance over random directions, as Heitz et al. 2021 compare textures, here over
+        """Return the squared 2-Wasserstein distance over random directions, as Heitz et al. 2021 compare textures, here over
         the painting's second moment; mean of the layers. Unlike Gram matrices it sees whole distributions.
         """
         return _mean_relative_error(self.quantiles, painting.quantiles)
@@ -83,7 +83,7 @@ class Perceived:
 
 
 def content_of(photo: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Activations of uint8 (height, width, 3) at `CONTENT_LAYERS`, float32 (1, height, width, channels) each."""
+    """Return the activations of uint8 (height, width, 3) at `CONTENT_LAYERS`, float32 (1, height, width, channels) each."""
     return tuple(np.asarray(activation) for activation in _activations(photo)[1])
 
 
@@ -105,7 +105,7 @@ def perceive(content: Sequence[np.ndarray], painted: np.ndarray, paintings: Mapp
 
 
 def painting_statistics(painting: np.ndarray, cache: Path) -> dict[str, StyleStatistics]:
-    """Of uint8 (height, width, 3) in its own shape, shrunk to each of `PAINTING_SIDES`; a smaller one is not enlarged.
+    """Measure uint8 (height, width, 3) in its own shape, shrunk to each of `PAINTING_SIDES`, never enlarged.
 
     Args:
         cache: folder that keeps them, since large paintings take seconds.
@@ -127,9 +127,9 @@ def _kept(painting: np.ndarray, cache: Path) -> StyleStatistics:
 
 
 def _activations(image: np.ndarray) -> tuple[list, list]:
-    """Of the style and of the content layers, (1, height, width, channels) each."""
-    seen = _extractor()(tf.constant(image[None], tf.float32))
-    return seen[: len(STYLE_LAYERS)], seen[len(STYLE_LAYERS) :]
+    """Return the activations of the style and of the content layers, (1, height, width, channels) each."""
+    activations = _extractor()(tf.constant(image[None], tf.float32))
+    return activations[: len(STYLE_LAYERS)], activations[len(STYLE_LAYERS) :]
 
 
 @lru_cache(maxsize=1)
@@ -137,8 +137,8 @@ def _extractor():
     return tf.function(features.load("vgg19", (*STYLE_LAYERS, *CONTENT_LAYERS)), reduce_retracing=True)
 
 
-def _relative(found, wanted) -> float:
-    return float(relative_error(found, wanted))
+def _relative(found, target) -> float:
+    return float(relative_error(found, target))
 
 
 def _projected_quantiles(activation) -> np.ndarray:
@@ -152,5 +152,5 @@ def _projected_quantiles(activation) -> np.ndarray:
     return np.quantile(rows @ directions, (np.arange(_QUANTILES) + 0.5) / _QUANTILES, axis=0).astype(np.float32)
 
 
-def _mean_relative_error(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
-    return float(np.mean([_relative(a, b) for a, b in zip(found, wanted, strict=True)]))
+def _mean_relative_error(found: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> float:
+    return float(np.mean([_relative(a, b) for a, b in zip(found, target, strict=True)]))

@@ -1,4 +1,4 @@
-"""What a viewer sees on the surface of a picture, whatever it shows: patterns and grain in flat areas, bands along the
+"""What a viewer sees on the surface of any picture: patterns and grain in flat areas, bands along the
 borders, clipped values, and how calmly the painting follows a photograph that moves.
 
 Pictures are uint8 (height, width, 3). Knows nothing about networks and styles.
@@ -40,12 +40,12 @@ _LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])[..., None]
 
 
 def clipped(picture: np.ndarray) -> float:
-    """Share of values that are 0 or 255."""
+    """Return the share of values that are 0 or 255."""
     return float(np.mean((picture == 0) | (picture == 255)))
 
 
 def border_bands(paint: Paint, photo: np.ndarray, painted: np.ndarray) -> np.ndarray:
-    """How far each border departs from what is just inside it, for no other reason than being the border.
+    """Return how far each border departs from what is just inside it, for no other reason than being the border.
 
     The same is painted with the photograph's mirror image around it, where no border is; so what the photograph shows
     there, and how the style turns light and dark, is taken away.
@@ -71,7 +71,7 @@ def _band(rows: np.ndarray) -> np.ndarray:
 
 
 def shift_over_gradient(paint: Paint, photo: np.ndarray) -> float:
-    """How much the painting changes when the photograph moves by one pixel, over its own change from pixel to pixel.
+    """Return how much the painting changes when the photograph moves by one pixel, over its own change from pixel to pixel.
 
     0 for a painting that moves with the photograph, 1 for one that stays where it was, above 1 for one that is painted
     anew. Mean of both directions; a border of `BORDER` pixels is left out.
@@ -110,12 +110,12 @@ class Window:
     side: int = PLAIN_SIDE
 
     def of(self, picture: np.ndarray) -> np.ndarray:
-        """The part of (height, width, 3) that is in it."""
+        """Return the part of (height, width, 3) that is in it."""
         return picture[self.top : self.top + self.side, self.left : self.left + self.side]
 
 
 def plain_window(photo: np.ndarray) -> Window | None:
-    """The flattest square of a photograph, or None where none is flat (`PLAIN_DEVIATION`) or the picture is too small."""
+    """Return the flattest square of a photograph, or None where none is flat (`PLAIN_DEVIATION`) or the picture is too small."""
     height, width = photo.shape[:2]
     step = PLAIN_SIDE // 4
     windows = [
@@ -142,7 +142,7 @@ def _plain_deviation(area: np.ndarray) -> float:
 
 
 def repetition(area: np.ndarray) -> float:
-    """The highest peak of a flat area's autocorrelation away from its center: 1 for a lattice, 0 for nothing that repeats.
+    """Return the highest peak of a flat area's autocorrelation away from its center: 1 for a lattice, 0 for nothing that repeats.
 
     Of the pattern's colors, without the light and dark of whole strokes, at shifts of up to half the area. Chance
     textures have 0.1 to 0.3, because there are many shifts to choose among.
@@ -172,6 +172,6 @@ def _autocorrelation(area: np.ndarray) -> np.ndarray:
 
 
 def noise(area: np.ndarray) -> float:
-    """Standard deviation of a flat area's grain, of 255: Immerkaer 1996, whose mask does not see slopes."""
+    """Return the standard deviation of a flat area's grain, of 255: Immerkaer 1996, whose mask does not see slopes."""
     grain = np.abs(ndimage.convolve(area.astype(np.float64), _LAPLACIAN)[1:-1, 1:-1])
     return float(np.sqrt(np.pi / 2) * grain.mean() / 6)
