@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reverie_client import PictureStep, TextPiece
-from reverie_client.client import Score
+from reverie_client import PictureStep, Score, TextDelta
 
 from imaging import images
 from loadtests import mix
@@ -37,7 +36,7 @@ class Recorder:
 
 class _Stream(list[Any]):
     def __init__(self) -> None:
-        super().__init__([TextPiece("a", "stop"), PictureStep(1, 1, 0, 0.0, 0.0, b"x", done=True)])
+        super().__init__([TextDelta("a", "stop"), PictureStep(1, 1, 0, 0.0, 0.0, b"x", done=True)])
 
     def __enter__(self) -> _Stream:
         return self

@@ -26,6 +26,7 @@ import pytest
 from reverie_client import Client, ReverieError, credentials
 from reverie_client.credentials import SecurityError, Tls
 from reverie_client.messages import bytes_tensor
+from reverie_client.settings import Settings
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.security import Security
@@ -258,15 +259,15 @@ def test_keys_open_what_they_are_for_and_nothing_else(keyed, photo):
     with Client(address, api_key=API_KEY) as caller, Client(address, api_key="guessed") as stranger:
         assert stranger.ready()  # Probes need no key.
         assert caller.stylize(photo)
-        for call in (lambda: stranger.stylize(photo), stranger.styles, lambda: stranger.labels("style")):
+        for call in (lambda: stranger.stylize(photo), stranger.styles, lambda: stranger.admin.labels("style")):
             assert refusal(call).code is grpc.StatusCode.UNAUTHENTICATED
         assert refusal(caller.models).code is grpc.StatusCode.UNAUTHENTICATED
         region = service_pb2.SystemSharedMemoryRegisterRequest(name="a", key="/a", byte_size=8)
-        nobody_s = refusal(lambda: caller._call(caller._stub.SystemSharedMemoryRegister, region))
+        nobody_s = refusal(lambda: caller.admin.call("SystemSharedMemoryRegister", region))
         assert nobody_s.code is grpc.StatusCode.PERMISSION_DENIED
     with Client(address, api_key=API_KEY, control_key=CONTROL_KEY) as publisher:
         assert {m.name for m in publisher.models()} == {"style", "stylize"}
-        publisher.load("stylize")
+        publisher.admin.load("stylize")
     _is_supervised(keyed)
 
 
@@ -277,7 +278,7 @@ def test_a_wrong_or_missing_key_is_unauthenticated_and_says_which_and_what_to_do
         calls = [
             (lambda: stranger.infer("stylize", picture), "REVERIE_API_KEY"),
             (lambda: list(stranger.stream("stylize", picture, {}, lambda arrays: [arrays])), "REVERIE_API_KEY"),
-            (lambda: stranger.load("stylize"), "REVERIE_CONTROL_KEY"),
+            (lambda: stranger.admin.load("stylize"), "REVERIE_CONTROL_KEY"),
         ]
         for call, variable in calls:
             error = refusal(call)
@@ -315,7 +316,7 @@ def test_of_a_server_for_other_machines_they_reach_grpc_only(keyed, plain):
 
 def test_the_bound_on_memory_is_triton_s_and_not_its_models_(keyed, plain):
     with Client(plain.address.grpc) as publisher:
-        publisher.load("stylize")  # Its process is started under the bound, the others before it.
+        publisher.admin.load("stylize")  # Its process is started under the bound, the others before it.
     soft, hard = resource.prlimit(plain.pid, resource.RLIMIT_DATA)
     assert plain.memory_bytes < soft and (soft < hard or hard == resource.RLIM_INFINITY)
     for pid in below(plain.pid):
@@ -384,7 +385,7 @@ def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code
                 stub.ModelConfig(service_pb2.ModelConfigRequest(name="style"), timeout=30)
         with Client(address, api_key=API_KEY, tls=authority, control_key="") as caller:
             assert caller.styles()
-            assert refusal(lambda: caller.load("stylize")).code is grpc.StatusCode.UNAUTHENTICATED
+            assert refusal(lambda: caller.admin.load("stylize")).code is grpc.StatusCode.UNAUTHENTICATED
         with Client(address, api_key=API_KEY, tls=authority) as publisher:
             assert publisher.models()
 
@@ -517,8 +518,7 @@ def test_a_client_finds_its_certificates_and_key_in_the_environment(monkeypatch,
     monkeypatch.setenv("REVERIE_TLS_CA", str(certificates["authority"][0]))
     monkeypatch.setenv("REVERIE_API_KEY", "for callers")
     assert Tls.from_environment() == Tls(certificates["authority"][0])
-    with Client() as client:
-        assert client._metadata == (("triton-grpc-protocol-reverie-api-key", "for callers"),)
+    assert Settings().metadata == (("triton-grpc-protocol-reverie-api-key", "for callers"),)
 
 
 def test_files_that_are_not_there_and_halves_of_pairs_are_named(tmp_path, certificates):
