@@ -198,6 +198,14 @@ def test_the_example_is_a_mix():
             '[[request]]\nendpoint = "deepdream"\nparameters = {layers = {a = 1}}',
             "parameters.*layers.* is not accepted",
         ),
+        *(
+            (
+                f'[[request]]\nendpoint = "{endpoint}"\nparameters = {{{name} = 1}}',
+                rf"\({endpoint}\): parameters: {name}: unknown parameter; accepted: .*preview_every",
+            )
+            for endpoint in ("deepdream", "style_transfer")
+            for name in ("sise", "timeout", "style_image")
+        ),
         ("[[request]\n", "not TOML"),
     ],
 )

@@ -26,12 +26,13 @@ def given(method: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str,
         method: its keyword-only arguments, but `timeout`, are the request's parameters.
         arguments: all of them by name, as `locals()` gives them at the method's beginning.
     """
-    defaults = _defaults(method)
+    defaults = defaults_of(method)
     return {name: arguments[name] for name in defaults if not _says_nothing(arguments[name], defaults[name])}
 
 
 @functools.cache
-def _defaults(method: Callable[..., Any]) -> dict[str, Any]:
+def defaults_of(method: Callable[..., Any]) -> dict[str, Any]:
+    """The request's parameters that a method of the client takes, and what they are where they are not given."""
     parameters = inspect.signature(method).parameters.values()
     found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     return {name: default for name, default in found.items() if name not in _OF_THE_CALL}
