@@ -15,6 +15,7 @@ from reverie_client import AsyncClient, Client, requests
 from reverie_client.messages import plain
 from reverie_client.settings import Settings
 
+from serving import cli
 from serving.parameters import StreamFormat
 from serving.style.parameters import StylizeParameters
 from serving.text.parameters import GenerateParameters
@@ -134,3 +135,24 @@ def test_a_stream_that_is_not_wanted_in_pieces_says_so():
 def test_the_client_s_own_settings_are_the_same_in_both():
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
     assert Settings("localhost:1", retry=None).retry is None
+
+
+COMMANDS = {command.__name__: command for command in (cli.stylize, cli.generate, cli.dream, cli.transfer)}
+NOT_OF_THE_REQUEST = {
+    "stylize": {"source", "output", "smooth", "fps", "address"},
+    "generate": {"prompt", "address"},
+    "dream": {"picture", "output", "guide", "video", "address"},
+    "transfer": {"picture", "style_pictures", "output", "mask", "video", "address"},
+}
+OTHER_NAMES = {"save_every": "preview_every"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_s_options_have_the_defaults_of_the_call(name):
+    ours, calls = inspect.signature(COMMANDS[name]).parameters, keywords(name)
+    options = {OTHER_NAMES.get(n, n): p.default for n, p in ours.items() if n not in NOT_OF_THE_REQUEST[name]}
+    assert options.keys() <= calls.keys()
+    for option, default in options.items():
+        # An option that takes text for a list or a mapping has none by being empty.
+        assert (default or None) == (calls[option].default or None), option
+        assert type(default) is type(calls[option].default) or default in ("", None), option
