@@ -38,6 +38,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     Attributes:
         requests: of inference, in the order in which they came.
+        controls: how often it was asked to control models, which it refuses.
+        answered: calls that were not cancelled before they were answered.
         left: set when a stream that was `endless` has been cancelled.
     """
 
@@ -46,6 +48,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.always: Refusal | None = None
         self.requests: list[Any] = []
         self.controls = 0
+        self.answered = 0
         self.is_endless = False
         self.left = threading.Event()
         self.may_answer = threading.Event()
@@ -71,6 +74,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(self, request, context):
         self._refuse(request, context)
         self.may_answer.wait(10)
+        self.answered += context.is_active()
         return ANSWERS[request.model_name]
 
     def ModelStreamInfer(self, requests, context):

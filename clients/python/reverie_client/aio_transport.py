@@ -159,6 +159,12 @@ class AsyncStream(Generic[Message]):
     ) -> None:
         self.cancel()
 
+    def __del__(self) -> None:
+        # Not left to gRPC, which keeps its call until somebody reads on. Where the loop has ended, so have its calls.
+        with contextlib.suppress(RuntimeError):
+            if hasattr(self, "_call"):
+                self.cancel()
+
     async def _receive(self) -> Arrays:
         """The next response; the request is sent again where it was refused before the first one."""
         while not self._ended:
