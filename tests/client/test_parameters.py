@@ -110,21 +110,21 @@ def test_no_method_takes_what_it_does_not_name(method, kind):
 
 @pytest.mark.parametrize("method", SERVER)
 def test_a_call_with_defaults_sends_no_parameters(method):
-    defaults = {name: p.default for name, p in keywords(method).items()}
-    assert requests.given(getattr(Client, method), defaults) == {}
+    defaults = requests.defaults_of(getattr(Client, method))
+    assert requests.given(defaults, defaults) == {}
     if method == "generate":  # Its own default is sent by the request itself.
         assert plain("stream", requests.generate("x", {}).parameters["stream"].bool_param) is True
 
 
 def test_what_is_given_is_sent_but_for_none_and_the_default():
-    defaults = {name: p.default for name, p in keywords("dream").items()}
-    given = requests.given(Client.dream, {**defaults, "step": 5.0, "jitter": 0, "strength": 1.0, "size": None})
+    defaults = requests.defaults_of(Client.dream)
+    given = requests.given(defaults, {**defaults, "step": 5.0, "jitter": 0, "strength": 1.0, "size": None})
     assert given == {"step": 5.0, "jitter": 0}
 
 
 def test_a_value_that_only_equals_the_default_is_sent_as_it_is():
-    defaults = {name: p.default for name, p in keywords("generate").items()}
-    given = requests.given(Client.generate, {**defaults, "n": True, "max_tokens": 16.0})
+    defaults = requests.defaults_of(Client.generate)
+    given = requests.given(defaults, {**defaults, "n": True, "max_tokens": 16.0})
     assert {name: type(value) for name, value in given.items()} == {"n": bool, "max_tokens": float}
 
 

@@ -209,3 +209,27 @@ def test_stopping_a_stream_that_waits_to_be_sent_again_ends_it(server):
 
     asyncio.run(asyncio.wait_for(stop(), SECONDS))
     assert len(servicer.requests) == 1
+
+
+def test_a_method_that_is_wrapped_still_sends_what_is_given(server, monkeypatch):
+    address, servicer = server
+    own = Client.stylize
+    monkeypatch.setattr(Client, "stylize", lambda *given, **named: own(*given, **named))
+    with Client(address) as client:
+        client.stylize(b"photo", quality=7)
+    assert servicer.requests[0].parameters["quality"].int64_param == 7
+
+
+def test_a_stream_that_outlives_its_event_loop_is_dropped_in_silence(endless, recwarn, capfd):
+    address, _ = endless
+
+    async def leave() -> object:
+        client = AsyncClient(address)
+        stream = client.generate("x")
+        await stream.__anext__()
+        return stream
+
+    kept = [asyncio.run(leave())]
+    kept.clear()
+    gc.collect()
+    assert "Exception ignored" not in capfd.readouterr().err

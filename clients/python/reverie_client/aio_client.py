@@ -114,7 +114,7 @@ class AsyncClient:
         Raises:
             ReverieError: a class for each status, see `reverie_client.errors`; so do the other methods.
         """
-        parameters = requests.given(AsyncClient.stylize, locals())
+        parameters = requests.given(_DEFAULTS["stylize"], locals())
         answer = await self._connection.run(self._calls.infer(requests.stylize(image, parameters), timeout=timeout))
         return answer.outputs["stylized"].item()
 
@@ -167,7 +167,7 @@ class AsyncClient:
         Returns:
             Pieces; leaving them stops the server.
         """
-        parameters = requests.given(AsyncClient.generate, locals())
+        parameters = requests.given(_DEFAULTS["generate"], locals())
         return self._connection.stream(requests.generate(prompt, parameters), results.to_text_deltas, timeout)
 
     async def score(self, text: str, *, timeout: float | None = None) -> Score:
@@ -244,7 +244,7 @@ class AsyncClient:
         Returns:
             Steps, the last of them with the result; leaving them stops the server.
         """
-        parameters = requests.given(AsyncClient.dream, locals())
+        parameters = requests.given(_DEFAULTS["dream"], locals())
         request = requests.dream(image, guide_image, parameters)
         return self._connection.stream(request, results.to_picture_steps, timeout)
 
@@ -317,7 +317,7 @@ class AsyncClient:
         Returns:
             Steps, the last of them with the result; leaving them stops the server.
         """
-        parameters = requests.given(AsyncClient.transfer, locals())
+        parameters = requests.given(_DEFAULTS["transfer"], locals())
         request = requests.transfer(image, style_image, style_mask, parameters)
         return self._connection.stream(request, results.to_picture_steps, timeout)
 
@@ -370,3 +370,8 @@ class AsyncClient:
     async def ready(self, timeout: float = 2.0) -> bool:
         """Return whether the server answers and has loaded its models; of one version see `models`."""
         return await self._connection.run(self._calls.ready(timeout))
+
+
+_WITH_PARAMETERS = ("stylize", "generate", "dream", "transfer")
+_DEFAULTS = {name: requests.defaults_of(getattr(AsyncClient, name)) for name in _WITH_PARAMETERS}
+"""Read once, so that whoever wraps a method for his own ends does not change what is sent."""

@@ -116,7 +116,7 @@ class Client:
         Raises:
             ReverieError: a class for each status, see `reverie_client.errors`; so do the other methods.
         """
-        parameters = requests.given(Client.stylize, locals())
+        parameters = requests.given(_DEFAULTS["stylize"], locals())
         answer = self._connection.run(self._calls.infer(requests.stylize(image, parameters), timeout=timeout))
         return answer.outputs["stylized"].item()
 
@@ -169,7 +169,7 @@ class Client:
         Returns:
             Pieces; leaving them stops the server.
         """
-        parameters = requests.given(Client.generate, locals())
+        parameters = requests.given(_DEFAULTS["generate"], locals())
         return self._connection.stream(requests.generate(prompt, parameters), results.to_text_deltas, timeout)
 
     def score(self, text: str, *, timeout: float | None = None) -> Score:
@@ -246,7 +246,7 @@ class Client:
         Returns:
             Steps, the last of them with the result; leaving them stops the server.
         """
-        parameters = requests.given(Client.dream, locals())
+        parameters = requests.given(_DEFAULTS["dream"], locals())
         request = requests.dream(image, guide_image, parameters)
         return self._connection.stream(request, results.to_picture_steps, timeout)
 
@@ -319,7 +319,7 @@ class Client:
         Returns:
             Steps, the last of them with the result; leaving them stops the server.
         """
-        parameters = requests.given(Client.transfer, locals())
+        parameters = requests.given(_DEFAULTS["transfer"], locals())
         request = requests.transfer(image, style_image, style_mask, parameters)
         return self._connection.stream(request, results.to_picture_steps, timeout)
 
@@ -372,3 +372,8 @@ class Client:
     def ready(self, timeout: float = 2.0) -> bool:
         """Return whether the server answers and has loaded its models; of one version see `models`."""
         return self._connection.run(self._calls.ready(timeout))
+
+
+_WITH_PARAMETERS = ("stylize", "generate", "dream", "transfer")
+_DEFAULTS = {name: requests.defaults_of(getattr(Client, name)) for name in _WITH_PARAMETERS}
+"""Read once, so that whoever wraps a method for his own ends does not change what is sent."""

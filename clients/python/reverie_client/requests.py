@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,25 +16,26 @@ _OF_THE_CALL = frozenset({"timeout"})
 """Keywords that are no parameters of the request."""
 
 
-def given(method: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def defaults_of(method: Callable[..., Any]) -> dict[str, Any]:
+    """The request's parameters that a method of the client takes, and what they are where they are not given.
+
+    Its keyword-only arguments, but `timeout`, are these.
+    """
+    parameters = inspect.signature(method).parameters.values()
+    found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {name: default for name, default in found.items() if name not in _OF_THE_CALL}
+
+
+def given(defaults: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The request parameters among a method's arguments that say something.
 
     Left out is None, and what is the default: a server has the same one, or a recipe decides.
 
     Args:
-        method: its keyword-only arguments, but `timeout`, are the request's parameters.
+        defaults: of the method's request parameters, see `defaults_of`.
         arguments: all of them by name, as `locals()` gives them at the method's beginning.
     """
-    defaults = defaults_of(method)
     return {name: arguments[name] for name in defaults if not _says_nothing(arguments[name], defaults[name])}
-
-
-@functools.cache
-def defaults_of(method: Callable[..., Any]) -> dict[str, Any]:
-    """The request's parameters that a method of the client takes, and what they are where they are not given."""
-    parameters = inspect.signature(method).parameters.values()
-    found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return {name: default for name, default in found.items() if name not in _OF_THE_CALL}
 
 
 def _says_nothing(value: Any, default: Any) -> bool:

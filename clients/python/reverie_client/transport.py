@@ -116,7 +116,7 @@ class Connection:
 
 def no_answer(rpc: Rpc) -> ReverieError:
     """The error of a call whose time has passed."""
-    return errors.of_status(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {rpc.seconds:.3g} s")
+    return errors.of_status(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {round(rpc.seconds, 2):g} s")
 
 
 class Stream(Generic[Message]):
