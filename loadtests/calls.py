@@ -12,8 +12,7 @@ from enum import Enum
 
 import numpy as np
 from PIL import Image
-from reverie_client import PictureStep, TextPiece
-from reverie_client.client import Score
+from reverie_client import PictureStep, Score, TextDelta
 
 from loadtests.endpoints import Caller, Endpoint, Message
 from reverie.errors import ToolkitError
@@ -142,7 +141,7 @@ def checked(messages: Iterable[Message]) -> Iterator[Message]:
 
 
 def _is_final(message: Message | None) -> bool:
-    if isinstance(message, TextPiece):
+    if isinstance(message, TextDelta):
         return bool(message.finish_reason)
     if isinstance(message, PictureStep):
         return message.done and bool(message.image)
@@ -152,7 +151,7 @@ def _is_final(message: Message | None) -> bool:
 
 
 def _size(message: Message) -> int:
-    if isinstance(message, TextPiece):
+    if isinstance(message, TextDelta):
         return len(message.text.encode())
     if isinstance(message, PictureStep):
         return len(message.image)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from reverie_client import Client, PictureStep, TextPiece
-from reverie_client.client import Score
+from reverie_client import Client, PictureStep, Score, TextDelta
 from tritonclient.grpc import service_pb2
 
 from imaging import images
@@ -45,11 +44,17 @@ SIZES = ((192, 256), (256, 256), (384, 512))
 SIZE_WEIGHTS = (6, 3, 1)
 _VARIANTS = 3
 
-Message = bytes | np.ndarray | TextPiece | PictureStep | Score
+Message = bytes | np.ndarray | TextDelta | PictureStep | Score
 
 
 class Caller(Client):
-    """The client, and what only a load test asks of it: the ONNX model `style`, with tensors."""
+    """The client, and what only a load test asks of it: the ONNX model `style`, with tensors.
+
+    It sends nothing twice: a load test counts what is refused.
+    """
+
+    def __init__(self, address: str, timeout: float):
+        super().__init__(address, timeout, retry=None)
 
     def __enter__(self) -> Caller:
         return self
@@ -62,7 +67,7 @@ class Caller(Client):
     @functools.cached_property
     def _styles(self) -> int:
         """How many styles the served network has."""
-        metadata = self._call(self._stub.ModelMetadata, service_pb2.ModelMetadataRequest(name="style"))
+        metadata = self.admin.call("ModelMetadata", service_pb2.ModelMetadataRequest(name="style"))
         return next(i.shape[-1] for i in metadata.inputs if i.name == "style_weights")
 
 

@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from reverie_client import Client
+from reverie_client.requests import defaults_of
 
 from imaging import images
 from loadtests.calls import make_call
@@ -61,6 +63,8 @@ class _Keys(BaseModel):
 
     PARAMETERS: ClassVar[type[BaseModel] | None] = None
     """The model's own table of parameters, where it can be read without TensorFlow; else the server checks them."""
+    CALL: ClassVar[Callable[..., Any] | None] = None
+    """The client's method, whose keywords are the names of parameters that there are, where there is no such table."""
     FILES: ClassVar[tuple[str, ...]] = ()
     """The keys that name folders of pictures."""
 
@@ -95,12 +99,14 @@ class _Style(_Keys):
 
 
 class _DeepDream(_WithParameters):
+    CALL = Client.dream
     FILES = ("pictures", "guides")
     pictures: str | None = None
     guides: str | None = None
 
 
 class _StyleTransfer(_WithParameters):
+    CALL = Client.transfer
     FILES = ("pictures", "paintings")
     pictures: str | None = None
     paintings: str | None = None
@@ -258,6 +264,10 @@ def _describe(error: Any, keys: type[_Keys]) -> str:
 
 
 def _check_parameters(where: str, keys: _Keys, parameters: Mapping[str, Any]) -> None:
+    call = type(keys).CALL
+    accepted = sorted(defaults_of(call)) if call else []
+    if call and (unknown := sorted(parameters.keys() - set(accepted))):
+        raise MixError(f"{where}: parameters: {unknown[0]}: unknown parameter; accepted: {', '.join(accepted)}")
     if keys.PARAMETERS is None:
         return
     try:

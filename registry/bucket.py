@@ -312,7 +312,7 @@ def _pull_files(name: str, repository: Repository, bucket: Bucket, client: Clien
         if found is not None:
             repository.write(name, key.removeprefix(f"{name}/"), found[0])
     if stale and client is not None:
-        client.load(name)
+        client.admin.load(name)
     return SyncResult(name) if stale else None
 
 

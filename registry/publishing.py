@@ -183,7 +183,7 @@ def connected(address: str | None, is_required: bool = False) -> Iterator[Client
 
 def _answers(client: Client, address: str, is_required: bool) -> bool:
     try:
-        client.check_live()
+        client.admin.check_live()
     except ReverieError as error:
         if not is_required and not _listens(address):
             return False

@@ -156,7 +156,7 @@ class Rollout:
     def _load(self, labels: Labels, versions: Sequence[int]) -> None:
         assert self.client is not None
         self._write(labels, versions)
-        self.client.load(self.name)
+        self.client.admin.load(self.name)
         deadline = time.monotonic() + _READY_SECONDS
         while missing := self._not_ready(versions):
             if time.monotonic() > deadline:
@@ -188,7 +188,7 @@ class Rollout:
             if (self.repository.path / dependent).is_dir():
                 # Triton reloads only what is newer on disk.
                 self.repository.touch(dependent)
-                self.client.load(dependent)
+                self.client.admin.load(dependent)
 
     def _check(self, labels: Labels) -> None:
         """Named versions exist and are whole; whatever carries a share of the traffic takes what `stable` takes."""
@@ -216,7 +216,7 @@ class Rollout:
         try:
             restore()
             if self.client is not None and not first:
-                self.client.load(self.name)
+                self.client.admin.load(self.name)
                 self._forget_failed()
                 self._reload_dependents()
         except (ReverieError, OSError) as error:
@@ -234,9 +234,9 @@ class Rollout:
         kept = self.served(self.labels)
         if self.client.ready() or not (failed := self._failed(kept)):
             return
-        self.client.load(self.name, self._standing_in(self.labels.stable or kept[-1], [*kept, *failed]))
+        self.client.admin.load(self.name, self._standing_in(self.labels.stable or kept[-1], [*kept, *failed]))
         self.repository.touch(self.name)  # Triton reloads only what is newer on disk.
-        self.client.load(self.name)
+        self.client.admin.load(self.name)
         self._settle()
 
     def _failed(self, kept: Sequence[int]) -> list[int]:

@@ -139,7 +139,7 @@ def _states(address: str | None) -> dict[tuple[str, str], str]:
     if address is None:
         return {}
     with Client(address) as client:
-        return {(m.name, m.version): m.state for m in client.models()} if client.live() else {}
+        return {(m.name, m.version): m.state for m in client.models()} if client.admin.live() else {}
 
 
 def _read(path: Path) -> str | None:

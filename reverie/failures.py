@@ -13,21 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from reverie.errors import ToolkitError
+
 PROJECT = Path(__file__).resolve().parents[1]
-PACKAGES = frozenset(
-    {
-        "training",
-        "export",
-        "registry",
-        "serving",
-        "synthesis",
-        "imaging",
-        "language",
-        "loadtests",
-        "reverie",
-        "reverie_client",
-    }
-)
 _BROKEN_FILE = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 TRACEBACK_VARIABLE = "REVERIE_TRACEBACK"
 """Set it to see where a failure came from."""
@@ -55,7 +43,7 @@ def tell(error: BaseException) -> int:
 
 def describe(error: BaseException) -> str | None:
     """A sentence for the person who gave the command; None for a fault of the program."""
-    if type(error).__module__.split(".")[0] in PACKAGES or _is_ours(error):
+    if _has_our_base(error) or _is_ours(error):
         return str(error)
     if isinstance(error, OSError):
         return _of_system(error)
@@ -66,6 +54,12 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "this machine has too little memory for it; give a smaller input, or close other programs"
     return None
+
+
+def _has_our_base(error: BaseException) -> bool:
+    """Whether it is the toolkit's or the client's; the client is not imported for this, and need not be installed."""
+    client = sys.modules.get("reverie_client.errors")
+    return isinstance(error, ToolkitError) or (client is not None and isinstance(error, client.ReverieError))
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -83,9 +83,9 @@ def stylize(
     kind = kind_of_result(source, output)
     with _ended_by_signals(), Client(address, timeout=3600) as client:  # 8192 pixels take a small machine minutes.
         if kind == "picture":
-            data, format = _read(source), _format(output)
+            data, options["format"] = _read(source), _format(output)
             _check_outputs(output, [source])
-            outputs.write(output, client.stylize(data, format=format, **options))
+            outputs.write(output, client.stylize(data, **options))
         else:
             _stylize_frames(client, source, output, kind, options, smooth, frame_rate(fps))
     typer.echo(f"wrote {output}")
@@ -95,8 +95,8 @@ def stylize(
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="Words to continue.")],
-    max_tokens: Annotated[int, typer.Option(help="Tokens to add at most.")] = 60,
-    temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to add at most.")] = 16,
+    temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from the k most probable tokens; 0 from all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that together reach this.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text; none draws one.")] = None,
@@ -105,9 +105,9 @@ def generate(
     """Continue a prompt; all parameters: docs/generate.md."""
     with Client(address) as client:
         typer.echo(prompt, nl=False)
-        options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        options |= {} if seed is None else {"seed": seed}
-        with client.generate(prompt, **options) as stream:
+        with client.generate(
+            prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        ) as stream:
             for piece in stream:
                 typer.echo(piece.text, nl=False)
         typer.echo()
@@ -130,7 +130,7 @@ def dream(
     octave_scale: Annotated[float, typer.Option(help="Ratio between neighboring sizes.")] = 1.4,
     iterations: Annotated[int | None, typer.Option(help="Steps an octave.")] = None,
     max_loss: Annotated[float | None, typer.Option(help="End an octave above this loss; 0 never.")] = None,
-    size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 640,
+    size: Annotated[int, typer.Option(help="Longer side of the result in pixels, at most.")] = 1024,
     guide: Annotated[Path | None, typer.Option(help="A picture whose forms the dream takes up.")] = None,
     jitter: Annotated[int | None, typer.Option(help="Roll the picture by up to so many pixels in each step.")] = None,
     tile: Annotated[int, typer.Option(help="Side of the tiles of a large picture, in pixels; 0 for none.")] = 0,
@@ -160,7 +160,7 @@ def dream(
     _check_film(video)
     _check_outputs(output, [picture, *([guide] if guide else [])], video, previews=save_every > 0 or frames > 1)
     with _ended_by_signals(), Client(address, timeout=3600) as client:
-        _follow(client.dream(image, guide_image=guide_image, **_given(options)), output, video)
+        _follow(client.dream(image, guide_image=guide_image, **options), output, video)
 
 
 def transfer(
@@ -214,7 +214,7 @@ def transfer(
     _check_film(video)
     _check_outputs(output, [picture, *style_pictures, *(mask or [])], video, previews=save_every > 0)
     with _ended_by_signals(), Client(address, timeout=3600) as client:
-        _follow(client.transfer(image, styles, style_mask=masks, **_given(options)), output, video)
+        _follow(client.transfer(image, styles, style_mask=masks, **options), output, video)
 
 
 def health(address: Address = LOCAL) -> None:
@@ -342,11 +342,6 @@ def _stylize_frames(
 
 def _warn(line: str) -> None:
     typer.echo(f"note: {line}", err=True)
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given; the server's recipe decides the others."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _blend(text: str) -> dict[str, float]:

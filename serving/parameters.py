@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+
+class StreamFormat(BaseModel):
+    """How the pictures of a stream are sent.
+
+    Attributes:
+        format: of the last picture; previews are JPEG. "raw" is the pixels themselves, see the output `shape`.
+        preview_size: longer side of a preview at most, in pixels; 0 for the full size.
+        provenance: pictures say in their XMP how they were made; raw ones have none.
+    """
+
+    format: Literal["png", "jpeg", "webp", "raw"] = "png"
+    preview_size: int = Field(default=0, ge=0, le=4096)
+    provenance: bool = True
 
 
 def from_json(value: Any) -> Any:

@@ -134,7 +134,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def client(server: TritonServer) -> Iterator[Client]:
     """A connection of the test's own."""
-    with Client(server.address.grpc) as connection:
+    with Client(server.address.grpc, retry=None) as connection:
         yield connection
 
 

@@ -11,7 +11,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import grpc
 import pytest
+from reverie_client import errors
 
 from reverie import cli, failures
 from reverie.errors import InputError
@@ -49,6 +51,9 @@ SYSTEM = {
     "deflate": (zlib.error("Error -3"), "cut off or damaged (Error -3)"),
     "memory": (MemoryError(), "too little memory"),
     "ours": (InputError("size: 0; accepted: 16"), "size: 0; accepted: 16"),
+    "client": (errors.of_status(grpc.StatusCode.UNAVAILABLE, "the queue is full"), "UNAVAILABLE: the queue is full"),
+    "client's own": (errors.SecurityError("the key is too long"), "error: the key is too long"),
+    "of a caller's program": (type("Mine", (InputError,), {"__module__": "elsewhere"})("step: 0"), "step: 0"),
 }
 
 
@@ -60,6 +65,16 @@ def test_what_the_machine_does_is_one_sentence_and_status_1(told, name):
     assert said.startswith("error: ")
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_the_client_is_not_imported_to_tell_of_an_error():
+    told = "import sys; from reverie import failures; print(failures.describe(KeyError()), 'reverie_client' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", told], cwd=PROJECT, text=True) == "None False\n"
+
+
+def test_a_fault_of_our_code_with_a_base_of_python_s_own_is_a_traceback():
+    fault = type("Fault", (Exception,), {"__module__": "serving.text.engine"})
+    assert failures.describe(fault("state")) is None
 
 
 def test_text_that_is_not_utf_8_is_a_sentence(told):

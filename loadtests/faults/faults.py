@@ -165,7 +165,7 @@ def descriptors_exhausted(served: Served) -> Iterator[None]:
             for _ in range(2 * _DESCRIPTORS_LEFT):
                 stack.enter_context(_connection(served.address))
             with FaultProxy(served.address) as proxy, Client(proxy.address, timeout=DEADLINE_S / 4) as newcomer:
-                if newcomer.live():
+                if newcomer.admin.live():
                     raise RuntimeError(f"a newcomer was let in; the limit of {limit} descriptors does not hold")
             yield
     finally:

@@ -20,8 +20,8 @@ from typing import Annotated, Any
 
 import grpc
 import typer
-from reverie_client import ReverieError, proxies
-from reverie_client.client import STREAM_METHOD
+from reverie_client import ReverieError, failures, proxies
+from reverie_client.transport import STREAM_METHOD
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from loadtests.fuzz.cases import EXCLUDED, Case, case
@@ -105,7 +105,7 @@ class Sender:
             self._stub.ModelInfer(sent.request, timeout=DEADLINE_S)
             return "OK", ""
         except grpc.RpcError as error:
-            told = ReverieError.of(error)
+            told = failures.of_call(error)
             return told.code.name, _failure_in(told)
 
     def is_ready(self) -> bool:
@@ -120,7 +120,7 @@ class Sender:
         outcome, failure = "OK", ""
         for reply in replies:
             if reply.error_message:
-                told = ReverieError.in_band(reply.error_message)
+                told = failures.in_band(reply.error_message)
                 outcome, failure = f"in band {told.code.name}", _failure_in(told)
         return outcome, failure
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from imaging import images
-from serving.python_backend.image_stream import IterativeImageModel, StreamFormat
+from serving.parameters import StreamFormat
+from serving.python_backend.image_stream import IterativeImageModel
 from serving.python_backend.request import Request, Send
 from synthesis.deepdream import DeepDreamParameters, dream, pixel_steps
 

@@ -13,15 +13,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import tensorflow as tf
-from pydantic import BaseModel, Field
 
 from imaging import images
 from imaging.provenance import Provenance, file_hash
 from reverie.errors import InputError
+from serving.parameters import StreamFormat
 from serving.python_backend.background_sender import BackgroundSender, encode_preview
 from serving.python_backend.fair_share import FairShareScheduler
 from serving.python_backend.request import Outputs, Request, Send, StreamingModel, byte_array
@@ -32,20 +31,6 @@ from synthesis.progress import NotANumberError, OnProgress, Progress
 NICENESS = 10
 """A process of this one gets a tenth of a processor that others want."""
 _INTER_OP_THREADS = 16
-
-
-class StreamFormat(BaseModel):
-    """How the pictures of a stream are sent.
-
-    Attributes:
-        format: of the last picture; previews are JPEG. "raw" is the pixels themselves, see the output `shape`.
-        preview_size: longer side of a preview at most, in pixels; 0 for the full size.
-        provenance: pictures say in their XMP how they were made; raw ones have none.
-    """
-
-    format: Literal["png", "jpeg", "webp", "raw"] = "png"
-    preview_size: int = Field(default=0, ge=0, le=4096)
-    provenance: bool = True
 
 
 class IterativeImageModel(StreamingModel):

@@ -68,7 +68,7 @@ def test_a_parameter_of_none_is_not_sent():
      {"a": object()}, lambda: 0],
 )  # fmt: skip
 def test_a_parameter_of_another_type_is_refused_by_its_name(value):
-    with pytest.raises(ParameterError, match=r"^temperature: .*accepted: "):
+    with pytest.raises(ParameterError, match=r"^INVALID_ARGUMENT: temperature: .*accepted: "):
         to_request("m", {}, {"temperature": value})
 
 

@@ -57,7 +57,7 @@ def test_a_client_reaches_this_machine_without_the_proxy(proxied, port, host):
     if "::1" in host and not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     with Client(f"{host}:{port}") as client:
-        client.check_live()
+        client.admin.check_live()
     with Sender(f"{host}:{port}") as sender:
         assert sender.is_ready()
 
@@ -88,13 +88,13 @@ def proxy(monkeypatch) -> Iterator[list[str]]:
 
 def test_another_machine_is_reached_through_the_proxy_and_one_in_no_proxy_directly(proxy, monkeypatch):
     with Client("reverie.invalid:8001") as client:
-        assert not client.live()
+        assert not client.admin.live()
     with pytest.raises(OSError, match="502"):
         proxies.open_url("http://reverie.invalid/metrics", timeout=5)
     assert proxy == ["reverie.invalid:8001", "http://reverie.invalid/metrics"]
     monkeypatch.setenv("no_proxy", "reverie.invalid")
     with Client("reverie.invalid:8001") as client:
-        assert not client.live()
+        assert not client.admin.live()
     with pytest.raises(OSError, match=r"not known|resolution|No address"):
         proxies.open_url("http://reverie.invalid/metrics", timeout=5)
     assert len(proxy) == 2

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
-from reverie_client import PictureStep, ReverieError, TextPiece
-from reverie_client.client import Score
+from reverie_client import PictureStep, ReverieError, Score, TextDelta
 
 from imaging import images
 from loadtests.calls import Outcome, make_call
@@ -34,14 +33,14 @@ def made(*messages: Message | Exception, scheduled_s: float | None = None):
 
 
 def test_a_stream_is_timed_message_by_message_from_its_scheduled_time():
-    call = made(TextPiece("a", ""), TextPiece("bc", "length"), scheduled_s=99.0)
+    call = made(TextDelta("a", ""), TextDelta("bc", "length"), scheduled_s=99.0)
     assert (call.started_s, call.message_s, call.finished_s) == (100.0, (101.0, 102.0), 103.0)
     assert (call.first_message_ms, call.between_messages_ms, call.milliseconds) == (2000, [1000], 4000)
     assert call.received_bytes == 3 and call.outcome is Outcome.ANSWERED
 
 
 def test_without_a_schedule_a_call_is_due_when_it_is_sent():
-    assert made(TextPiece("a", "stop")).lag_ms == 0
+    assert made(TextDelta("a", "stop")).lag_ms == 0
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_pixels_are_those_of_the_resulting_picture(message: Message, pixels: int
     assert call.received_bytes > 0
 
 
-@pytest.mark.parametrize("messages", [(), (TextPiece("a", ""),), (STEP,), (b"",), (Score(0.0, [], []),)])
+@pytest.mark.parametrize("messages", [(), (TextDelta("a", ""),), (STEP,), (b"",), (Score(0.0, [], []),)])
 def test_an_answer_without_its_last_message_is_a_failure(messages: tuple[Message, ...]):
     assert made(*messages).error == "the answer ended before its last message"
 
@@ -70,9 +69,9 @@ def test_a_refusal_is_told_by_its_status():
 
 
 def test_whatever_goes_wrong_is_the_calls_error():
-    assert made(TextPiece("a", ""), ValueError()).error == "ValueError"
+    assert made(TextDelta("a", ""), ValueError()).error == "ValueError"
 
 
 def test_a_clock_can_be_given_another_zero():
-    call = made(TextPiece("a", "stop"), scheduled_s=99.0).since(99.0)
+    call = made(TextDelta("a", "stop"), scheduled_s=99.0).since(99.0)
     assert (call.scheduled_s, call.started_s, call.message_s, call.finished_s) == (0.0, 1.0, (2.0,), 3.0)

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reverie_client import PictureStep, TextPiece
-from reverie_client.client import Score
+from reverie_client import PictureStep, Score, TextDelta
 
 from imaging import images
 from loadtests import mix
@@ -37,7 +36,7 @@ class Recorder:
 
 class _Stream(list[Any]):
     def __init__(self) -> None:
-        super().__init__([TextPiece("a", "stop"), PictureStep(1, 1, 0, 0.0, 0.0, b"x", done=True)])
+        super().__init__([TextDelta("a", "stop"), PictureStep(1, 1, 0, 0.0, 0.0, b"x", done=True)])
 
     def __enter__(self) -> _Stream:
         return self
@@ -198,6 +197,14 @@ def test_the_example_is_a_mix():
         (
             '[[request]]\nendpoint = "deepdream"\nparameters = {layers = {a = 1}}',
             "parameters.*layers.* is not accepted",
+        ),
+        *(
+            (
+                f'[[request]]\nendpoint = "{endpoint}"\nparameters = {{{name} = 1}}',
+                rf"\({endpoint}\): parameters: {name}: unknown parameter; accepted: .*preview_every",
+            )
+            for endpoint in ("deepdream", "style_transfer")
+            for name in ("sise", "timeout", "style_image")
         ),
         ("[[request]\n", "not TOML"),
     ],

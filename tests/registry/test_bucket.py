@@ -271,7 +271,7 @@ def test_a_running_server_gets_into_service_what_was_pulled_and_keeps_what_does_
         publishing.publish(tiny.stage(here, 2), here)
         list(bucket.push(here, store))
         list(bucket.pull(there, store, server.address.grpc))
-        assert client.labels("style").stable == 2
+        assert client.admin.labels("style").stable == 2
         assert client.stylize(photo)
         staged = tiny.stage(here, 3)
         (staged.files / "model.onnx").write_bytes(tiny.graph(99).SerializeToString())  # Not what was recorded.
@@ -280,7 +280,7 @@ def test_a_running_server_gets_into_service_what_was_pulled_and_keeps_what_does_
         list(bucket.push(here, store))
         with pytest.raises(SwitchError, match=r"differs by .* from what was recorded"):
             list(bucket.pull(there, store, server.address.grpc))
-        assert client.labels("style").stable == 2
+        assert client.admin.labels("style").stable == 2
         assert there.versions("style") == [1, 2]
         assert client.stylize(photo)
 

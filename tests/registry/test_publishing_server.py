@@ -39,7 +39,7 @@ def mute():
 def test_a_server_that_listens_and_does_not_answer_ends_publishing_before_anything_is_written(
     repository, mute, monkeypatch
 ):
-    monkeypatch.setattr("reverie_client.Client.check_live.__defaults__", (0.2,))
+    monkeypatch.setattr("reverie_client.admin.Admin.check_live.__defaults__", (0.2,))
     staged = tiny.stage(repository, 3)
     with pytest.raises(PublishError, match=f"the server at {mute} does not answer, so nothing was changed"):
         publishing.publish(staged, repository, mute)
@@ -73,7 +73,7 @@ def test_a_server_that_is_named_must_answer(repository, tmp_path, command, monke
 
 def test_a_change_of_the_files_alone_is_a_warning(repository, monkeypatch):
     monkeypatch.setattr(publishing, "_listens", lambda address: False)
-    monkeypatch.setattr("reverie_client.Client.check_live.__defaults__", (0.2,))
+    monkeypatch.setattr("reverie_client.admin.Admin.check_live.__defaults__", (0.2,))
     result = CliRunner().invoke(cli, ["models", "rollback", "style", "--repository", str(repository.path)])
     assert result.exit_code == 0
     assert "warning: no server listens at 127.0.0.1:8001: only the files were changed" in result.stderr

@@ -33,13 +33,13 @@ def large() -> bytes:
 
 @pytest.fixture
 def greedy(server) -> Iterator[Client]:
-    with Client(server.address.grpc, name="greedy") as connection:
+    with Client(server.address.grpc, name="greedy", retry=None) as connection:
         yield connection
 
 
 @pytest.fixture
 def bystander(server) -> Iterator[Client]:
-    with Client(server.address.grpc, name="bystander") as connection:
+    with Client(server.address.grpc, name="bystander", retry=None) as connection:
         yield connection
 
 
@@ -169,7 +169,7 @@ def test_a_transfer_of_more_work_than_is_accepted_is_refused_with_both(client, l
 
 
 def test_callers_without_a_name_leave_places_to_those_who_have_one(server, bystander, large, photo):
-    with Client(server.address.grpc) as nameless:
+    with Client(server.address.grpc, retry=None) as nameless:
         streams = [
             nameless.dream(large, size=4096, num_octave=8, octave_scale=1.3, iterations=20) for _ in range(PLACES)
         ]

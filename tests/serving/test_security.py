@@ -259,7 +259,7 @@ def test_keys_open_what_they_are_for_and_nothing_else(keyed, photo):
     with Client(address, api_key=API_KEY) as caller, Client(address, api_key="guessed") as stranger:
         assert stranger.ready()  # Probes need no key.
         assert caller.stylize(photo)
-        for call in (lambda: stranger.stylize(photo), stranger.styles, lambda: stranger.labels("style")):
+        for call in (lambda: stranger.stylize(photo), stranger.styles, lambda: stranger.admin.labels("style")):
             assert refusal(call).code is grpc.StatusCode.UNAUTHENTICATED
         assert refusal(caller.models).code is grpc.StatusCode.UNAUTHENTICATED
     with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
@@ -270,7 +270,7 @@ def test_keys_open_what_they_are_for_and_nothing_else(keyed, photo):
     assert ReverieError.of(refused.value).code is grpc.StatusCode.PERMISSION_DENIED
     with Client(address, api_key=API_KEY, control_key=CONTROL_KEY) as publisher:
         assert {m.name for m in publisher.models()} == {"style", "stylize"}
-        publisher.load("stylize")
+        publisher.admin.load("stylize")
     is_supervised(keyed)
 
 
@@ -281,7 +281,7 @@ def test_a_wrong_or_missing_key_is_unauthenticated_and_says_which_and_what_to_do
         calls = [
             (lambda: stranger.infer("stylize", picture), "REVERIE_API_KEY"),
             (lambda: list(stranger.stream("stylize", picture, {}, lambda arrays: [arrays])), "REVERIE_API_KEY"),
-            (lambda: stranger.load("stylize"), "REVERIE_CONTROL_KEY"),
+            (lambda: stranger.admin.load("stylize"), "REVERIE_CONTROL_KEY"),
         ]
         for call, variable in calls:
             error = refusal(call)
@@ -319,7 +319,7 @@ def test_of_a_server_for_other_machines_they_reach_grpc_only(keyed, plain):
 
 def test_the_bound_on_memory_is_triton_s_and_not_its_models_(keyed, plain):
     with Client(plain.address.grpc) as publisher:
-        publisher.load("stylize")  # Its process is started under the bound, the others before it.
+        publisher.admin.load("stylize")  # Its process is started under the bound, the others before it.
     soft, hard = resource.prlimit(plain.pid, resource.RLIMIT_DATA)
     assert plain.memory_bytes < soft and (soft < hard or hard == resource.RLIM_INFINITY)
     for pid in descendants(plain.pid):
@@ -387,7 +387,7 @@ def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code
                 stub.ModelConfig(service_pb2.ModelConfigRequest(name="style"), timeout=30)
         with Client(address, api_key=API_KEY, tls=authority, control_key="") as caller:
             assert caller.styles()
-            assert refusal(lambda: caller.load("stylize")).code is grpc.StatusCode.UNAUTHENTICATED
+            assert refusal(lambda: caller.admin.load("stylize")).code is grpc.StatusCode.UNAUTHENTICATED
         with Client(address, api_key=API_KEY, tls=authority) as publisher:
             assert publisher.models()
 

@@ -30,7 +30,7 @@ def small_server(tmp_path_factory):
 
 @pytest.fixture
 def three_styles(small_server):
-    with Client(small_server.address.grpc) as client:
+    with Client(small_server.address.grpc, retry=None) as client:
         yield client
         assert client.ready()
 
@@ -142,8 +142,8 @@ def test_a_greedy_client_is_refused_and_another_is_not(small_server):
 
     address = small_server.address.grpc
     with (
-        Client(address, name="greedy") as greedy,
-        Client(address, name="modest") as modest,
+        Client(address, name="greedy", retry=None) as greedy,
+        Client(address, name="modest", retry=None) as modest,
         ThreadPoolExecutor(9) as pool,
     ):
         asking = [pool.submit(ask) for _ in range(9)]

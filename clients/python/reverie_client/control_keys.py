@@ -20,7 +20,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from reverie_client import hosts
-from reverie_client.credentials import SecurityError, checked_key
+from reverie_client.credentials import checked_key
+from reverie_client.errors import SecurityError
 
 _NEW = ".new"
 

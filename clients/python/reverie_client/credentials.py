@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 
 from reverie_client import headers
+from reverie_client.errors import SecurityError
 
 CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE = "REVERIE_TLS_CA", "REVERIE_TLS_CERT", "REVERIE_TLS_KEY"
 API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, CLIENT_VARIABLE = "REVERIE_API_KEY", "REVERIE_CONTROL_KEY", "REVERIE_CLIENT"
@@ -29,10 +30,6 @@ _LONGEST = 512
 _ACCEPTED = re.compile("[!-~]([ -~]*[!-~])?")
 """What a header carries unchanged, over HTTP and gRPC: printable ASCII without spaces at its ends. Triton's options
 take all of it, commas, colons and equals signs too."""
-
-
-class SecurityError(Exception):
-    """A certificate or key cannot be used; the message says which and why."""
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,13 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
 
+from reverie_client.errors import ParameterError
+
 Parameter = Any
 """Of a request: text, a number, a truth value; a list or a mapping of such, which travels as JSON; NumPy's scalars and
 arrays of them; None is as good as not given.
 """
 _LIMIT = 2**63
-
-
-class ParameterError(ValueError):
-    """A parameter that cannot be sent; the message names it."""
 
 
 def bytes_tensor(value: bytes) -> np.ndarray:
@@ -156,7 +154,7 @@ def _set_parameter(parameter: service_pb2.InferParameter, value: str | int | flo
 
 def to_arrays(response: service_pb2.ModelInferResponse) -> dict[str, np.ndarray]:
     """Output arrays by name; BYTES become object arrays of bytes."""
-    pairs = zip(response.outputs, response.raw_output_contents, strict=True)
+    pairs = zip(response.outputs, response.raw_output_contents)
     return {tensor.name: _to_array(tensor, raw) for tensor, raw in pairs}
 
 
