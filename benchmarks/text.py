@@ -40,7 +40,7 @@ from reverie_client import Client
 from benchmarks.timing import say
 from export.language_model import variants
 from export.language_model.export import round_to_float16, scoring_graph
-from language.sampling import BatchSampler, Sampling
+from language.sampling import BatchSampler, SamplingParameters
 from language.tokenizer import load_tokenizer
 from language.vocabulary import Vocabulary
 from registry import configuration
@@ -303,7 +303,7 @@ def context_rates(files: Path) -> dict[str, dict[str, float]]:
         decoder = Decoder(files, "int8", rows, threads=0)
         sampler = BatchSampler(rows, len(load_tokenizer(files)), draws=10_000)
         for slot in range(rows):
-            sampler.start(slot, Sampling(TEMPERATURE, TOP_K, banned=(1,)), (slot,))
+            sampler.start(slot, SamplingParameters(TEMPERATURE, TOP_K, banned=(1,)), (slot,))
             decoder.prefill(slot, [2] * (decoder.positions - 1))
         for context in (1, 25, 50, 75, decoder.positions):
             tokens, positions = np.full(rows, 2), np.full(rows, context - 1)

@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from language.sampling import BatchSampler, Logprobs, Sampling, log_probabilities
+from language.sampling import BatchSampler, Logprobs, SamplingParameters, log_probabilities
 from language.tokenizer import Tokenizer, load_tokenizer
 from reverie.errors import InputError, Unavailable
 from serving.text.decoder import PREFILL_CHUNK, Decoder
@@ -167,7 +167,7 @@ class Request:
 
     parameters: GenerateParameters
     prompt: list[int]
-    sampling: Sampling
+    sampling: SamplingParameters
     seed: int
     limit: int
     echo: str
