@@ -148,8 +148,9 @@ def test_neither_a_banned_token_nor_one_outside_top_k_is_chosen(seed, top_k, ban
     assert (allowed > allowed[token]).sum() < top_k
 
 
-def test_the_largest_possible_draw_chooses_a_token_that_has_weight():
-    draws = np.array([np.nextafter(1.0, 0.0)])
+@pytest.mark.parametrize("draw", [np.nextafter(1.0, 0.0), 1.0])
+def test_the_largest_possible_draw_chooses_a_token_that_has_weight(draw):
+    draws = np.array([draw])
     weights = np.zeros((1, padded_width(300)), np.float32)
     weights[0, [10, 20, 30]] = 1.0
     assert draw_by_groups(weights, draws) == 30
