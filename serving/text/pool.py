@@ -27,7 +27,7 @@ from typing import Any
 
 from language.tokenizer import load_tokenizer
 from reverie.errors import Unavailable
-from serving.python_backend.admission import AdmissionController
+from serving.python_backend.admission import AdmissionController, Reservation
 from serving.text.decoder import positions_of
 from serving.text.engine import Piece, QueueFull, Sink, Task, has_gone, task_of
 from serving.text.parameters import GenerateParameters
@@ -63,6 +63,7 @@ class _Request:
     task: Task
     waiting: deque[int]
     left: int
+    place: Reservation
     running: int = 0
     whole: list[Piece] = field(default_factory=list)
     cancelled: bool = False
@@ -118,13 +119,22 @@ class EnginePool:
         RuntimeError: a process could not load the model.
     """
 
-    def __init__(self, folder: Path, variant: str = "int8", slots: int = 32, workers: int = 0, max_waiting: int = 512):
+    def __init__(
+        self,
+        folder: Path,
+        variant: str = "int8",
+        slots: int = 32,
+        workers: int = 0,
+        max_waiting: int = 512,
+        max_requests: int = sys.maxsize,
+    ):
         workers = workers or len(os.sched_getaffinity(0))
         self.tokenizer, self.positions = load_tokenizer(folder), positions_of(folder)
         self._share = -(-slots // workers)
         self._slots = self._share + max(1, self._share // 4)
         of_one = workers * self._share + max_waiting
         self._places = AdmissionController(2 * of_one, of_one, "continuations")
+        self.admission = AdmissionController(2 * max_requests, max_requests)
         self._load_fd = os.memfd_create("reverie-text-load")
         os.ftruncate(self._load_fd, 8)
         self._load = memoryview(mmap.mmap(self._load_fd, 8)).cast("q")
@@ -147,11 +157,19 @@ class EnginePool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, text: str, parameters: GenerateParameters, sink: Sink, client: str = "") -> None:
+    def submit(
+        self,
+        text: str,
+        parameters: GenerateParameters,
+        sink: Sink,
+        client: str = "",
+        place: Reservation | None = None,
+    ) -> None:
         """Queue a request; its text goes to `sink`.
 
         Args:
             client: whose it is; "" is all who have no name.
+            place: of `admission`, where it has one already; given back when the request has ended.
 
         Raises:
             InputError: the prompt is too long or empty, or a parameter does not fit this model.
@@ -163,10 +181,11 @@ class EnginePool:
             if self._closed or all(process.process.poll() is not None for process in self._processes):
                 raise EngineLost("the text engine has ended")
             try:
+                place = place or self.admission.reserve(client)
                 self._places.acquire(client, parameters.n)
             except Unavailable as full:
                 raise QueueFull(str(full)) from None
-            request = _Request(sink, task, deque(task.indices), parameters.n)
+            request = _Request(sink, task, deque(task.indices), parameters.n, place.transfer())
             self._live[request] = None
             self._waiting.setdefault(client, []).append(request)
             self._dispatch()
@@ -277,6 +296,7 @@ class EnginePool:
         """Nothing will be heard of a request any more; the lock is held."""
         if self._live.pop(request, request) is None:
             self._places.release(request.task.client, request.left)
+            request.place.release()
 
     # The pool's own threads.
 

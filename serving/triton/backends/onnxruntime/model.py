@@ -15,7 +15,9 @@ import numpy as np
 import onnxruntime as ort
 
 from reverie.errors import InputError
-from serving.python_backend.request import Outputs, Request, UnaryModel
+from serving.python_backend.base import UnaryModel
+from serving.python_backend.request import InferenceRequest
+from serving.python_backend.response import Outputs
 from serving.triton.graph_inputs import Feeds, GraphInputs, Samples
 
 MAX_ELEMENTS = 16_000_000
@@ -30,7 +32,7 @@ class TritonPythonModel(UnaryModel):
 
     def limits(self) -> tuple[int, int]:
         policy = self.config.get("dynamic_batching", {}).get("default_queue_policy", {})
-        return 1, self._setting("max_waiting", int(policy.get("max_queue_size", 0)) or self.max_waiting)
+        return 1, self.setting("max_waiting", int(policy.get("max_queue_size", 0)) or self.max_waiting)
 
     def setup(self) -> None:
         args, file = self.args, self.config["default_model_filename"] or "model.onnx"
@@ -38,9 +40,9 @@ class TritonPythonModel(UnaryModel):
         self.session = ort.InferenceSession(str(path), self._options(), providers=_providers(args))
         self.inputs = GraphInputs(self.session.get_inputs(), Samples.read(path.parent, self.config))
         self.outputs = [o["name"] for o in self.config["output"]]
-        self.max_elements = self._setting("max_input_elements", MAX_ELEMENTS)
+        self.max_elements = self.setting("max_input_elements", MAX_ELEMENTS)
 
-    def answer(self, request: Request) -> Outputs:
+    def answer(self, request: InferenceRequest) -> Outputs:
         feeds = {known.name: request.array(known.name) for known in self.inputs.inputs}
         self._check_elements(feeds)
         self.inputs.check(feeds)
@@ -61,7 +63,7 @@ class TritonPythonModel(UnaryModel):
 
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._setting("intra_op_thread_count", 0)
+        options.intra_op_num_threads = self.setting("intra_op_thread_count", 0)
         # Pictures have many shapes; the second of a shape, with its pattern, takes half as much memory again.
         options.enable_mem_pattern = False
         # Spinning threads take the processor from the other models of a small machine.

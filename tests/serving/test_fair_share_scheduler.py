@@ -22,168 +22,168 @@ def record(step: int, image: np.ndarray | None = None, frame: int = 0) -> Progre
 
 
 def test_a_short_job_ends_while_a_long_one_goes_on():
-    turnstile, order = FairShareScheduler(turn_seconds=0.001), []
+    scheduler, order = FairShareScheduler(turn_seconds=0.001), []
 
     def short() -> None:
-        with turnstile.job() as turn:
+        with scheduler.job() as slot:
             for _ in range(3):
                 order.append("short")
-                turn.yield_slot()
+                slot.yield_slot()
 
     thread = threading.Thread(target=short, daemon=True)
-    with turnstile.job() as turn:
+    with scheduler.job() as slot:
         thread.start()
         while thread.is_alive():
             order.append("long")
-            turn.yield_slot()
+            slot.yield_slot()
     assert order.count("short") == 3
 
 
-def waiting(turnstile: FairShareScheduler, used: dict[str, tuple[float, ...]]) -> list[Slot]:
+def waiting(scheduler: FairShareScheduler, used: dict[str, tuple[float, ...]]) -> list[Slot]:
     """Jobs of clients that have had so many seconds each."""
-    made = [Slot(turnstile, client) for client, jobs in used.items() for _ in jobs]
-    for turn, turn.used in zip(made, itertools.chain(*used.values()), strict=True):
-        turnstile._jobs.append(turn)
-        turnstile._waiting.append(turn)
-    turnstile._used = {client: sum(jobs) for client, jobs in used.items()}
+    made = [Slot(scheduler, client) for client, jobs in used.items() for _ in jobs]
+    for slot, slot.used in zip(made, itertools.chain(*used.values()), strict=True):
+        scheduler._jobs.append(slot)
+        scheduler._waiting.append(slot)
+    scheduler._used = {client: sum(jobs) for client, jobs in used.items()}
     return made
 
 
 def test_the_job_that_has_had_the_least_time_goes_next():
-    turnstile = FairShareScheduler()
-    jobs = waiting(turnstile, {"": (3.0, 1.0, 2.0)})
-    assert turnstile._next() is jobs[1]
+    scheduler = FairShareScheduler()
+    jobs = waiting(scheduler, {"": (3.0, 1.0, 2.0)})
+    assert scheduler._next() is jobs[1]
 
 
 def test_the_client_that_has_had_the_least_time_goes_next_however_many_jobs_it_has():
-    turnstile = FairShareScheduler()
-    *_, lone = waiting(turnstile, {"greedy": (1.0,) * 6, "lone": (5.0,)})
-    assert turnstile._next() is lone
+    scheduler = FairShareScheduler()
+    *_, lone = waiting(scheduler, {"greedy": (1.0,) * 6, "lone": (5.0,)})
+    assert scheduler._next() is lone
 
 
 @pytest.mark.parametrize("client", ["", "another"])
 def test_a_newcomer_starts_level_with_those_that_are_there(client):
-    turnstile = FairShareScheduler()
-    waiting(turnstile, {"": (100.0,)})
-    newcomer = Slot(turnstile, client)
-    turnstile._join(newcomer)
+    scheduler = FairShareScheduler()
+    waiting(scheduler, {"": (100.0,)})
+    newcomer = Slot(scheduler, client)
+    scheduler._join(newcomer)
     assert newcomer.used == (0.0 if client else 100.0)
-    assert turnstile._used[client] == (100.0 - CREDIT_TURNS * TURN_SECONDS if client else 100.0)
+    assert scheduler._used[client] == (100.0 - CREDIT_TURNS * TURN_SECONDS if client else 100.0)
 
 
 def test_the_beginning_of_a_job_counts_less_than_the_rest():
-    turnstile = FairShareScheduler(turn_seconds=1.0)
-    (turn,) = waiting(turnstile, {"": (0.0,)})
-    turnstile._charge(turn, 20.0)
-    assert turnstile._used == {"": pytest.approx(20.0 * SHORT_RATE)}
-    turnstile._charge(turn, 5.0)
-    assert turnstile._used == {"": pytest.approx(20.0 * SHORT_RATE + 5.0)}
+    scheduler = FairShareScheduler(turn_seconds=1.0)
+    (slot,) = waiting(scheduler, {"": (0.0,)})
+    scheduler._charge(slot, 20.0)
+    assert scheduler._used == {"": pytest.approx(20.0 * SHORT_RATE)}
+    scheduler._charge(slot, 5.0)
+    assert scheduler._used == {"": pytest.approx(20.0 * SHORT_RATE + 5.0)}
 
 
 def test_a_client_that_comes_back_has_not_had_less_than_it_had():
-    turnstile = FairShareScheduler()
-    waiting(turnstile, {"": (100.0,)})
-    turnstile._used |= {"back": 99.9, "long ago": 3.0}
-    turnstile._join(Slot(turnstile, "back"))
-    assert turnstile._used == {"": 100.0, "back": 99.9}
+    scheduler = FairShareScheduler()
+    waiting(scheduler, {"": (100.0,)})
+    scheduler._used |= {"back": 99.9, "long ago": 3.0}
+    scheduler._join(Slot(scheduler, "back"))
+    assert scheduler._used == {"": 100.0, "back": 99.9}
 
 
 def test_a_turn_is_time_and_not_a_step():
-    turnstile, steps = FairShareScheduler(turn_seconds=3600.0), []
-    with turnstile.job() as turn:
-        thread, _ = start(turnstile, lambda: steps.append("other"))
+    scheduler, steps = FairShareScheduler(turn_seconds=3600.0), []
+    with scheduler.job() as slot:
+        thread, _ = start(scheduler, lambda: steps.append("other"))
         for _ in range(100):
-            turn.yield_slot()
+            slot.yield_slot()
         assert not steps
-        turn._entered -= 3601
-        turn.used = turnstile._used[""] = 2.0
-        turn.yield_slot()
+        slot._entered -= 3601
+        slot.used = scheduler._used[""] = 2.0
+        slot.yield_slot()
         assert steps == ["other"]
     thread.join(10)
 
 
 def test_a_job_that_waits_ends_when_its_caller_leaves():
-    turnstile, left = FairShareScheduler(), threading.Event()
+    scheduler, left = FairShareScheduler(), threading.Event()
 
     def check() -> None:
         if left.is_set():
             raise Cancelled
 
-    with turnstile.job():
-        thread, raised = start(turnstile, lambda: None, check)
+    with scheduler.job():
+        thread, raised = start(scheduler, lambda: None, check)
         left.set()
         thread.join(2)
         assert [type(error) for error in raised] == [Cancelled]
-        assert turnstile._waiting == []
+        assert scheduler.waiting == 0
 
 
 def test_a_job_that_computes_learns_at_a_checkpoint_that_its_caller_has_left():
     def check() -> None:
         raise Cancelled
 
-    turnstile = FairShareScheduler()
-    with pytest.raises(Cancelled), turnstile.job("", check):
+    scheduler = FairShareScheduler()
+    with pytest.raises(Cancelled), scheduler.job("", check):
         while True:
-            turnstile.checkpoint()
+            scheduler.checkpoint()
 
 
 def test_inside_a_large_call_small_jobs_may_go_and_other_large_ones_wait():
-    turnstile, order = FairShareScheduler(turn_seconds=0.0), []
+    scheduler, order = FairShareScheduler(turn_seconds=0.0), []
 
     def large() -> None:
-        with turnstile.large_call():
+        with scheduler.large_call():
             order.append("large")
 
-    with turnstile.job("a") as turn:
-        with turnstile.large_call():
+    with scheduler.job("a") as slot:
+        with scheduler.large_call():
             others = [
-                start(turnstile, act, client=c)[0]
+                start(scheduler, act, client=c)[0]
                 for c, act in {"b": large, "c": lambda: order.append("small")}.items()
             ]
             while "small" not in order:
-                turnstile._used["a"] = 100.0
+                scheduler._used["a"] = 100.0
                 # From another thread, as TensorFlow does.
-                inside = threading.Thread(target=turnstile.checkpoint_inside, daemon=True)
+                inside = threading.Thread(target=scheduler.checkpoint_inside, daemon=True)
                 inside.start()
                 inside.join(10)
             assert order == ["small"]
-        assert turn.makes_large_calls
-        turnstile.checkpoint()
+        assert slot.makes_large_calls
+        scheduler.checkpoint()
         assert order == ["small", "large"]
     for thread in others:
         thread.join(10)
 
 
 def start(
-    turnstile: FairShareScheduler, act: Callable[[], None], check: Callable[[], None] = lambda: None, client: str = ""
+    scheduler: FairShareScheduler, act: Callable[[], None], check: Callable[[], None] = lambda: None, client: str = ""
 ) -> tuple[threading.Thread, list[BaseException]]:
     """A job in a thread of its own that waits for its turn, and what it has raised."""
     raised: list[BaseException] = []
 
     def work() -> None:
         try:
-            with turnstile.job(client, check):
+            with scheduler.job(client, check):
                 act()
         except Cancelled as error:
             raised.append(error)
 
-    thread, before = threading.Thread(target=work, daemon=True), len(turnstile._waiting)
+    thread, before = threading.Thread(target=work, daemon=True), scheduler.waiting
     thread.start()
-    while len(turnstile._waiting) == before:
+    while scheduler.waiting == before:
         time.sleep(0.001)
     return thread, raised
 
 
 def test_only_one_job_computes_at_a_time():
-    turnstile, inside, most = FairShareScheduler(), [], []
+    scheduler, inside, most = FairShareScheduler(), [], []
 
     def work() -> None:
-        with turnstile.job() as turn:
+        with scheduler.job() as slot:
             for _ in range(20):
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()
-                turn.yield_slot()
+                slot.yield_slot()
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for thread in threads:
@@ -195,12 +195,12 @@ def test_only_one_job_computes_at_a_time():
 
 
 def test_a_job_that_fails_lets_the_others_through():
-    turnstile = FairShareScheduler()
-    with pytest.raises(Cancelled), turnstile.job():
+    scheduler = FairShareScheduler()
+    with pytest.raises(Cancelled), scheduler.job():
         raise Cancelled
-    with turnstile.job():
+    with scheduler.job():
         pass
-    assert turnstile._jobs == []
+    assert scheduler.jobs == 0
 
 
 def test_messages_keep_their_order_and_all_are_sent_when_the_block_ends():
