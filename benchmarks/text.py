@@ -45,9 +45,9 @@ from language.tokenizer import load_tokenizer
 from language.vocabulary import Vocabulary
 from registry import configuration
 from serving.text.decoder import Decoder
-from serving.text.engine import Collector
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EnginePool
+from serving.text.request import Collector
 from serving.triton.server import TritonServer
 from training.language_model import train
 from training.language_model.model import LanguageModel
@@ -253,7 +253,7 @@ def engine_rates(files: Path) -> dict[str, float]:
         for seed, collector in enumerate(collectors):
             engine.submit(PROMPT, GenerateParameters(seed=seed, stream=True, **ASKED), collector)
         for collector in collectors:
-            collector.pieces()
+            collector.deltas()
 
     try:
         generate(STREAMS)

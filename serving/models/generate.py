@@ -16,9 +16,9 @@ from language.tokenizer import Tokenizer, load_tokenizer
 from serving.python_backend.base import Call, StreamingModel
 from serving.python_backend.pinned_model import PinnedModel
 from serving.python_backend.response import Responder
-from serving.text.engine import Piece, TokenLogprobs
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EnginePool
+from serving.text.request import TextDelta, TokenLogprobs
 
 READERS = 2
 """Reading a request can mean tokenizing a long prompt; another request should not wait for that."""
@@ -64,7 +64,7 @@ class _ResponseSink:
     def __init__(self, responder: Responder, tokenizer: Tokenizer):
         self._responder, self._tokenizer = responder, tokenizer
 
-    def send(self, deltas: list[Piece], last: bool) -> None:
+    def send(self, deltas: list[TextDelta], last: bool) -> None:
         if deltas:
             self._responder.send(self._response(deltas), last)
         else:
@@ -76,7 +76,7 @@ class _ResponseSink:
     def cancelled(self) -> bool:
         return self._responder.is_cancelled
 
-    def _response(self, deltas: list[Piece]) -> Any:
+    def _response(self, deltas: list[TextDelta]) -> Any:
         tensors = [
             pb_utils.Tensor("text_output", np.array([delta.text.encode() for delta in deltas], np.object_)),
             _tensor("index", tuple(delta.index for delta in deltas)),
