@@ -22,13 +22,15 @@ from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
 
 POSITIONS = 2 * PREFILL_CHUNK + 40
 TEXTS = ["A film about a café: 10/10!", "Ça va? Très bien 🎬🎬", "שלום עולם", "The plot is thin. Twice."] * 4
+TOKENIZER = BytePairs.from_texts(TEXTS, 320)
+"""Of a few tokens less; the model must not have more than it."""
 
 
 @pytest.fixture(scope="module")
 def model() -> PreNormLanguageModel:
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(1)
-    model = PreNormLanguageModel(PreNormConfig(320, POSITIONS, 32, 64, 2, 2))
+    model = PreNormLanguageModel(PreNormConfig(len(TOKENIZER), POSITIONS, 32, 64, 2, 2))
     model(np.zeros((1, 2), np.int32))
     for variable in model.variables:
         if len(variable.shape) == 2:  # as built, all tokens are alike
@@ -40,9 +42,9 @@ def model() -> PreNormLanguageModel:
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("byte_pairs")
-    rows = np.random.default_rng(0).integers(0, 320, (4, POSITIONS))
+    rows = np.random.default_rng(0).integers(0, len(TOKENIZER), (4, POSITIONS))
     variants.save(variants.graphs(model, variants.calibrate(model, rows)), path)
-    BytePairs.from_texts(TEXTS, 320).save(path)
+    TOKENIZER.save(path)
     return path
 
 
