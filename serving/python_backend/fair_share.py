@@ -37,10 +37,11 @@ class FairShareScheduler:
 
     Args:
         turn_seconds: that a job computes before it gives way.
+        clock: seconds.
     """
 
-    def __init__(self, turn_seconds: float = TURN_SECONDS) -> None:
-        self.turn_seconds = turn_seconds
+    def __init__(self, turn_seconds: float = TURN_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        self.turn_seconds, self.clock = turn_seconds, clock
         self._condition = threading.Condition()
         self._waiting: list[Slot] = []
         self._jobs: list[Slot] = []
@@ -58,6 +59,12 @@ class FairShareScheduler:
     def jobs(self) -> int:
         """Jobs that wait or compute."""
         return len(self._jobs)
+
+    @property
+    def used(self) -> dict[str, float]:
+        """Seconds that each client has had, as they count among those that are there."""
+        with self._condition:
+            return dict(self._used)
 
     @contextmanager
     def job(self, client: str = "", check: Check = lambda: None) -> Iterator[Slot]:
@@ -180,7 +187,8 @@ class Slot:
         self.used = 0.0
         self.makes_large_calls = False
         self.only_one = threading.Lock()
-        self._entered = self._charged = self._asked = time.monotonic()
+        self._entered = self._charged = scheduler.clock()
+        self._asked = time.monotonic()
 
     def yield_slot(self, must: bool = False) -> None:
         """Let another job go if this one has had its turn; returns when this one may go on.
@@ -193,7 +201,7 @@ class Slot:
         """
         self.ask()
         self.charge()
-        is_over = time.monotonic() - self._entered >= self._scheduler.turn_seconds
+        is_over = self._scheduler.clock() - self._entered >= self._scheduler.turn_seconds
         if must or (is_over and self._scheduler._is_behind(self)):
             self._scheduler._leave(self)
             self.enter()
@@ -201,7 +209,7 @@ class Slot:
     def enter(self) -> None:
         """Wait for the turn."""
         self._scheduler._enter(self)
-        self._entered = self._charged = time.monotonic()
+        self._entered = self._charged = self._scheduler.clock()
 
     def ask(self) -> None:
         """Call `check`, if it is time to."""
@@ -212,6 +220,6 @@ class Slot:
 
     def charge(self) -> None:
         """Count the time since it was counted last."""
-        now = time.monotonic()
+        now = self._scheduler.clock()
         self._scheduler._charge(self, now - self._charged)
         self._charged = now

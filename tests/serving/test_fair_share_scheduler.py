@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -39,64 +39,114 @@ def test_a_short_job_ends_while_a_long_one_goes_on():
     assert order.count("short") == 3
 
 
-def waiting(scheduler: FairShareScheduler, used: dict[str, tuple[float, ...]]) -> list[Slot]:
-    """Jobs of clients that have had so many seconds each."""
-    made = [Slot(scheduler, client) for client, jobs in used.items() for _ in jobs]
-    for slot, slot.used in zip(made, itertools.chain(*used.values()), strict=True):
-        scheduler._jobs.append(slot)
-        scheduler._waiting.append(slot)
-    scheduler._used = {client: sum(jobs) for client, jobs in used.items()}
-    return made
+class Clock:
+    """Seconds that a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, slot: Slot, seconds: float) -> None:
+        """Let a job compute."""
+        self.now += seconds
+        slot.charge()
+
+
+def run_together(jobs: list[tuple[str, float]]) -> tuple[list[int], list[dict[str, float]]]:
+    """Run jobs of 6 steps each, of these clients and so many seconds a step, which give way after each.
+
+    Returns:
+        For each step, the job that made it, and the seconds that the clients had had before it.
+    """
+    clock = Clock()
+    scheduler, made, used = FairShareScheduler(turn_seconds=0.0, clock=clock), [], []
+
+    def job(index: int, seconds: float) -> None:
+        for _ in range(6):
+            made.append(index)
+            used.append(scheduler.used)
+            clock.now += seconds
+            scheduler.checkpoint()
+
+    with scheduler.job("first"):
+        threads = [start(scheduler, partial(job, i, s), client=c)[0] for i, (c, s) in enumerate(jobs)]
+    for thread in threads:
+        thread.join(10)
+    return made, used
 
 
 def test_the_job_that_has_had_the_least_time_goes_next():
-    scheduler = FairShareScheduler()
-    jobs = waiting(scheduler, {"": (3.0, 1.0, 2.0)})
-    assert scheduler._next() is jobs[1]
+    seconds = [3.0, 1.0, 2.0]
+    made, _ = run_together([("", s) for s in seconds])
+    for step, index in enumerate(made):
+        had = [made[:step].count(job) * s for job, s in enumerate(seconds)]
+        assert had[index] == min(h for job, h in enumerate(had) if made[:step].count(job) < 6)
 
 
 def test_the_client_that_has_had_the_least_time_goes_next_however_many_jobs_it_has():
-    scheduler = FairShareScheduler()
-    *_, lone = waiting(scheduler, {"greedy": (1.0,) * 6, "lone": (5.0,)})
-    assert scheduler._next() is lone
+    clients = ["greedy"] * 4 + ["lone"]
+    made, used = run_together([(client, 1.0) for client in clients])
+    for index, had in zip(made[: made.index(4)], used, strict=False):
+        assert had[clients[index]] == min(had["greedy"], had["lone"])
+    first = [clients[index] for index in made[:12]]
+    assert first.count("lone") == 6  # of as many of the four together
 
 
 @pytest.mark.parametrize("client", ["", "another"])
 def test_a_newcomer_starts_level_with_those_that_are_there(client):
-    scheduler = FairShareScheduler()
-    waiting(scheduler, {"": (100.0,)})
-    newcomer = Slot(scheduler, client)
-    scheduler._join(newcomer)
-    assert newcomer.used == (0.0 if client else 100.0)
-    assert scheduler._used[client] == (100.0 - CREDIT_TURNS * TURN_SECONDS if client else 100.0)
+    clock = Clock()
+    scheduler = FairShareScheduler(clock=clock)
+    with scheduler.job() as slot:
+        clock.work(slot, 300.0)
+        had = scheduler.used[""]
+        thread, _ = start(scheduler, lambda: None, client=client)
+        assert scheduler.used[client] == (had - CREDIT_TURNS * TURN_SECONDS if client else had)
+    thread.join(10)
 
 
 def test_the_beginning_of_a_job_counts_less_than_the_rest():
-    scheduler = FairShareScheduler(turn_seconds=1.0)
-    (slot,) = waiting(scheduler, {"": (0.0,)})
-    scheduler._charge(slot, 20.0)
-    assert scheduler._used == {"": pytest.approx(20.0 * SHORT_RATE)}
-    scheduler._charge(slot, 5.0)
-    assert scheduler._used == {"": pytest.approx(20.0 * SHORT_RATE + 5.0)}
+    clock = Clock()
+    scheduler = FairShareScheduler(turn_seconds=1.0, clock=clock)
+    with scheduler.job() as slot:
+        clock.work(slot, 20.0)
+        assert scheduler.used == {"": pytest.approx(20.0 * SHORT_RATE)}
+        clock.work(slot, 5.0)
+        assert scheduler.used == {"": pytest.approx(20.0 * SHORT_RATE + 5.0)}
 
 
 def test_a_client_that_comes_back_has_not_had_less_than_it_had():
-    scheduler = FairShareScheduler()
-    waiting(scheduler, {"": (100.0,)})
-    scheduler._used |= {"back": 99.9, "long ago": 3.0}
-    scheduler._join(Slot(scheduler, "back"))
-    assert scheduler._used == {"": 100.0, "back": 99.9}
+    clock = Clock()
+    scheduler = FairShareScheduler(clock=clock)
+
+    def let_work(slot: Slot, client: str, seconds: float) -> None:
+        def work() -> None:
+            clock.now += seconds
+
+        thread, _ = start(scheduler, work, client=client)
+        slot.yield_slot(must=True)
+        thread.join(10)
+
+    with scheduler.job() as slot:
+        let_work(slot, "long ago", 3.0)
+        clock.work(slot, 300.0)
+        let_work(slot, "back", 2.0)
+        had = scheduler.used
+        assert set(had) == {"", "back"}
+        let_work(slot, "back", 0.0)
+        assert scheduler.used == had
 
 
 def test_a_turn_is_time_and_not_a_step():
-    scheduler, steps = FairShareScheduler(turn_seconds=3600.0), []
+    clock = Clock()
+    scheduler, steps = FairShareScheduler(turn_seconds=3600.0, clock=clock), []
     with scheduler.job() as slot:
         thread, _ = start(scheduler, lambda: steps.append("other"))
         for _ in range(100):
             slot.yield_slot()
         assert not steps
-        slot._entered -= 3601
-        slot.used = scheduler._used[""] = 2.0
+        clock.work(slot, 3601.0)
         slot.yield_slot()
         assert steps == ["other"]
     thread.join(10)
@@ -128,7 +178,8 @@ def test_a_job_that_computes_learns_at_a_checkpoint_that_its_caller_has_left():
 
 
 def test_inside_a_large_call_small_jobs_may_go_and_other_large_ones_wait():
-    scheduler, order = FairShareScheduler(turn_seconds=0.0), []
+    clock = Clock()
+    scheduler, order = FairShareScheduler(turn_seconds=0.0, clock=clock), []
 
     def large() -> None:
         with scheduler.large_call():
@@ -141,7 +192,7 @@ def test_inside_a_large_call_small_jobs_may_go_and_other_large_ones_wait():
                 for c, act in {"b": large, "c": lambda: order.append("small")}.items()
             ]
             while "small" not in order:
-                scheduler._used["a"] = 100.0
+                clock.now += 1.0
                 # From another thread, as TensorFlow does.
                 inside = threading.Thread(target=scheduler.checkpoint_inside, daemon=True)
                 inside.start()
@@ -229,7 +280,8 @@ def test_a_caller_that_is_gone_ends_the_job_at_its_next_step():
     with pytest.raises(Cancelled), BackgroundSender(send) as sender:
         sender.send(record(1))
         tried.wait(10)
-        sender._sent[0].exception(10)
+        while sender.pending:
+            time.sleep(0.001)
         sender.send(record(2))
         pytest.fail("the second step went on")
 
