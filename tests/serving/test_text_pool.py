@@ -248,6 +248,22 @@ def test_a_client_may_have_so_many_continuations_and_leaves_as_many_to_others(fo
     pool.close()
 
 
+def test_a_request_holds_the_place_that_it_came_with_until_its_text_has_ended(pool):
+    place, listener = pool.admission.reserve("client"), Listener()
+    with pytest.raises(InputError):
+        pool.submit("", GenerateParameters(), listener, "client", place)
+    assert pool.admission.taken == 1  # whoever took it can answer, and then give it back
+    for pid in pool.pids():
+        os.kill(pid, signal.SIGSTOP)
+    pool.submit("w1", GenerateParameters(max_tokens=2), listener, "client", place)
+    place.release()
+    assert pool.admission.taken == 1
+    for pid in pool.pids():
+        os.kill(pid, signal.SIGCONT)
+    assert listener.text()
+    assert pool.admission.taken == 0
+
+
 def test_closing_ends_streams_as_cancelled(folder):
     pool = EnginePool(folder, slots=1, workers=1)
     listeners = [ask(pool, max_tokens=1000, ignore_eos=True, seed=i) for i in range(3)]
