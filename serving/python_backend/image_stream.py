@@ -1,6 +1,6 @@
 """What the two iterative image models share: progress records as messages, previews and the last picture.
 
-Jobs of an instance take turns (`turns`), and all of them together give way to the models that answer at once; messages
+Jobs of an instance take turns (`fair_share`), and all of them together give way to the models that answer at once; messages
 leave from a thread of their own (`background_sender`).
 """
 

@@ -20,7 +20,7 @@ class SlotTable:
         decoder, sampler: the caches and the parameters of the slots.
         sequences: by slot; None where it is free.
         load: sequences in slots.
-        newest, position: bool and int (slots,), the newest token of each and where it stands.
+        newest, position: int (slots,), the newest token of each and where it stands.
         count: int (slots,), tokens that each has added.
         active: bool (slots,), whether its prompt is in, so that it takes part in steps.
         streams, watched: bool (slots,), whether its text is sent as it grows, and whether each token is looked at.
