@@ -214,12 +214,12 @@ def _preview_cost(content: np.ndarray, style: np.ndarray) -> dict:
 
 def _two_jobs(content: np.ndarray, style: np.ndarray) -> dict:
     """Two transfers at once, taking turns as in an instance of the model, over one after the other."""
-    turnstile = FairShareScheduler()
+    scheduler = FairShareScheduler()
 
     def job() -> None:
-        with turnstile.job() as turn:
+        with scheduler.job() as slot:
             parameters = GatysParameters(recipe="book", features="vgg19", steps=15, scales=1)
-            gatys.transfer(content, style, parameters, lambda progress: turn.yield_slot())
+            gatys.transfer(content, style, parameters, lambda progress: slot.yield_slot())
 
     def both() -> None:
         with ThreadPoolExecutor(2) as pool:

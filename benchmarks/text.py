@@ -40,14 +40,14 @@ from reverie_client import Client
 from benchmarks.timing import say
 from export.language_model import variants
 from export.language_model.export import round_to_float16, scoring_graph
-from language.sampling import BatchSampler, Sampling
+from language.sampling import BatchSampler, SamplingParameters
 from language.tokenizer import load_tokenizer
 from language.vocabulary import Vocabulary
 from registry import configuration
 from serving.text.decoder import Decoder
-from serving.text.engine import Collector
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EnginePool
+from serving.text.request import Collector
 from serving.triton.server import TritonServer
 from training.language_model import train
 from training.language_model.model import LanguageModel
@@ -254,7 +254,7 @@ def engine_rates(files: Path) -> dict[str, float]:
         for seed, collector in enumerate(collectors):
             engine.submit(PROMPT, GenerateParameters(seed=seed, stream=True, **ASKED), collector)
         for collector in collectors:
-            collector.pieces()
+            collector.deltas()
 
     try:
         generate(STREAMS)
@@ -304,7 +304,7 @@ def context_rates(files: Path) -> dict[str, dict[str, float]]:
         decoder = Decoder(files, "int8", rows, threads=0)
         sampler = BatchSampler(rows, len(load_tokenizer(files)), draws=10_000)
         for slot in range(rows):
-            sampler.start(slot, Sampling(TEMPERATURE, TOP_K, banned=(1,)), (slot,))
+            sampler.start(slot, SamplingParameters(TEMPERATURE, TOP_K, banned=(1,)), (slot,))
             decoder.prefill(slot, [2] * (decoder.positions - 1))
         for context in (1, 25, 50, 75, decoder.positions):
             tokens, positions = np.full(rows, 2), np.full(rows, context - 1)

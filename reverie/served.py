@@ -47,10 +47,10 @@ class _Served:
 
     def __init__(self, folder: Path, precision: str):
         from reverie.onnx_sessions import open_session
-        from serving.text.engine import engine_of
+        from serving.text.pool import EnginePool
 
         self._scoring = open_session(folder / "model.onnx")
-        self._engine = engine_of(folder, precision)
+        self._engine = EnginePool(folder, precision)
 
     def __enter__(self) -> _Served:
         return self
@@ -75,11 +75,11 @@ class _Served:
     def _continue_prompt(
         self, prompt: str, tokens: int, temperatures: Sequence[float], seeds: Sequence[int]
     ) -> list[str]:
-        from serving.text.engine import Collector, joined
         from serving.text.parameters import GenerateParameters
+        from serving.text.request import Collector, joined
 
         collectors = [Collector() for _ in seeds]
         for collector, temperature, seed in zip(collectors, temperatures, seeds, strict=True):
             parameters = GenerateParameters(max_tokens=tokens, temperature=temperature, seed=seed, echo=True)
             self._engine.submit(prompt, parameters, collector)
-        return [joined(collector.pieces()) for collector in collectors]
+        return [joined(collector.deltas()) for collector in collectors]

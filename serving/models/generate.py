@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,99 +13,77 @@ from reverie_client.token_text import to_text
 
 from language.sampling import Logprobs
 from language.tokenizer import Tokenizer, load_tokenizer
-from reverie.errors import Unavailable
-from serving.python_backend.admission import AdmissionController
+from serving.python_backend.base import Call, StreamingModel
 from serving.python_backend.pinned_model import PinnedModel
-from serving.python_backend.request import Request, client_of, to_stream_error
-from serving.text.engine import Piece, TokenLogprobs
+from serving.python_backend.response import Responder
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EnginePool
+from serving.text.request import TextDelta, TokenLogprobs
 
-_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+READERS = 2
+"""Reading a request can mean tokenizing a long prompt; another request should not wait for that."""
 
 
-class TritonPythonModel:
-    """Each message holds one or more pieces: `text_output`, `index`, `finish_reason`, and `logprobs` where asked.
+class TritonPythonModel(StreamingModel):
+    """Each message holds one or more deltas: `text_output`, `index`, `finish_reason`, and `logprobs` where asked.
 
-    Every request asks the same engine, whatever thread reads it.
+    A request is read by a thread of the base and then handed to the engine, whose threads send the text.
     """
 
-    def initialize(self, args: dict[str, str]) -> None:
-        settings = {k: v["string_value"] for k, v in json.loads(args["model_config"])["parameters"].items()}
-        folder = PinnedModel(args, "language_model").folder
+    def setup(self) -> None:
+        folder = PinnedModel(self.args, "language_model").folder
         self._tokenizer = load_tokenizer(folder)
+        settings = {name: value["string_value"] for name, value in self.config["parameters"].items()}
         slots, waiting, workers = (int(settings[name]) for name in ("slots", "max_waiting", "workers"))
         workers = workers or len(os.sched_getaffinity(0))
-        self._engine = EnginePool(folder, settings["precision"], workers * slots, workers)
-        self._places = AdmissionController(2 * workers * (slots + waiting))
-        # Reading a request can mean tokenizing a long prompt; another request should not wait for that.
-        self._readers = ThreadPoolExecutor(2)
+        most = workers * (slots + waiting)
+        self._engine = EnginePool(folder, settings["precision"], workers * slots, workers, max_requests=most)
+        self.admission = self._engine.admission
 
-    def execute(self, requests: list[Any]) -> None:
-        for raw in requests:
-            sender, client = raw.get_response_sender(), client_of(raw)
-            try:
-                self._places.acquire(client)
-            except Unavailable as full:
-                sender.send(pb_utils.InferenceResponse(error=to_stream_error(full)), flags=_FINAL)
-            else:
-                sink = _TritonSink(sender, self._tokenizer, partial(self._places.release, client))
-                self._readers.submit(self._submit, raw, sink)
+    def limits(self) -> tuple[int, int]:
+        return READERS, 0
+
+    def threads(self) -> int:
+        return READERS
 
     def finalize(self) -> None:
-        self._readers.shutdown(wait=True)
+        super().finalize()
         self._engine.close()
 
-    def _submit(self, raw: Any, sink: _TritonSink) -> None:
-        try:
-            request = Request(raw)
-            stops = request.texts("stop")
-            parameters = request.parameters(GenerateParameters, **({"stop": stops} if stops else {}))
-            self._engine.submit(request.text("text_input"), parameters, sink, request.client)
-        except BaseException as failure:
-            sink.fail(failure)
+    def answer_call(self, call: Call) -> None:
+        request = call.request
+        stops = request.texts("stop")
+        parameters = request.parameters(GenerateParameters, **({"stop": stops} if stops else {}))
+        sink = _ResponseSink(call.responder, self._tokenizer)
+        self._engine.submit(request.text("text_input"), parameters, sink, request.client, call.place)
 
 
-class _TritonSink:
-    """One request's way back through Triton; `on_end` is called once, after the last response.
+class _ResponseSink:
+    """Where the text of one request goes: into Triton's responses."""
 
-    Triton frees what a sender refers to once its final response is sent; a question that came later would
-    read freed memory, so both take turns.
-    """
+    def __init__(self, responder: Responder, tokenizer: Tokenizer):
+        self._responder, self._tokenizer = responder, tokenizer
 
-    def __init__(self, sender: Any, tokenizer: Tokenizer, on_end: Callable[[], None]):
-        self._sender, self._tokenizer, self._on_end = sender, tokenizer, on_end
-        self._turn = threading.Lock()
-        self._ended = False
-
-    def send(self, pieces: list[Piece], last: bool) -> None:
-        if pieces:
-            self._send(self._response(pieces), last=last)
+    def send(self, deltas: list[TextDelta], last: bool) -> None:
+        if deltas:
+            self._responder.send(self._response(deltas), last)
         else:
-            self._send(last=last)
+            self._responder.close()
 
     def fail(self, error: BaseException) -> None:
-        self._send(pb_utils.InferenceResponse(error=to_stream_error(error)), last=True)
+        self._responder.fail(error)
 
     def cancelled(self) -> bool:
-        with self._turn:
-            return not self._ended and self._sender.is_cancelled()
+        return self._responder.is_cancelled
 
-    def _send(self, *response: Any, last: bool) -> None:
-        with self._turn:
-            ends, self._ended = last and not self._ended, self._ended or last
-            self._sender.send(*response, flags=_FINAL if last else 0)
-        if ends:
-            self._on_end()
-
-    def _response(self, pieces: list[Piece]) -> Any:
+    def _response(self, deltas: list[TextDelta]) -> Any:
         tensors = [
-            pb_utils.Tensor("text_output", np.array([piece.text.encode() for piece in pieces], np.object_)),
-            _tensor("index", tuple(piece.index for piece in pieces)),
-            _tensor("finish_reason", tuple(piece.finish_reason for piece in pieces)),
+            pb_utils.Tensor("text_output", np.array([delta.text.encode() for delta in deltas], np.object_)),
+            _tensor("index", tuple(delta.index for delta in deltas)),
+            _tensor("finish_reason", tuple(delta.finish_reason for delta in deltas)),
         ]
-        if any(piece.logprobs for piece in pieces):
-            logprobs = np.array([self._logprobs(piece.logprobs) for piece in pieces], np.object_)
+        if any(delta.logprobs for delta in deltas):
+            logprobs = np.array([self._logprobs(delta.logprobs) for delta in deltas], np.object_)
             tensors.append(pb_utils.Tensor("logprobs", logprobs))
         return pb_utils.InferenceResponse(output_tensors=tensors)
 

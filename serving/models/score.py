@@ -8,9 +8,11 @@ from reverie_client.token_text import to_text
 from language.tokenizer import load_tokenizer
 from language.windows import context_windows
 from reverie.errors import InputError
+from serving.python_backend.base import UnaryModel
 from serving.python_backend.fair_share import FairShareScheduler
 from serving.python_backend.pinned_model import PinnedModel
-from serving.python_backend.request import Outputs, Request, UnaryModel
+from serving.python_backend.request import InferenceRequest
+from serving.python_backend.response import Outputs
 
 MAX_TOKENS = 4096
 _MAX_BYTES = 64 * MAX_TOKENS
@@ -27,26 +29,26 @@ class TritonPythonModel(UnaryModel):
     """
 
     def setup(self) -> None:
-        self._turnstile = FairShareScheduler(turn_seconds=0.005)
+        self._scheduler = FairShareScheduler(turn_seconds=0.005)
         self._model = PinnedModel(self.args, "language_model")
         self._tokenizer = load_tokenizer(self._model.folder)
         self._positions = _positions(self._model)
 
-    def answer(self, request: Request) -> Outputs:
+    def answer(self, request: InferenceRequest) -> Outputs:
         tokens = [*self._tokenizer.begin, *self._encode(request.text("text_input"))]
         parts = list(context_windows(len(tokens), self._positions, stride=self._positions // 2 + 1))
         if len(parts) == 1:
             return self._outputs(tokens, self._window(request.client, tokens, *parts[0]))
-        with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
+        with self._scheduler.job(request.client, request.raise_if_cancelled) as slot:
             logprobs = []
             for part in parts:
-                turn.yield_slot()
+                slot.yield_slot()
                 logprobs.append(self._window(request.client, tokens, *part))
         return self._outputs(tokens, np.concatenate(logprobs))
 
     def threads(self) -> int:
         """One for each place: those that wait for a turn must not keep a short text waiting."""
-        return self._places.total
+        return self.admission.total
 
     def _outputs(self, tokens: list[int], logprobs: np.ndarray) -> Outputs:
         return {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from imaging import images
 from serving.parameters import StreamFormat
 from serving.python_backend.image_stream import IterativeImageModel
-from serving.python_backend.request import Request, Send
+from serving.python_backend.request import InferenceRequest
+from serving.python_backend.response import Send
 from synthesis.gatys import GatysParameters, transfer
 from synthesis.stages import pixel_steps
 
@@ -20,10 +21,10 @@ class TritonPythonModel(IterativeImageModel):
     Outputs: see `serving.python_backend.image_stream.to_outputs`.
     """
 
-    def respond(self, request: Request, send: Send) -> None:
+    def respond(self, request: InferenceRequest, send: Send) -> None:
         parameters = request.parameters(StyleTransferRequest)
         parameters = parameters.model_copy(update={"max_seconds": self.seconds(parameters.max_seconds)})
-        photo, paintings = request.bytes("image"), request.files("style_image")
+        photo, paintings = request.read_bytes("image"), request.files("style_image")
         work = pixel_steps(*images.measure(photo), parameters, len(paintings))
         self.check_work(work, "size, steps, scales, style_image")
         content = images.decode_picture(photo)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from serving.python_backend.base import UnaryModel
 from serving.python_backend.pinned_model import PinnedModel
-from serving.python_backend.request import Outputs, Request, UnaryModel, byte_array
+from serving.python_backend.request import InferenceRequest
+from serving.python_backend.response import Outputs, byte_array
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
 
@@ -22,7 +24,9 @@ class TritonPythonModel(UnaryModel):
 
         self._stylist = Stylist(style.folder, network)
 
-    def answer(self, request: Request) -> Outputs:
+    def answer(self, request: InferenceRequest) -> Outputs:
         parameters = request.parameters(StylizeParameters)
-        stylized = self._stylist.stylize(request.bytes("image"), parameters, request.client, request.raise_if_cancelled)
+        stylized = self._stylist.stylize(
+            request.read_bytes("image"), parameters, request.client, request.raise_if_cancelled
+        )
         return {"stylized": byte_array(stylized)}

@@ -1,1 +1,1 @@
-"""What every Python model of Triton is made of: requests and answers, admission, fair shares, streams, pinned models."""
+"""What every Python model of Triton is made of: base, requests and responses, admission, fair shares, streams, pinned models."""

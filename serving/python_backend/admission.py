@@ -36,6 +36,11 @@ class AdmissionController:
         with self._lock:
             return self._taken.total()
 
+    def reserve(self, client: str, count: int = 1) -> Reservation:
+        """Take places, and say later which of them are free again; raises as `acquire` does."""
+        self.acquire(client, count)
+        return Reservation(self, client, count)
+
     def acquire(self, client: str, count: int = 1) -> None:
         """Take places; "" is all callers without a name.
 
@@ -60,6 +65,26 @@ class AdmissionController:
             self._taken[client] -= count
             if not self._taken[client]:
                 del self._taken[client]
+
+
+class Reservation:
+    """Places of one client that are given back once, all together or some at a time; used by one thread at a time."""
+
+    def __init__(self, admission: AdmissionController, client: str, count: int):
+        self._admission, self._client, self._count = admission, client, count
+
+    def release(self, count: int | None = None) -> None:
+        """Give back so many places, or all that are left; where none is, nothing happens."""
+        count = self._count if count is None else min(count, self._count)
+        self._count -= count
+        if count:
+            self._admission.release(self._client, count)
+
+    def transfer(self) -> Reservation:
+        """Hand all that are left to somebody else, who then gives them back."""
+        other = Reservation(self._admission, self._client, self._count)
+        self._count = 0
+        return other
 
 
 def described(client: str) -> str:

@@ -40,6 +40,11 @@ class BackgroundSender:
         if kind is None:
             self.flush()
 
+    @property
+    def pending(self) -> int:
+        """Records that are not yet sent."""
+        return sum(not sent.done() for sent in self._sent)
+
     def send(self, progress: Progress) -> None:
         """Send a record soon; raises what an earlier one failed with, `Cancelled` for example."""
         while self._sent and (self._sent[0].done() or len(self._sent) >= QUEUED_MESSAGES):

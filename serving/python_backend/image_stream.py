@@ -1,6 +1,6 @@
 """What the two iterative image models share: progress records as messages, previews and the last picture.
 
-Jobs of an instance take turns (`turns`), and all of them together give way to the models that answer at once; messages
+Jobs of an instance take turns (`fair_share`), and all of them together give way to the models that answer at once; messages
 leave from a thread of their own (`background_sender`).
 """
 
@@ -22,8 +22,10 @@ from imaging.provenance import Provenance, file_hash
 from reverie.errors import InputError
 from serving.parameters import StreamFormat
 from serving.python_backend.background_sender import BackgroundSender, encode_preview
+from serving.python_backend.base import StreamingModel
 from serving.python_backend.fair_share import FairShareScheduler
-from serving.python_backend.request import Outputs, Request, Send, StreamingModel, byte_array
+from serving.python_backend.request import InferenceRequest
+from serving.python_backend.response import Outputs, Send, byte_array
 from serving.python_backend.result_files import ResultFiles
 from synthesis import checkpoints, features
 from synthesis.progress import NotANumberError, OnProgress, Progress
@@ -54,12 +56,12 @@ class IterativeImageModel(StreamingModel):
         # A job that stands still inside a call keeps some of TensorFlow's threads, and the others need some.
         tf.config.threading.set_inter_op_parallelism_threads(_INTER_OP_THREADS)
         give_way_to_other_processes()
-        self._turnstile = FairShareScheduler()
-        checkpoints.listen(self._turnstile)
+        self._scheduler = FairShareScheduler()
+        checkpoints.listen(self._scheduler)
 
     def threads(self) -> int:
         """One for each place: all jobs take turns."""
-        return self._places.total
+        return self.admission.total
 
     def seconds(self, asked: float) -> float:
         """The `max_seconds` of a job that asks for so many, or for none (0).
@@ -67,7 +69,7 @@ class IterativeImageModel(StreamingModel):
         Raises:
             InputError: it asks for more than jobs get here.
         """
-        limit = self._setting("max_seconds", self.max_seconds)
+        limit = self.setting("max_seconds", self.max_seconds)
         if asked > limit:
             raise InputError(f"max_seconds: {asked:g}; accepted by this server: 0 to {limit}; 0 takes {limit}")
         return asked or limit
@@ -81,7 +83,7 @@ class IterativeImageModel(StreamingModel):
         Raises:
             InputError: with what the job would be, and what is accepted.
         """
-        limit = self._setting("max_pixel_steps", self.max_pixel_steps)
+        limit = self.setting("max_pixel_steps", self.max_pixel_steps)
         if pixel_steps > limit:
             raise InputError(
                 f"{parameters}: together {pixel_steps:.3g} pixel steps (each step times the pixels of its size); accepted by "
@@ -94,7 +96,7 @@ class IterativeImageModel(StreamingModel):
         parameters: StreamFormat,
         extractor: str,
         photo: images.Picture,
-        request: Request,
+        request: InferenceRequest,
         send: Send,
         zoom: float = 1.0,
     ) -> None:
@@ -108,9 +110,9 @@ class IterativeImageModel(StreamingModel):
         """
         packet = self._provenance(parameters, extractor).packet() if parameters.provenance else b""
         files = ResultFiles(photo.alpha, photo.icc_profile, packet, zoom)
-        with self._turnstile.job(request.client, request.raise_if_cancelled) as turn:
+        with self._scheduler.job(request.client, request.raise_if_cancelled) as slot:
             try:
-                stream_pictures(optimize, parameters, send, turn.yield_slot, files)
+                stream_pictures(optimize, parameters, send, slot.yield_slot, files)
             except tf.errors.OpError:
                 request.raise_if_cancelled()  # TensorFlow hides what a checkpoint inside a call has raised.
                 raise

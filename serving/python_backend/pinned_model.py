@@ -15,9 +15,8 @@ import triton_python_backend_utils as pb_utils
 from reverie_client import headers
 from reverie_client.labels import CANARY, Labels
 
-from reverie.errors import InputError
+from reverie.errors import InputError, Unavailable
 from serving.python_backend import shared_memory
-from serving.python_backend.request import Unavailable
 
 _COMPANIONS = ("styles.json", "vocabulary.txt", "tokenizer.json")
 """Files that callers read beside the graph; a canary must have the same."""

@@ -23,8 +23,8 @@ class Decoder:
     """Caches for `slots` sequences, and one step of all of them.
 
     Args:
-        folder: a version of `language_model`, with `decode_<variant>.onnx` and `prefill_<variant>.onnx`.
-        variant: "int8", "float16" or "float32".
+        folder: a version of `language_model`, with `decode_<precision>.onnx` and `prefill_<precision>.onnx`.
+        precision: "int8", "float16" or "float32".
         slots: sequences at most.
         threads: that a step uses; 0 for one a core.
         alone_threads: that the step of a lone sequence may use; 0 for one a core.
@@ -34,13 +34,15 @@ class Decoder:
         width: columns of the logits, padding included.
     """
 
-    def __init__(self, folder: Path, variant: str = "int8", slots: int = 32, threads: int = 1, alone_threads: int = 0):
+    def __init__(
+        self, folder: Path, precision: str = "int8", slots: int = 32, threads: int = 1, alone_threads: int = 0
+    ):
         self.slots = slots
-        self._decode = _session(folder / f"decode_{variant}.onnx", threads)
+        self._decode = _session(folder / f"decode_{precision}.onnx", threads)
         self._alone = (
-            self._decode if alone_threads == threads else _session(folder / f"decode_{variant}.onnx", alone_threads)
+            self._decode if alone_threads == threads else _session(folder / f"decode_{precision}.onnx", alone_threads)
         )
-        self._prefill = _session(folder / f"prefill_{variant}.onnx", threads)
+        self._prefill = _session(folder / f"prefill_{precision}.onnx", threads)
         self._caches = {
             i.name.removeprefix("past/"): np.zeros((slots, *i.shape[1:]), _DTYPES[i.type])
             for i in self._decode.get_inputs()

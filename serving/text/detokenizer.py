@@ -20,7 +20,7 @@ class IncrementalDetokenizer:
 
     def __init__(self, stops: Sequence[str] = ()):
         self.stopped = False
-        self._stops = [_StopString(stop) for stop in stops]
+        self._stops = [StopString(stop) for stop in stops]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
 
@@ -53,7 +53,7 @@ class IncrementalDetokenizer:
         return None
 
 
-class _StopString:
+class StopString:
     """A stop string, and how much of it the text so far ends with (Knuth, Morris & Pratt 1977).
 
     Each character of the text costs the same, however long the string is.

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from language.sampling import Sampling
+from language.sampling import SamplingParameters
 from serving.parameters import from_json, markdown_table
 
 MAX_STOPS = 16
@@ -114,7 +114,7 @@ class GenerateParameters(BaseModel):
             )
         return self
 
-    def sampling(self, banned: tuple[int, ...], end: int) -> Sampling:
+    def sampling(self, banned: tuple[int, ...], end: int) -> SamplingParameters:
         """The part that chooses tokens.
 
         Args:
@@ -122,7 +122,7 @@ class GenerateParameters(BaseModel):
             end: the token that ends a text.
         """
         never = tuple(token for token in banned if token not in self.logit_bias)
-        return Sampling(
+        return SamplingParameters(
             temperature=self.temperature,
             top_k=max(self.top_k, 0),
             top_p=self.top_p,

@@ -22,6 +22,11 @@ class StepShares:
         self._used: dict[str, float] = {}
         self._level = 0.0
 
+    @property
+    def remembered(self) -> int:
+        """Clients whose time is known."""
+        return len(self._used)
+
     def riders(self, texts: Mapping[str, int]) -> set[str]:
         """The clients that take part in the next step; at least one.
 

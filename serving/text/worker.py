@@ -2,40 +2,24 @@
 
     python -m serving.text.worker CONNECTION_FD LOAD_FD FOLDER PRECISION SLOTS SLOTS_OF_ONE_CLIENT
 
-Takes `("task", number, Task)` and `("cancel", number)`; answers `("ready",)` or `("failed", why)` first, then
-`(number, pieces, last)` or `(number, error)`. It ends when the other end of the connection does.
+Takes `("task", number, Task)` and `("cancel", number)`; answers `("ready",)` or `("failed", why)` first, then lists of
+`Update`. It ends when the other end of the connection does.
 """
 
 from __future__ import annotations
 
 import mmap
+import queue
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from language.tokenizer import load_tokenizer
 from serving.text.decoder import Decoder
-from serving.text.engine import Piece, Request, Task, TextEngine
-
-
-class _PipeSink:
-    """Sends a request's pieces back; whether its caller is there, the pool asks."""
-
-    def __init__(self, connection: Connection, number: int, requests: dict[int, Request]):
-        self._connection, self._number, self._requests = connection, number, requests
-
-    def send(self, pieces: list[Piece], last: bool) -> None:
-        if last:
-            self._requests.pop(self._number, None)
-        self._connection.send((self._number, pieces, last))
-
-    def fail(self, error: BaseException) -> None:
-        self._requests.pop(self._number, None)
-        self._connection.send((self._number, RuntimeError(f"{type(error).__name__}: {error}")))
-
-    def cancelled(self) -> bool:
-        return False
+from serving.text.engine import TextEngine
+from serving.text.request import Update
 
 
 def main() -> None:
@@ -50,37 +34,65 @@ def main() -> None:
     except Exception as error:
         connection.send(("failed", f"{type(error).__name__}: {error}"))
         return
-    engine = TextEngine([decoder], tokenizer, sys.maxsize, lambda: load[0], int(of_one))
+    engine = TextEngine(decoder, tokenizer, lambda: load[0], int(of_one))
     connection.send(("ready",))
     serve(connection, engine)
-    engine.close()
 
 
 def serve(connection: Connection, engine: TextEngine) -> None:
-    """Do what the pool says until it has gone."""
-    requests: dict[int, Request] = {}
+    """Do what the pool says until it has gone.
+
+    A thread of its own receives: the pool must never have to wait for a step, or for what this process says of it.
+    """
+    inbox: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    while (refused := _obey(engine, inbox)) is not None:
+        updates = [_portable(update) for update in (*refused, *engine.step())]
+        if updates:
+            try:
+                connection.send(updates)
+            except OSError:
+                return
+
+
+def _receive(connection: Connection, inbox: queue.SimpleQueue) -> None:
+    try:
+        while True:
+            inbox.put(connection.recv())
+    except (EOFError, OSError):
+        inbox.put(None)
+
+
+def _obey(engine: TextEngine, inbox: queue.SimpleQueue) -> list[Update] | None:
+    """Do what the pool has said, and wait for it while there is nothing else to do; None once it has gone.
+
+    Returns:
+        What could not be begun, each with its error.
+    """
+    refused: list[Update] = []
     while True:
         try:
-            kind, number, *rest = connection.recv()
-        except (EOFError, OSError):
-            return
+            message = inbox.get(block=engine.is_idle and not refused)
+        except queue.Empty:
+            return refused
+        if message is None:
+            return None
+        kind, number, *rest = message
         if kind == "cancel":
-            cancelled = requests.get(number)
-            if cancelled is not None:
-                engine.cancel(cancelled)
-        else:
-            _begin(engine, rest[0], number, _PipeSink(connection, number, requests), requests)
+            engine.cancel(number)
+            continue
+        try:
+            engine.add(number, rest[0])
+        except Exception as error:  # this task's, and no reason to end the others'
+            refused.append((number, error, True))
 
 
-def _begin(engine: TextEngine, task: Task, number: int, sink: _PipeSink, requests: dict[int, Request]) -> None:
-    try:
-        request = engine.enqueue(task, sink)
-    except Exception as error:  # this task's, and no reason to end the others'
-        sink.fail(error)
-        return
-    with engine.work:  # it may have ended already
-        if not request.closed:
-            requests[number] = request
+def _portable(update: Update) -> Update:
+    """An update that the pool can read: not every error survives the way."""
+    number, content, last = update
+    if isinstance(content, BaseException):
+        return number, RuntimeError(f"{type(content).__name__}: {content}"), last
+    return update
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from language.sampling import FINE_GROUP, BatchSampler, Sampling, log_probabilities, sample
+from language.sampling import FINE_GROUP, BatchSampler, SamplingParameters, log_probabilities, padded_width, sample
+from language.sampling.distribution import draw_among, draw_by_groups
 
 
-def reference(logits: np.ndarray, sampling: Sampling, prompt: list[int], text: list[int]) -> np.ndarray:
+def reference(logits: np.ndarray, sampling: SamplingParameters, prompt: list[int], text: list[int]) -> np.ndarray:
     """Probabilities (vocabulary,) by the definitions, in float64."""
     x = logits.astype(np.float64)
     for token, bias in sampling.logit_bias.items():
@@ -32,8 +33,8 @@ def reference(logits: np.ndarray, sampling: Sampling, prompt: list[int], text: l
     return weights / weights.sum()
 
 
-def random_sampling(rng: np.random.Generator) -> Sampling:
-    return Sampling(
+def random_sampling(rng: np.random.Generator) -> SamplingParameters:
+    return SamplingParameters(
         temperature=rng.choice([0, 0.3, 0.7, 1, 1.5]),
         top_k=int(rng.choice([0, 1, 5, 40, 100, 500, 3000])),
         top_p=rng.choice([1, 0.9, 0.5, 0.1]),
@@ -79,7 +80,7 @@ def test_random_parameters_choose_what_the_definitions_say(size):
 def test_a_row_gets_the_same_tokens_alone_in_a_batch_and_after_a_move():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(6, 9, 500)).astype(np.float32)
-    wanted = Sampling(temperature=0.8, top_k=30, repetition_penalty=1.2)
+    wanted = SamplingParameters(temperature=0.8, top_k=30, repetition_penalty=1.2)
 
     def run(rows: int, slot: int, target: int) -> list[int]:
         sampler = BatchSampler(9, 500, draws=10)
@@ -107,7 +108,7 @@ def test_maxima_from_the_model_change_nothing():
     for given_maxima in (False, True):
         sampler = BatchSampler(4, 1000, draws=2)
         for slot in range(4):
-            sampler.start(slot, Sampling(top_k=20, banned=(1,)), (slot,))
+            sampler.start(slot, SamplingParameters(top_k=20, banned=(1,)), (slot,))
         logits = buffer(sampler, np.random.default_rng(3).normal(size=(4, 1000)).astype(np.float32))
         maxima = logits.reshape(4, -1, FINE_GROUP).max(axis=2) if given_maxima else None
         tokens.append(sampler.choose(logits, maxima).tolist())
@@ -121,7 +122,7 @@ def test_greedy_takes_the_first_of_the_likeliest_and_leaves_its_neighbors_alone(
     for greedy in (True, False):
         sampler = BatchSampler(3, 200, draws=1)
         for slot in range(3):
-            sampler.start(slot, Sampling(temperature=0 if greedy and slot == 1 else 1.0), (slot,))
+            sampler.start(slot, SamplingParameters(temperature=0 if greedy and slot == 1 else 1.0), (slot,))
         chosen.append(sampler.choose(buffer(sampler, logits)).tolist())
     assert chosen[0][1] == 50
     assert [chosen[0][0], chosen[0][2]] == [chosen[1][0], chosen[1][2]]
@@ -147,14 +148,13 @@ def test_neither_a_banned_token_nor_one_outside_top_k_is_chosen(seed, top_k, ban
     assert (allowed > allowed[token]).sum() < top_k
 
 
-def test_the_largest_possible_draw_chooses_a_token_that_has_weight():
-    for top_k in (0, 3):
-        sampler = BatchSampler(1, 300, draws=1)
-        sampler.start(0, Sampling(top_k=top_k), (0,))
-        sampler._uniforms[0] = np.nextafter(1.0, 0.0)
-        logits = np.full((1, 300), -500.0, np.float32)
-        logits[0, [10, 20, 30]] = 1.0
-        assert sampler.choose(buffer(sampler, logits))[0] == 30
+@pytest.mark.parametrize("draw", [np.nextafter(1.0, 0.0), 1.0])
+def test_the_largest_possible_draw_chooses_a_token_that_has_weight(draw):
+    draws = np.array([draw])
+    weights = np.zeros((1, padded_width(300)), np.float32)
+    weights[0, [10, 20, 30]] = 1.0
+    assert draw_by_groups(weights, draws) == 30
+    assert draw_among(np.array([[10, 20, 30, 0]]), np.array([[1.0, 1.0, 1.0, 0.0]]), draws) == 30
 
 
 def test_log_probabilities_are_those_of_the_model():
@@ -167,7 +167,7 @@ def test_log_probabilities_are_those_of_the_model():
 
 def test_a_seed_means_the_same_tokens_in_every_release():
     sampler = BatchSampler(1, 1000, draws=8)
-    sampler.start(0, Sampling(), (7, 0))
+    sampler.start(0, SamplingParameters(), (7, 0))
     logits = np.zeros((1, 1000), np.float32)
     uniforms = np.random.Generator(np.random.Philox(np.random.SeedSequence((7, 0)))).random(8)
     tokens = [int(sampler.choose(buffer(sampler, logits))[0]) for _ in range(8)]

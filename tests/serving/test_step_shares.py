@@ -64,4 +64,4 @@ def test_what_is_remembered_of_clients_that_have_gone_is_bounded():
     shares = StepShares()
     for number in range(1000):
         run(shares, {"a": 16, f"client {number}": 1}, 0.05)
-    assert len(shares._used) < 10
+    assert shares.remembered < 10

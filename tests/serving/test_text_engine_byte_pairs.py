@@ -15,19 +15,22 @@ from language.byte_pairs import BytePairs
 from language.tokenizer import Tokenizer, load_tokenizer
 from reverie.errors import InputError
 from serving.text.decoder import PREFILL_CHUNK
-from serving.text.engine import TextEngine, TokenLogprobs, engine_of, joined
-from tests.serving.test_text_engine import ask
+from serving.text.pool import EnginePool
+from serving.text.request import TokenLogprobs, joined
+from tests.serving.text_engines import SteppedEngine, ask
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
 
 POSITIONS = 2 * PREFILL_CHUNK + 40
 TEXTS = ["A film about a café: 10/10!", "Ça va? Très bien 🎬🎬", "שלום עולם", "The plot is thin. Twice."] * 4
+TOKENIZER = BytePairs.from_texts(TEXTS, 320)
+"""Of a few tokens less; the model must not have more than it."""
 
 
 @pytest.fixture(scope="module")
 def model() -> PreNormLanguageModel:
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(1)
-    model = PreNormLanguageModel(PreNormConfig(320, POSITIONS, 32, 64, 2, 2))
+    model = PreNormLanguageModel(PreNormConfig(len(TOKENIZER), POSITIONS, 32, 64, 2, 2))
     model(np.zeros((1, 2), np.int32))
     for variable in model.variables:
         if len(variable.shape) == 2:  # as built, all tokens are alike
@@ -39,15 +42,15 @@ def model() -> PreNormLanguageModel:
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("byte_pairs")
-    rows = np.random.default_rng(0).integers(0, 320, (4, POSITIONS))
+    rows = np.random.default_rng(0).integers(0, len(TOKENIZER), (4, POSITIONS))
     variants.save(variants.graphs(model, variants.calibrate(model, rows)), path)
-    BytePairs.from_texts(TEXTS, 320).save(path)
+    TOKENIZER.save(path)
     return path
 
 
-@pytest.fixture
-def engine(folder) -> Iterator[TextEngine]:
-    running = engine_of(folder, "float32", slots=8, workers=2)
+@pytest.fixture(scope="module")
+def engine(folder) -> Iterator[EnginePool]:
+    running = EnginePool(folder, "float32", slots=8, workers=2)
     yield running
     running.close()
 
@@ -71,19 +74,15 @@ def test_prompts_shorter_and_longer_than_a_chunk_continue_as_keras_says(model, f
 
 def test_continuations_share_one_prefill_and_are_those_of_separate_ones(folder):
     def continuations(slots: int) -> tuple[list[str], int]:
-        engine = engine_of(folder, "float32", slots=slots, workers=1)
-        decoder = engine._workers[0].decoder
-        prefill, calls = decoder.prefill, []
+        engine, calls = SteppedEngine(folder, slots, "float32"), []
+        prefill = engine.decoder.prefill
 
         def counted(*arguments):
             calls.append(arguments)
             return prefill(*arguments)
 
-        decoder.prefill = counted  # type: ignore[method-assign]
-        listener = ask(engine, "The plot is", n=5, seed=4, max_tokens=10, ignore_eos=True)
-        listener.text()
-        engine.close()
-        return [piece.text for piece in listener.pieces], len(calls)
+        engine.decoder.prefill = counted  # type: ignore[method-assign]
+        return engine.ask("The plot is", n=5, seed=4, max_tokens=10, ignore_eos=True).texts(), len(calls)
 
     shared, once = continuations(slots=5)
     separate, each = continuations(slots=1)
@@ -98,7 +97,7 @@ def test_a_stream_never_splits_a_character_and_is_the_whole_text(engine, prompt)
     streamed, whole = ask(engine, prompt, stream=True, **asked), ask(engine, prompt, **asked)
     assert streamed.text() == whole.text()
     assert whole.text().startswith(prompt)
-    assert len(streamed.pieces) > 1
+    assert len(streamed.deltas) > 1
 
 
 def shown(tokenizer: Tokenizer, tokens: Iterable[TokenLogprobs]) -> bytes:
@@ -116,11 +115,11 @@ def test_log_probabilities_cover_the_text_wherever_a_stop_string_cuts_it(folder,
     for stop, listener in zip(stops, listeners, strict=True):
         text = listener.text()
         assert text == whole[: whole.index(stop)]
-        covered = [shown(tokenizer, piece.logprobs) for piece in listener.pieces]
+        covered = [shown(tokenizer, delta.logprobs) for delta in listener.deltas]
         assert b"".join(covered).decode("utf-8", "replace") == text
-        # No piece has tokens of a text that is not yet shown.
+        # No delta has tokens of a text that is not yet shown.
         for i in range(len(covered)):
-            assert len(b"".join(covered[:i]).decode("utf-8", "replace")) <= len(joined(listener.pieces[:i]))
+            assert len(b"".join(covered[:i]).decode("utf-8", "replace")) <= len(joined(listener.deltas[:i]))
 
 
 @pytest.mark.parametrize(("prompt", "n"), [("", 1), ("A", 1), ("The plot: a café! 🎬 " * 9, 3)])
@@ -131,12 +130,12 @@ def test_an_echoed_prompt_has_the_log_probabilities_that_keras_gives_it(model, f
     others = [ask(engine, "The plot", seed=i, max_tokens=60, ignore_eos=True) for i in range(3)]
     echoed, plain = (ask(engine, prompt, **asked, **more) for more in ({"echo": True, "logprobs": 2}, {}))
     assert plain.text()
-    assert echoed.text() == "".join(prompt + piece.text for piece in plain.pieces)
+    assert echoed.text() == "".join(prompt + delta.text for delta in plain.deltas)
     assert all(other.text() for other in others)
     expected = keras.ops.convert_to_numpy(keras.ops.log_softmax(model(np.array([ids], np.int32))[0]))
-    for piece in echoed.pieces:
-        assert shown(tokenizer, piece.logprobs).decode("utf-8", "replace") == piece.text
-        of_prompt = piece.logprobs[: len(ids) - 1]
+    for delta in echoed.deltas:
+        assert shown(tokenizer, delta.logprobs).decode("utf-8", "replace") == delta.text
+        of_prompt = delta.logprobs[: len(ids) - 1]
         assert [t.token for t in of_prompt] == ids[1:]
         assert [t.logprobs for t in of_prompt[:1]] == [None] * bool(prompt)
         for place, entry in enumerate(of_prompt[1:], 1):
@@ -160,9 +159,9 @@ def test_of_a_truncated_prompt_that_is_echoed_what_the_model_did_not_see_has_no_
     tokenizer, prompt = load_tokenizer(folder), "The plot is thin. Twice. " * 20
     listener = ask(engine, prompt, truncate=5, echo=True, logprobs=0, seed=1, max_tokens=3, ignore_eos=True)
     assert listener.text().startswith(prompt)
-    (piece,) = listener.pieces
-    assert shown(tokenizer, piece.logprobs).decode("utf-8", "replace") == piece.text
-    nulls = [t.logprobs is None for t in piece.logprobs]
+    (delta,) = listener.deltas
+    assert shown(tokenizer, delta.logprobs).decode("utf-8", "replace") == delta.text
+    nulls = [t.logprobs is None for t in delta.logprobs]
     assert nulls == [True] * (len(nulls) - 7) + [False] * 7
     with pytest.raises(InputError, match="at most 100000"):
         ask(engine, "a" * 100_001, truncate=5, echo=True, logprobs=0)

@@ -16,7 +16,9 @@ import onnxruntime as ort
 
 from reverie.errors import InputError
 from reverie.onnx_sessions import open_session
-from serving.python_backend.request import Outputs, Request, UnaryModel
+from serving.python_backend.base import UnaryModel
+from serving.python_backend.request import InferenceRequest
+from serving.python_backend.response import Outputs
 from serving.triton.graph_inputs import Feeds, GraphInputs, Samples
 
 MAX_ELEMENTS = 16_000_000
@@ -31,7 +33,7 @@ class TritonPythonModel(UnaryModel):
 
     def limits(self) -> tuple[int, int]:
         policy = self.config.get("dynamic_batching", {}).get("default_queue_policy", {})
-        return 1, self._setting("max_waiting", int(policy.get("max_queue_size", 0)) or self.max_waiting)
+        return 1, self.setting("max_waiting", int(policy.get("max_queue_size", 0)) or self.max_waiting)
 
     def setup(self) -> None:
         args, file = self.args, self.config["default_model_filename"] or "model.onnx"
@@ -39,15 +41,15 @@ class TritonPythonModel(UnaryModel):
         self.session = open_session(
             path,
             _providers(args),
-            threads=self._setting("intra_op_thread_count", 0),
+            threads=self.setting("intra_op_thread_count", 0),
             has_many_shapes=True,  # Pictures have.
             shares_machine=True,
         )
         self.inputs = GraphInputs(self.session.get_inputs(), Samples.read(path.parent, self.config))
         self.outputs = [o["name"] for o in self.config["output"]]
-        self.max_elements = self._setting("max_input_elements", MAX_ELEMENTS)
+        self.max_elements = self.setting("max_input_elements", MAX_ELEMENTS)
 
-    def answer(self, request: Request) -> Outputs:
+    def answer(self, request: InferenceRequest) -> Outputs:
         feeds = {known.name: request.array(known.name) for known in self.inputs.inputs}
         self._check_elements(feeds)
         self.inputs.check(feeds)

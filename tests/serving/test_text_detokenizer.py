@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.text.detokenizer import IncrementalDetokenizer, _StopString
+from serving.text.detokenizer import IncrementalDetokenizer, StopString
 
 
 def shown(data: bytes, cuts: list[int], stops: list[str]) -> list[str]:
@@ -48,7 +48,7 @@ def test_long_stop_strings_cost_a_character_no_more_than_short_ones():
 
         __hash__ = str.__hash__
 
-    stop = _StopString("a" * 999 + "b")
+    stop = StopString("a" * 999 + "b")
     assert not any(stop.takes(Character(character)) for character in text)
     assert compared <= 3 * len(text)
 

@@ -32,6 +32,21 @@ def test_a_request_may_take_several_places():
     places.acquire("greedy", 10)
 
 
+def test_places_are_given_back_once_and_by_who_holds_them():
+    admission = AdmissionController(10, 5)
+    first = admission.reserve("client", 4)
+    first.release(1)
+    assert admission.taken == 3
+    second = first.transfer()
+    first.release()
+    assert admission.taken == 3
+    second.release(2)
+    assert admission.taken == 1
+    second.release()
+    second.release()
+    assert admission.taken == 0
+
+
 def queued(at_once: int, *items: tuple[str, int]) -> FairQueue[int]:
     queue: FairQueue[int] = FairQueue(at_once)
     for client, item in items:
