@@ -88,6 +88,7 @@ def reverie(*arguments: str | bytes, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "reverie", *arguments], cwd=PROJECT, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["stdout", "stderr"])
 def test_output_that_cannot_be_written_is_status_1_without_a_traceback(to):
     with Path("/dev/full").open("w") as full:
@@ -100,6 +101,7 @@ def test_output_that_cannot_be_written_is_status_1_without_a_traceback(to):
         assert done.stderr in (f"error: {of}No space left on device\n" for of in ("", "standard output: "))
 
 
+@pytest.mark.slow
 def test_arguments_that_are_not_utf_8_are_refused_in_a_sentence_or_taken(tmp_path):
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
     done = reverie("generate", b"caf\xe9", "--address", "127.0.0.1:9", capture_output=True, env=environment)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from serving.triton.server import PROJECT
 from tests.loadtests.paced_server import recording_server
 
 ENDED_WHILE_CALLING = """
 import sys
+
+import pytest
 from locust.env import Environment
 import gevent
 from loadtests.users import ScoreUser
@@ -25,6 +29,7 @@ calling.kill()
 """
 
 
+@pytest.mark.slow
 def test_a_call_whose_user_is_ended_meanwhile_is_reported():
     with recording_server(seconds=1.0) as (address, texts):
         command = [sys.executable, "-c", ENDED_WHILE_CALLING, address]
