@@ -7,6 +7,8 @@ import functools
 import os
 import re
 import shutil
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +35,27 @@ PICTURES = PROJECT / "serving" / "demo" / "pictures"
 
 SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "broken"}
 """Fixtures that start a Triton."""
+
+
+def is_without_tensorflow(config: pytest.Config) -> bool:
+    """Whether tests that need it are left out, as `make test-fast` does."""
+    return "not tensorflow" in config.option.markexpr
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that have no other tests are not even imported then."""
+    if collection_path.suffix == ".py" and is_without_tensorflow(config):
+        return "\npytestmark = pytest.mark.tensorflow\n" in collection_path.read_text() or None
+    return None
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Name a file that makes the others wait for it all the same."""
+    was_there = "tensorflow" in sys.modules
+    yield
+    if is_without_tensorflow(collector.config) and not was_there and "tensorflow" in sys.modules:
+        warnings.warn(pytest.PytestWarning(f"{collector.nodeid} imports TensorFlow without the mark"), stacklevel=1)
 
 
 @pytest.hookimpl(tryfirst=True)

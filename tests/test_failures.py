@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from language.vocabulary import Vocabulary
 from reverie import cli, failures
 from reverie.errors import InputError
 from tests.conftest import PROJECT
-from training.loop import Schedule
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def test_text_that_is_not_utf_8_is_a_sentence(told):
 
 def test_a_value_that_we_refuse_is_a_sentence_and_a_fault_of_the_program_a_traceback(told, monkeypatch):
     try:
-        Schedule(0)
+        Vocabulary(["a"])
     except ValueError as error:
-        assert told(error) == (1, "error: steps is 0; accepted: 1 or more\n")
+        assert told(error) == (1, "error: a vocabulary starts with '' and '[UNK]', not with ['a']\n")
     for fault in (ValueError("no raise of ours"), TypeError("x"), KeyError("y")):
         with pytest.raises(type(fault)):
             failures.tell(fault)

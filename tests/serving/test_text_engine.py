@@ -27,6 +27,8 @@ from serving.text.parameters import GenerateParameters
 from serving.text.pool import _AHEAD, EngineLost, EnginePool
 from training.language_model.model import LanguageModel, LanguageModelConfig
 
+pytestmark = pytest.mark.tensorflow
+
 POSITIONS = 40
 
 

@@ -4,6 +4,8 @@ import tensorflow as tf
 
 from synthesis import losses
 
+pytestmark = pytest.mark.tensorflow
+
 RNG = np.random.default_rng(0)
 
 

@@ -18,6 +18,8 @@ from training.language_model import presets
 from training.language_model.train import load
 from training.runs import Run
 
+pytestmark = pytest.mark.tensorflow
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 

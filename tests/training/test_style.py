@@ -34,6 +34,8 @@ from training.style.train import (
     trainer,
 )
 
+pytestmark = pytest.mark.tensorflow
+
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
 
 
