@@ -45,8 +45,17 @@ def is_without_tensorflow(config: pytest.Config) -> bool:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Files that have no other tests are not even imported then."""
     if collection_path.suffix == ".py" and is_without_tensorflow(config):
-        return "\npytestmark = pytest.mark.tensorflow\n" in collection_path.read_text() or None
+        return imports_tensorflow(collection_path) or None
     return None
+
+
+@functools.cache
+def imports_tensorflow(file: Path) -> bool:
+    """As its text says: it has an import of it, or is marked as a whole, where what it imports does."""
+    return (
+        re.search(r"^(import|from) (keras|tensorflow)\b|^pytestmark = .*\btensorflow\b", file.read_text(), re.M)
+        is not None
+    )
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -60,11 +69,13 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a server; files that take long come first, so that no worker begins with one at the end."""
+    """Mark what uses a server or TensorFlow; files that take long come first, so that no worker begins with one at the end."""
     long: Counter[Path] = Counter()
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.service)
+        if imports_tensorflow(item.path):
+            item.add_marker(pytest.mark.tensorflow)
         long[item.path] += any(item.get_closest_marker(name) for name in ("service", "slow"))
     items.sort(key=lambda item: -long[item.path])
 

@@ -31,8 +31,6 @@ from training.style.network import StyleNetworkConfig
 from training.style.network import build as build_style
 from training.style.train import StyleTraining
 
-pytestmark = pytest.mark.tensorflow
-
 
 @pytest.fixture(scope="module", autouse=True)
 def float32():

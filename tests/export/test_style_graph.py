@@ -15,8 +15,6 @@ from training.runs import Run
 from training.style.network import PRESETS, StyleNetworkConfig, build, restyle
 from training.style.train import StyleTraining, load
 
-pytestmark = pytest.mark.tensorflow
-
 
 @pytest.fixture(scope="module", params=PRESETS)
 def network(request):

@@ -13,8 +13,6 @@ from registry.golden import RecordingError
 from serving.style.statistics import split_statistics
 from training.style.network import StyleNetworkConfig, build
 
-pytestmark = pytest.mark.tensorflow
-
 
 def pictures(count, side=48):
     """Smooth, as photographs are."""

@@ -27,8 +27,6 @@ from serving.text.parameters import GenerateParameters
 from serving.text.pool import _AHEAD, EngineLost, EnginePool
 from training.language_model.model import LanguageModel, LanguageModelConfig
 
-pytestmark = pytest.mark.tensorflow
-
 POSITIONS = 40
 
 
@@ -206,7 +204,6 @@ def test_a_caller_who_leaves_frees_the_slots_for_those_who_wait(folder):
     engine.close()
 
 
-@pytest.mark.slow
 def test_a_caller_who_leaves_the_pool_frees_its_slots(folder):
     pool = EnginePool(folder, slots=1, workers=1)
     leavers = [Listener(give_up_after=1) for _ in range(4)]
@@ -217,7 +214,6 @@ def test_a_caller_who_leaves_the_pool_frees_its_slots(folder):
     pool.close()
 
 
-@pytest.mark.slow
 def test_a_process_that_dies_fails_what_it_had_and_is_replaced(folder):
     pool = EnginePool(folder, slots=200, workers=1)
     text = ask(pool, max_tokens=5, seed=1).text()
@@ -233,7 +229,6 @@ def test_a_process_that_dies_fails_what_it_had_and_is_replaced(folder):
         ask(pool)
 
 
-@pytest.mark.slow
 def test_a_process_ends_with_its_pool(folder):
     script = f"from serving.text.pool import EnginePool; from pathlib import Path; p = EnginePool(Path({str(folder)!r}), workers=1); print(p._processes[0].process.pid, flush=True); input()"
     parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -252,7 +247,6 @@ def test_a_model_that_cannot_be_loaded_says_why(folder, tmp_path):
         EnginePool(tmp_path / "broken", workers=1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", [engine_of, EnginePool])
 def test_a_full_queue_refuses_and_everything_accepted_is_answered(folder, make):
     engine = make(folder, slots=2, workers=1, max_waiting=3)
@@ -448,7 +442,6 @@ def test_a_caller_who_cannot_be_asked_counts_as_gone_and_the_next_is_still_asked
     assert all(len(joined(listener.pieces).split()) < 5 for listener in listeners)
 
 
-@pytest.mark.slow
 def test_a_pool_goes_on_asking_after_a_caller_who_cannot_be_asked(folder):
     pool = EnginePool(folder, slots=1, workers=1)
     os.kill(pool._processes[0].process.pid, signal.SIGSTOP)
@@ -503,7 +496,6 @@ def test_a_prompt_taken_in_beside_others_steps_gives_the_same_text_as_alone(four
     assert endless.text()
 
 
-@pytest.mark.slow
 def test_nobody_waits_behind_another_s_hundred_continuations(folder):
     pool = EnginePool(folder, slots=2, workers=1)
     os.kill(pool._processes[0].process.pid, signal.SIGSTOP)  # until all are queued
@@ -525,7 +517,6 @@ def test_nobody_waits_behind_another_s_hundred_continuations(folder):
     pool.close()
 
 
-@pytest.mark.slow
 def test_one_client_has_the_slots_that_it_was_given_and_leaves_some(folder):
     pool = EnginePool(folder, slots=8, workers=2)
     for process in pool._processes:
@@ -543,7 +534,6 @@ def test_one_client_has_the_slots_that_it_was_given_and_leaves_some(folder):
     pool.close()
 
 
-@pytest.mark.slow
 def test_a_client_may_have_so_many_continuations_and_leaves_as_many_to_others(folder):
     pool = EnginePool(folder, slots=2, workers=1, max_waiting=100)
     os.kill(pool._processes[0].process.pid, signal.SIGSTOP)
@@ -558,7 +548,6 @@ def test_a_client_may_have_so_many_continuations_and_leaves_as_many_to_others(fo
     pool.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", [engine_of, EnginePool])
 def test_closing_ends_streams_as_cancelled(folder, make):
     engine = make(folder, slots=1, workers=1)

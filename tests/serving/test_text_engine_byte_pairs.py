@@ -19,8 +19,6 @@ from serving.text.engine import TextEngine, TokenLogprobs, engine_of, joined
 from tests.serving.test_text_engine import ask
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
 
-pytestmark = pytest.mark.tensorflow
-
 POSITIONS = 2 * PREFILL_CHUNK + 40
 TEXTS = ["A film about a café: 10/10!", "Ça va? Très bien 🎬🎬", "שלום עולם", "The plot is thin. Twice."] * 4
 

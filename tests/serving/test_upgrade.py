@@ -29,8 +29,6 @@ from training.runs import Run
 from training.style.network import StyleNetworkConfig
 from training.style.train import StyleTraining, train
 
-pytestmark = pytest.mark.tensorflow
-
 PROJECT = Path(__file__).resolve().parents[2]
 
 

@@ -14,8 +14,6 @@ from synthesis import checkpoints
 from synthesis.deepdream import DeepDreamParameters, dream
 from synthesis.gatys import GatysParameters, transfer
 
-pytestmark = pytest.mark.tensorflow
-
 IMAGE = np.random.default_rng(0).integers(0, 256, (120, 100, 3), np.uint8)
 DREAM = DeepDreamParameters(num_octave=1, iterations=2, max_loss=0)
 TRANSFER = GatysParameters(steps=2, scales=1, precision="float32")

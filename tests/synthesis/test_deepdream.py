@@ -15,8 +15,6 @@ from synthesis.deepdream import DeepDreamParameters, dream
 from synthesis.progress import Progress
 from tests.conftest import PICTURES
 
-pytestmark = pytest.mark.tensorflow
-
 LAYERS = {"block4_conv1": 1.0, "block5_conv1": 2.0}
 PARAMETERS = DeepDreamParameters(
     recipe="book", layers=LAYERS, features="compact", iterations=3, num_octave=2, max_loss=0

@@ -11,8 +11,6 @@ from synthesis.gatys import GatysParameters, transfer
 from synthesis.objective import Style
 from synthesis.progress import NotANumberError
 
-pytestmark = pytest.mark.tensorflow
-
 SMALL = GatysParameters(features="compact", steps=8, size=72, precision="float32")
 
 

@@ -4,8 +4,6 @@ import tensorflow as tf
 
 from synthesis import losses
 
-pytestmark = pytest.mark.tensorflow
-
 RNG = np.random.default_rng(0)
 
 

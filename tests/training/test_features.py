@@ -9,8 +9,6 @@ from training.features.train import FeaturesTraining, beginnings, disturbed, tra
 from training.loop import Schedule
 from training.photos import Photos
 
-pytestmark = pytest.mark.tensorflow
-
 
 def test_disturbed_crops_stay_pixels():
     crops = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype(np.float32)

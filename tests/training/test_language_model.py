@@ -25,8 +25,6 @@ from training.language_model.train import (
 from training.loop import Schedule, TrainingStopped
 from training.runs import Run, RunError
 
-pytestmark = pytest.mark.tensorflow
-
 TINY = LanguageModelConfig(vocabulary_size=40, positions=12, embed_dim=8, latent_dim=16, num_heads=2)
 TINY_BYTES = PreNormConfig(vocabulary_size=300, positions=16, embed_dim=16, latent_dim=32, layers=2, num_heads=2)
 TEXTS = [f"this movie was {w} and the plot was {v}" for w in ("good", "bad", "long") for v in ("thin", "fine")] * 20

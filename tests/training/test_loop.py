@@ -9,8 +9,6 @@ import pytest
 from training import loop
 from training.runs import Run, RunError
 
-pytestmark = pytest.mark.tensorflow
-
 
 def linear_model():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])

@@ -34,8 +34,6 @@ from training.style.train import (
     trainer,
 )
 
-pytestmark = pytest.mark.tensorflow
-
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
 
 

@@ -13,8 +13,6 @@ from training.style.evaluation.faces import Box, FaceDetector, kept
 from training.style.evaluation.perception import StyleStatistics, painting_statistics
 from training.style.evaluation.surface import Window
 
-pytestmark = pytest.mark.tensorflow
-
 
 def random_picture(height=96, width=112):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
