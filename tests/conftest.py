@@ -33,7 +33,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "serving" / "demo" / "pictures"
 
 
-SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "broken"}
+SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "broken", "serving"}
 """Fixtures that start a Triton."""
 
 
@@ -52,10 +52,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @functools.cache
 def imports_tensorflow(file: Path) -> bool:
     """As its text says: it has an import of it, or is marked as a whole, where what it imports does."""
-    return (
-        re.search(r"^(import|from) (keras|tensorflow)\b|^pytestmark = .*\btensorflow\b", file.read_text(), re.M)
-        is not None
-    )
+    says_so = r"^(import|from) (keras|tensorflow)\b|^pytestmark = .*\btensorflow\b"
+    return re.search(says_so, file.read_text(), re.MULTILINE) is not None
 
 
 @pytest.hookimpl(hookwrapper=True)

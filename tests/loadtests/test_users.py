@@ -12,8 +12,6 @@ from tests.loadtests.paced_server import recording_server
 
 ENDED_WHILE_CALLING = """
 import sys
-
-import pytest
 from locust.env import Environment
 import gevent
 from loadtests.users import ScoreUser
