@@ -51,9 +51,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @functools.cache
 def imports_tensorflow(file: Path) -> bool:
-    """As its text says: it has an import of it, or is marked as a whole, where what it imports does."""
-    says_so = r"^(import|from) (keras|tensorflow)\b|^pytestmark = .*\btensorflow\b"
-    return re.search(says_so, file.read_text(), re.MULTILINE) is not None
+    """As its text says, or that of a helper in `tests/`; where another module imports it, `pytestmark` is to say so."""
+    text = file.read_text()
+    if re.search(r"^(import|from) (keras|tensorflow)\b|^pytestmark = .*\btensorflow\b", text, re.MULTILINE):
+        return True
+    helpers = (
+        PROJECT / f"{name.replace('.', '/')}.py"
+        for name in re.findall(r"^from (tests[\w.]*) import", text, re.MULTILINE)
+    )
+    return any(imports_tensorflow(helper) for helper in helpers if helper.exists())
 
 
 @pytest.hookimpl(hookwrapper=True)
