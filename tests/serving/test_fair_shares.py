@@ -123,7 +123,7 @@ def test_a_small_dream_does_not_wait_for_large_ones(greedy, bystander, large, ph
 
     ask()
     alone = p95(ask, 3)
-    streams = [greedy.dream(large, size=768, tile=256, num_octave=1, iterations=1000) for _ in range(2)]
+    streams = [greedy.dream(large, size=1536, num_octave=1, iterations=500) for _ in range(2)]
     next(streams[0])  # The first step of one is done; thousands of tiles are left.
     beside = p95(ask, 3)
     for stream in streams:
@@ -132,7 +132,7 @@ def test_a_small_dream_does_not_wait_for_large_ones(greedy, bystander, large, ph
 
 
 def test_callers_who_leave_free_their_places_within_two_seconds(bystander, large, photo):
-    streams = [bystander.dream(large, size=2048, num_octave=8, iterations=20, octave_scale=1.3) for _ in range(PLACES)]
+    streams = [bystander.dream(large, size=4096, num_octave=8, iterations=20, octave_scale=1.3) for _ in range(PLACES)]
     next(streams[0])
     with pytest.raises(ReverieError, match=f"{PLACES} requests of client 'bystander'"):
         next(bystander.dream(photo))
@@ -171,7 +171,7 @@ def test_a_transfer_of_more_work_than_is_accepted_is_refused_with_both(client, l
 def test_callers_without_a_name_leave_places_to_those_who_have_one(server, bystander, large, photo):
     with Client(server.address.grpc) as nameless:
         streams = [
-            nameless.dream(large, size=2048, num_octave=8, octave_scale=1.3, iterations=20) for _ in range(PLACES)
+            nameless.dream(large, size=4096, num_octave=8, octave_scale=1.3, iterations=20) for _ in range(PLACES)
         ]
         next(streams[0])
         with pytest.raises(ReverieError, match=f"{PLACES} requests of callers without a name"):
