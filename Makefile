@@ -29,8 +29,8 @@ demo: $(VENV)/.runtime ## the main job on the shipped models; writes out/demo/in
 test: $(VENV)/.dev ## unit tests, and service tests against the embedded Triton; ARGS="-n 0 -k gatys"
 	$(PYTHON_M) pytest -n 2 $(ARGS)
 
-test-fast: $(VENV)/.dev ## what needs no server and takes no long time
-	$(PYTHON_M) pytest -n 2 -m "not service and not slow" $(ARGS)
+test-fast: $(VENV)/.dev ## what needs neither a server nor TensorFlow and takes no long time
+	$(PYTHON_M) pytest -n 2 -m "not service and not slow and not tensorflow" $(ARGS)
 
 lint: $(VENV)/.dev ## formatting, lint, types, and which room may import which
 	$(PYTHON_M) ruff format --check .

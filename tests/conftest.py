@@ -7,6 +7,8 @@ import functools
 import os
 import re
 import shutil
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,17 +33,53 @@ PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "serving" / "demo" / "pictures"
 
 
-SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "broken"}
+SERVERS = {"server", "plain", "keyed", "small_server", "served", "supervised", "broken", "serving"}
 """Fixtures that start a Triton."""
+
+
+def is_without_tensorflow(config: pytest.Config) -> bool:
+    """Whether tests that need it are left out, as `make test-fast` does."""
+    return "not tensorflow" in config.option.markexpr
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that have no other tests are not even imported then."""
+    if collection_path.suffix == ".py" and is_without_tensorflow(config):
+        return imports_tensorflow(collection_path) or None
+    return None
+
+
+@functools.cache
+def imports_tensorflow(file: Path) -> bool:
+    """As its text says, or that of a helper in `tests/`; where another module imports it, `pytestmark` is to say so."""
+    text = file.read_text()
+    if re.search(r"^(import|from) (keras|tensorflow)\b|^pytestmark = .*\btensorflow\b", text, re.MULTILINE):
+        return True
+    helpers = (
+        PROJECT / f"{name.replace('.', '/')}.py"
+        for name in re.findall(r"^from (tests[\w.]*) import", text, re.MULTILINE)
+    )
+    return any(imports_tensorflow(helper) for helper in helpers if helper.exists())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Name a file that makes the others wait for it all the same."""
+    was_there = "tensorflow" in sys.modules
+    yield
+    if is_without_tensorflow(collector.config) and not was_there and "tensorflow" in sys.modules:
+        warnings.warn(pytest.PytestWarning(f"{collector.nodeid} imports TensorFlow without the mark"), stacklevel=1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a server; files that take long come first, so that no worker begins with one at the end."""
+    """Mark what uses a server or TensorFlow; files that take long come first, so that no worker begins with one at the end."""
     long: Counter[Path] = Counter()
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.service)
+        if imports_tensorflow(item.path):
+            item.add_marker(pytest.mark.tensorflow)
         long[item.path] += any(item.get_closest_marker(name) for name in ("service", "slow"))
     items.sort(key=lambda item: -long[item.path])
 

@@ -21,6 +21,8 @@ from training.style.evaluation.peers import Peer
 from training.style.network import StyleNetworkConfig, build, restyle
 from training.style.train import KIND, StyleTraining
 
+pytestmark = pytest.mark.tensorflow
+
 REPOSITORY = PROJECT / "model_repository"
 STYLES = json.loads(next((REPOSITORY / "style").glob("*/styles.json")).read_text())
 

@@ -15,10 +15,10 @@ import grpc
 import pytest
 from reverie_client import errors
 
+from language.vocabulary import Vocabulary
 from reverie import cli, failures
 from reverie.errors import InputError
 from tests.conftest import PROJECT
-from training.loop import Schedule
 
 
 @pytest.fixture
@@ -88,9 +88,9 @@ def test_text_that_is_not_utf_8_is_a_sentence(told):
 
 def test_a_value_that_we_refuse_is_a_sentence_and_a_fault_of_the_program_a_traceback(told, monkeypatch):
     try:
-        Schedule(0)
+        Vocabulary(["a"])
     except ValueError as error:
-        assert told(error) == (1, "error: steps is 0; accepted: 1 or more\n")
+        assert told(error) == (1, "error: a vocabulary starts with '' and '[UNK]', not with ['a']\n")
     for fault in (ValueError("no raise of ours"), TypeError("x"), KeyError("y")):
         with pytest.raises(type(fault)):
             failures.tell(fault)
@@ -103,6 +103,7 @@ def reverie(*arguments: str | bytes, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "reverie", *arguments], cwd=PROJECT, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["stdout", "stderr"])
 def test_output_that_cannot_be_written_is_status_1_without_a_traceback(to):
     with Path("/dev/full").open("w") as full:
@@ -115,6 +116,7 @@ def test_output_that_cannot_be_written_is_status_1_without_a_traceback(to):
         assert done.stderr in (f"error: {of}No space left on device\n" for of in ("", "standard output: "))
 
 
+@pytest.mark.slow
 def test_arguments_that_are_not_utf_8_are_refused_in_a_sentence_or_taken(tmp_path):
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
     done = reverie("generate", b"caf\xe9", "--address", "127.0.0.1:9", capture_output=True, env=environment)

@@ -87,6 +87,7 @@ def serving(clone, tmp_path_factory) -> Iterator[str]:
         process.wait(30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [ODD, "film %04d", "a:b", "-x", NO_TEXT])
 def test_a_clone_with_an_odd_name_serves_and_its_commands_read_and_write_odd_names(clone, serving, name):
     (clone / "in").mkdir(exist_ok=True)
@@ -150,6 +151,7 @@ def test_the_server_lies_where_a_path_is_plain(tmp_path, monkeypatch):
     assert folder.places() == [Path(f"/var/tmp/reverie-{user}"), Path(f"/tmp/reverie-{user}")]
 
 
+@pytest.mark.slow
 def test_a_link_to_an_odd_path_is_put_back_and_a_plain_path_needs_none(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = ServerFolder.create(installation.wheel())

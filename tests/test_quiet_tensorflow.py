@@ -21,6 +21,7 @@ def test_errors_of_a_gpu_are_seen_where_there_is_one(monkeypatch, tmp_path, driv
     assert gpu.log_level() == "3"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(gpu.has_gpu(), reason="there is a GPU, whose errors are to be seen")
 def test_a_command_that_uses_tensorflow_says_nothing_of_gpus_where_there_is_none():
     """It looks for them at its first computation."""

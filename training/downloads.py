@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import keras
-
 from reverie.errors import ToolkitError
 
 
@@ -23,6 +21,8 @@ def fetch(url: str, md5: str, instead: str, extract: bool = False) -> Path:
     Raises:
         DownloadError: see above.
     """
+    import keras  # Not above: importing it takes seconds, and most runs are given their data.
+
     try:
         return Path(keras.utils.get_file(origin=url, file_hash=md5, hash_algorithm="md5", extract=extract))
     except Exception as error:

@@ -182,6 +182,7 @@ def decodable(request, tmp_path_factory):
     return model, folder, tokens
 
 
+@pytest.mark.slow
 def test_a_decode_graph_equals_keras_at_every_position_of_rows_of_different_lengths(decodable):
     model, folder, tokens = decodable
     expected = keras.ops.convert_to_numpy(model(tokens))
@@ -268,6 +269,7 @@ def test_without_runs_the_message_says_how_to_train(tmp_path):
         list(export_runs(None, None, tmp_path, tmp_path))
 
 
+@pytest.mark.slow
 def test_the_style_graph_takes_any_size_and_gives_it_back(runs, tmp_path):
     export_style(Run.newest_finished("style", runs), tmp_path)
     session = ort.InferenceSession(str(tmp_path / "model.onnx"))

@@ -88,6 +88,7 @@ def test_a_published_network_is_restored_to_a_run(network, tmp_path):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_graph_that_departs_names_the_first_layer_that_does(network, tmp_path, monkeypatch):
     run = Run.create("style", asdict(StyleTraining(network.config)), tmp_path / "run")
     network.save_weights(run.weights)

@@ -39,6 +39,7 @@ def inputs(image, index=0):
     return {"image": image[None], "style_weights": np.eye(2, dtype=np.float32)[[index]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.float16, Precision.int8])
 def test_a_variant_s_pictures_are_float32_s_within_its_limit_and_not_the_same(graphs, precision):
     asked = [inputs(picture, i % 2) for i, picture in enumerate(pictures(3))]

@@ -161,6 +161,7 @@ CUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CUT)
 def test_a_source_that_is_cut_short_is_said_to_be_and_a_whole_one_is_not(tmp_path, name):
     source = write_film(tmp_path / name, noise(40), **CUT[name])

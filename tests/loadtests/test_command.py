@@ -117,6 +117,7 @@ def test_two_servers_are_told_apart(tmp_path: Path):
     assert json.loads(done.stdout.splitlines()[-1])["verdict"] == "B is slower"
 
 
+@pytest.mark.slow
 def test_a_mix_is_asked_and_what_was_recorded_can_be_replayed(tmp_path: Path):
     mine = tmp_path / "mine.toml"
     mine.write_text('[[request]]\nendpoint = "score"\nprompts = ["uno", "due", "tre"]\n')

@@ -1,9 +1,12 @@
+import pytest
 from reverie_client import Client
 
 from loadtests.fuzz.cases import case
 from loadtests.fuzz.run import Sender, fuzz
 from loadtests.target import Target
 from serving.triton.server import TritonServer
+
+pytestmark = pytest.mark.tensorflow
 
 
 def test_a_case_is_the_same_at_every_run_and_others_differ():

@@ -3,6 +3,7 @@ import pytest
 from loadtests.fuzz import parsers
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("name", parsers.TARGETS)
 def test_what_mutation_begins_with_and_its_pieces_are_read_or_refused(name, tmp_path):
     parsers.seeds(name, tmp_path)

@@ -88,6 +88,7 @@ def test_a_closed_loop_has_no_lag():
     assert GeneratorHealth.of([], 0.2).bottlenecks(Limits()) == []
 
 
+@pytest.mark.slow
 def test_a_short_stream_does_not_wait_for_thirty_long_ones():
     with paced_server(0.0) as address:
         command = [sys.executable, "-m", "tests.loadtests.many_streams", address]

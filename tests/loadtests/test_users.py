@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from serving.triton.server import PROJECT
 from tests.loadtests.paced_server import recording_server
 
@@ -25,6 +27,7 @@ calling.kill()
 """
 
 
+@pytest.mark.slow
 def test_a_call_whose_user_is_ended_meanwhile_is_reported():
     with recording_server(seconds=1.0) as (address, texts):
         command = [sys.executable, "-c", ENDED_WHILE_CALLING, address]

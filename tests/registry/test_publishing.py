@@ -139,6 +139,7 @@ def test_versions_that_take_other_inputs_replace_each_other_and_are_not_served_s
     assert publishing.rollback(style(repository)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["fsync", "rename", "open", "mkdir"])
 def test_a_full_disk_at_any_call_leaves_the_old_version_or_the_new_one_and_one_message(
     repository, monkeypatch, operation

@@ -115,6 +115,7 @@ def test_what_cannot_be_written_or_read_is_found_before_the_server_is_called(fol
     assert names(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -61,6 +61,7 @@ def test_free_ports_may_have_been_used_a_moment_ago():
     address.check_free(address.host)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_status_1_and_one_line(listener):
     port = listener.getsockname()[1]
     command = [sys.executable, "-m", "reverie.cli", "serve", f"--grpc-port={port}"]

@@ -17,6 +17,8 @@ from reverie_client import Client, ReverieError
 from imaging import images, provenance, xmp
 from synthesis import compact
 
+pytestmark = pytest.mark.tensorflow
+
 DREAM = {"size": 160, "num_octave": 1, "iterations": 3, "max_loss": 0.0}
 TRANSFER = {"size": 64, "steps": 3}
 NARROW = images.encode(np.zeros((100, 3000, 3), np.uint8))

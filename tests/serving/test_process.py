@@ -292,6 +292,7 @@ def test_health_tells_ready_from_absent_and_no_shared_memory_is_left_behind(smal
         assert not client.ready(timeout=0.5)
 
 
+@pytest.mark.slow
 def test_a_missing_repository_is_one_clear_line(tmp_path):
     command = [sys.executable, "-m", "reverie.cli", "serve", f"--repository={tmp_path / 'absent'}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=60)

@@ -12,6 +12,8 @@ from imaging import images
 from serving.python_backend.result_files import ResultFiles
 from synthesis.deepdream import zoomed
 
+pytestmark = pytest.mark.tensorflow
+
 PIXELS = np.full((40, 60, 3), 80, np.uint8)
 ALPHA = images.resize(np.random.default_rng(0).integers(0, 256, (4, 6), np.uint8), 40, 60)
 

@@ -493,6 +493,7 @@ def serve(*options: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_command_lets_no_other_machine_in_by_an_oversight(tmp_path):
     refused = serve("--host", "0.0.0.0", REVERIE_API_KEY="a")
     assert refused.returncode == 1

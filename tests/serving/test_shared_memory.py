@@ -25,6 +25,7 @@ def small(mib: int) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size={mib}m shm /dev/shm && exec "$@"', "sh"]
 
 
+@pytest.mark.slow
 def test_a_picture_that_never_fits_is_refused_as_such_and_smaller_ones_are_answered(tmp_path):
     if not can_isolate():
         pytest.skip("this machine lets nobody mount a small /dev/shm")

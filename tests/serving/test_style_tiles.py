@@ -54,6 +54,7 @@ def test_what_a_tile_s_border_feels_is_not_seen_nor_what_the_picture_s_does():
     np.testing.assert_array_equal(tiles.join_tiles(photo, with_border, 256), 100)
 
 
+@pytest.mark.slow
 def test_instance_normalization_takes_the_whole_picture_s_statistics(tmp_path):
     # A dark and a bright half: tiles on their own would look alike.
     photo = images.resize(np.random.default_rng(0).integers(0, 60, (6, 8, 3), np.uint8), 600, 800)
@@ -63,6 +64,7 @@ def test_instance_normalization_takes_the_whole_picture_s_statistics(tmp_path):
     assert np.abs(tiled.astype(int) - with_mirrored_margin(tint, photo, weights)).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_shipped_network_restyles_in_tiles_as_in_one_piece():
     graph = graph_for_tiles(SHIPPED.parent)
     photo = images.fit_within(images.read(PICTURES / "pagoda.jpg"), 400)
@@ -72,6 +74,7 @@ def test_the_shipped_network_restyles_in_tiles_as_in_one_piece():
     assert np.quantile(difference, 0.999) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(16, 2049), (2100, 33)])
 def test_a_narrow_picture_is_restyled_in_tiles_as_in_one_piece(height, width):
     graph = graph_for_tiles(SHIPPED.parent)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -238,56 +241,88 @@ def test_pictures_wait_until_there_is_room_for_their_pixels():
     assert budget.taken == 0
 
 
+LARGE = images.encode(np.zeros((200, 100, 3), np.uint8))
+"""Where `LARGE_PIXELS` is 10,000."""
+
+
+@contextlib.contextmanager
+def restyling(stylist: Stylist, data: bytes, client: str = "") -> Iterator[threading.Event]:
+    """In a thread of its own while the block runs; the event is set when the picture waits for another."""
+    waits = threading.Event()
+
+    def work() -> None:
+        stylist.stylize(data, StylizeParameters(), client, check=waits.set)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        yield waits
+    done.result()
+
+
 def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_is_not(tmp_path, picture, monkeypatch):
-    tiling, may_end = threading.Semaphore(0), threading.Event()
+    tiling, may_end = threading.Event(), threading.Event()
 
     def slow(model, photo: np.ndarray, weights: np.ndarray, **_: object) -> np.ndarray:
-        tiling.release()
+        tiling.set()
         assert may_end.wait(10)
         return photo
 
     monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", slow)
     monkeypatch.setattr("serving.style.stylist.LARGE_PIXELS", 10_000)
     monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 150)
-    stylist, large = (
-        Stylist(write_version(tmp_path / "1"), tint_as_version),
-        images.encode(np.zeros((200, 100, 3), np.uint8)),
-    )
-    first = threading.Thread(target=restyled, args=(stylist, large), daemon=True)
-    first.start()
-    assert tiling.acquire(timeout=10)
-    with (
-        stylist._place_among_large(True, ""),
-        pytest.raises(Unavailable, match="2 large pictures of callers without a name"),
-    ):
-        restyled(stylist, large)
-    with stylist._place_among_large(True, "another"):  # has places of its own
-        pass
-    assert restyled(stylist, images.encode(picture)).size == (80, 60)
-    may_end.set()
-    first.join()
-    assert restyled(stylist, large).size == (100, 200)
+    stylist = Stylist(write_version(tmp_path / "1"), tint_as_version)
+    with restyling(stylist, LARGE):
+        assert tiling.wait(10)
+        # Who has another name has places of its own.
+        with restyling(stylist, LARGE) as second_waits, restyling(stylist, LARGE, "another") as another_waits:
+            try:
+                assert second_waits.wait(10) and another_waits.wait(10)
+                with pytest.raises(Unavailable, match="2 large pictures of callers without a name"):
+                    restyled(stylist, LARGE)
+                assert restyled(stylist, images.encode(picture)).size == (80, 60)
+            finally:
+                may_end.set()
+    assert restyled(stylist, LARGE).size == (100, 200)
 
 
-def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_side_in_tiles(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("height", "width", "by", "alone"),
+    [
+        (100, 100, "network", False),
+        (200, 200, "network", True),
+        (201, 200, "tiles", True),
+        (201, 20, "tiles", True),
+    ],
+)
+def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_side_in_tiles(
+    tmp_path, monkeypatch, height, width, by, alone
+):
     monkeypatch.setattr("serving.style.stylist.LARGE_PIXELS", 10_000)
     monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 200)
-    in_tiles, in_one_piece = [], []
+    made: list[tuple[str, tuple[int, ...]]] = []
+    begun, may_end = threading.Semaphore(0), threading.Event()
 
-    def tiles(model, photo: np.ndarray, weights: np.ndarray, **_: object) -> np.ndarray:
-        in_tiles.append((photo.shape[:2], stylist._one_large._inside is not None))
+    def work(by: str, photo: np.ndarray) -> np.ndarray:
+        made.append((by, photo.shape[:2]))
+        begun.release()
+        assert may_end.wait(10)
         return photo
 
-    def network(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
-        in_one_piece.append((photo.shape[:2], stylist._one_large._inside is not None))
-        return photo, 1
-
-    monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", tiles)
-    stylist = Stylist(write_version(tmp_path / "1"), network)
-    for height, width in ((100, 100), (200, 200), (201, 200), (201, 20)):
-        restyled(stylist, images.encode(np.zeros((height, width, 3), np.uint8)))
-    assert in_one_piece == [((164, 164), False), ((264, 264), True)]  # With the margin.
-    assert in_tiles == [((201, 200), True), ((201, 20), True)]
+    monkeypatch.setattr(
+        "serving.style.stylist.restyle_in_tiles", lambda model, photo, weights, **_: work("tiles", photo)
+    )
+    stylist = Stylist(write_version(tmp_path / "1"), lambda photo, weights, client: (work("network", photo), 1))
+    data = images.encode(np.zeros((height, width, 3), np.uint8))
+    try:
+        with restyling(stylist, data), restyling(stylist, data) as second_waits:
+            assert begun.acquire(timeout=10)
+            assert second_waits.wait(10) if alone else begun.acquire(timeout=10)
+            assert len(made) == (1 if alone else 2)
+            may_end.set()
+    finally:
+        may_end.set()
+    margin = 2 * MARGIN if by == "network" else 0
+    assert made == [(by, (height + margin, width + margin))] * 2
 
 
 def test_one_picture_is_decoded_and_encoded_while_another_is_in_the_network(tmp_path, picture):

@@ -72,6 +72,7 @@ def test_prompts_shorter_and_longer_than_a_chunk_continue_as_keras_says(model, f
     assert ask(engine, prompt, temperature=0, max_tokens=12, ignore_eos=True).text() == expected
 
 
+@pytest.mark.slow
 def test_continuations_share_one_prefill_and_are_those_of_separate_ones(folder):
     def continuations(slots: int) -> tuple[list[str], int]:
         engine, calls = SteppedEngine(folder, slots, "float32"), []

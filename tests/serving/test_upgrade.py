@@ -259,6 +259,7 @@ def test_without_a_server_publishing_still_works(tmp_path):
     assert not publishing.publish(tiny.stage(repository), repository, "127.0.0.1:9").served
 
 
+@pytest.mark.slow
 def test_a_run_remembers_its_configuration(retrained):
     run = Run.newest_finished("style", retrained)
     assert asdict(StyleTraining.from_dict(run.config))["network"]["styles"] == ("starry_night",)

@@ -46,6 +46,7 @@ def nobody_listens_afterwards() -> Iterator[None]:
     checkpoints.listen(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [lambda: dream(IMAGE, DREAM), lambda: transfer(IMAGE, [IMAGE[::-1]] * 2, TRANSFER)],
@@ -69,6 +70,7 @@ def test_small_pictures_have_no_checkpoints_inside():
     assert counter.outside
 
 
+@pytest.mark.slow
 def test_each_tile_and_each_style_is_a_checkpoint():
     counter = Counter()
     checkpoints.listen(counter)

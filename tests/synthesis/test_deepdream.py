@@ -109,6 +109,7 @@ def test_jitter_changes_the_dream_and_its_seed_decides_how(image):
     assert (first != dream(image, PARAMETERS)).any()
 
 
+@pytest.mark.slow
 def test_a_single_channel_is_the_one_that_grows(image):
     def response(picture, channel):
         (maps,) = features.load("compact", ["block4_conv1"])(picture[None].astype(np.float32))
@@ -125,6 +126,7 @@ def test_a_guide_decides_what_is_dreamed(image):
     assert np.abs(first.astype(int) - second).mean() > 1
 
 
+@pytest.mark.slow
 def test_a_smoothed_gradient_makes_a_smoother_dream(image):
     def grain(picture):
         change = picture.astype(float) - image
@@ -133,6 +135,7 @@ def test_a_smoothed_gradient_makes_a_smoother_dream(image):
     assert grain(dream(image, PARAMETERS.model_copy(update={"smooth": 2.0}))) < 0.8 * grain(dream(image, PARAMETERS))
 
 
+@pytest.mark.slow
 def test_strength_goes_from_the_photograph_to_the_dream(image):
     none, half, full = (dream(image, PARAMETERS.model_copy(update={"strength": s})) for s in (0.0, 0.5, 1.0))
     np.testing.assert_array_equal(none, image)
@@ -218,6 +221,7 @@ def test_cancelling_stops_within_one_step(image):
     assert steps == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_same_request_gives_the_same_picture(image):
     np.testing.assert_array_equal(dream(image, PARAMETERS), dream(image, PARAMETERS))
 
@@ -323,6 +327,7 @@ def test_a_dream_takes_as_many_octaves_as_the_picture_has_room_for(side, octaves
     assert deepdream.useful_octaves(side, 80, 1.4) == octaves
 
 
+@pytest.mark.slow
 def test_a_small_picture_can_be_dreamed_on_with_the_defaults(image):
     records: list[Progress] = []
     small = image[:80, :90]

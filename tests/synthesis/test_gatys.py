@@ -67,6 +67,7 @@ def test_every_optimizer_lowers_the_loss(pictures, optimizer, rate):
     assert out.shape == pictures[0].shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(16, 400), (400, 16), (17, 31)])
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"scales": 5, "style_scale": 0.25, "initial": "style"}])
 def test_the_narrowest_pictures_that_are_accepted_are_painted(pictures, height, width, changes):
@@ -85,6 +86,7 @@ def test_a_picture_too_narrow_for_the_size_is_refused_with_the_size_that_it_need
     assert min(painted.shape[:2]) == 16
 
 
+@pytest.mark.slow
 def test_lbfgs_needs_fewer_steps_than_sgd(pictures):
     assert losses_of(pictures)[0][-1] < losses_of(pictures, optimizer="sgd", learning_rate=0.5)[0][-1]
 
@@ -208,6 +210,7 @@ def test_masks_give_each_region_its_own_style():
     assert redder_on_the_left([255 - left, left]) < -5
 
 
+@pytest.mark.slow
 def test_preserved_colors_leave_the_chroma(pictures):
     out = transfer(*pictures, SMALL.model_copy(update={"preserve_colors": True}))
     photo = pictures[0].astype(int)
@@ -225,6 +228,7 @@ def test_the_recipe_book_has_the_book_s_weights_and_what_is_given_goes_before_it
     assert GatysParameters().content_weight == 40 * gatys.BOOK.content_weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "rate"), [("lbfgs", 0), ("adam", 20), ("sgd", 0.5)])
 def test_bounded_pixels_stay_in_range_in_every_step_and_the_reported_loss_is_the_result_s(pictures, optimizer, rate):
     evaluated: list[np.ndarray] = []

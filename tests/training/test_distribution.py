@@ -18,6 +18,8 @@ from training.language_model import presets
 from training.language_model.train import load
 from training.runs import Run
 
+pytestmark = pytest.mark.tensorflow
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -81,6 +83,7 @@ def test_only_the_chief_writes_the_run(runs):
     )  # The header, and steps 1, 2, 4 and 6.
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_not_the_chief_ends_well_without_the_runs_folder(tmp_path, monkeypatch, texts):
     """As on another machine, or where the chief has not written its result yet."""
     path = tmp_path / "run"

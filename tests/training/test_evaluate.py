@@ -16,6 +16,8 @@ from training.language_model.pre_norm import PreNormConfig
 from training.language_model.train import LanguageModelTraining, train
 from training.loop import Schedule
 
+pytestmark = pytest.mark.tensorflow
+
 TEXTS = ["A film about a café: 10/10!", "The plot is thin.  Twice.", "Good." * 30]
 
 

@@ -55,6 +55,7 @@ def source(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_changing_a_word_does_not_move_the_logits_before_it(model):
     ids = np.random.default_rng(0).integers(2, 40, (1, 12)).astype(np.int32)
     before = keras.ops.convert_to_numpy(model(ids))
@@ -75,10 +76,12 @@ def test_next_token_logits_are_those_of_the_whole_model_at_the_last_word(model):
     np.testing.assert_allclose(last, everywhere[np.arange(4), lengths - 1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_book_model_has_the_book_s_number_of_parameters():
     assert build(LanguageModelTraining()).count_params() == 9_825_176
 
 
+@pytest.mark.slow
 def test_the_preset_reviews_has_5_2_million_parameters():
     assert build(presets.reviews()).count_params() == 5_247_488
 

@@ -11,6 +11,8 @@ from reverie.progress import followed
 from training.language_model import evaluate
 from training.language_model.evaluate import Row
 
+pytestmark = pytest.mark.tensorflow
+
 
 def test_work_over_two_seconds_is_told_and_then_every_five(capsys):
     """Each item takes a second of a clock made for the purpose."""

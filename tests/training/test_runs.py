@@ -6,6 +6,8 @@ import pytest
 from training.loop import Schedule
 from training.runs import Run, RunError
 
+pytestmark = pytest.mark.tensorflow
+
 
 def test_the_newest_finished_run_is_found_and_unfinished_ones_are_not(tmp_path):
     for name in ("a", "b"):

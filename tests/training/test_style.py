@@ -66,6 +66,7 @@ def one_hot(index):
     return np.eye(2, dtype=np.float32)[[index]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_network_keeps_the_picture_s_size(preset):
     network = build(replace(TINY, preset=preset))
@@ -80,12 +81,14 @@ def test_a_shape_that_cannot_be_is_refused(change):
         replace(TINY, **change)
 
 
+@pytest.mark.slow
 def test_a_large_preset_has_johnson_s_1_68_million_parameters():
     network = build(StyleNetworkConfig(("one",), "johnson"))
     convolutions = sum(layer.kernel.shape.num_elements() for layer in network.convolutions())
     assert convolutions == 1_674_432
 
 
+@pytest.mark.slow
 def test_styles_differ_only_through_their_normalization_and_blend_linearly_in_its_parameters():
     network = build(TINY)
     photo = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
@@ -96,6 +99,7 @@ def test_styles_differ_only_through_their_normalization_and_blend_linearly_in_it
     assert np.abs(np.asarray(network((photo, one_hot(1)))) - same[0]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_one_picture_of_a_batch_does_not_move_another():
     network = build(TINY)
     photos = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
@@ -138,6 +142,7 @@ def picture(path):
     return images.read(path)[None].astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_painting_has_no_style_error_in_its_own_style_and_a_photograph_no_content_error(loss, paintings):
     dots, lines = (picture(path) for path in paintings.values())
     own, other = loss(dots, dots, one_hot(0)), loss(dots, lines, one_hot(1))
@@ -147,6 +152,7 @@ def test_a_painting_has_no_style_error_in_its_own_style_and_a_photograph_no_cont
     assert float(other["content"][0]) > 0.01
 
 
+@pytest.mark.slow
 def test_the_style_error_is_the_mean_over_layers_of_the_relative_error_of_gram_matrices(loss, paintings):
     dots, lines = (picture(path) for path in paintings.values())
     extract = features.load("compact", STYLE_LAYERS)
@@ -158,6 +164,7 @@ def test_the_style_error_is_the_mean_over_layers_of_the_relative_error_of_gram_m
     assert float(loss(dots, dots, one_hot(1))["style"][0]) == pytest.approx(np.mean(errors), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_picture_s_errors_do_not_move_another_s(loss, paintings):
     dots, lines = (picture(path) for path in paintings.values())
     both = loss(np.concatenate([dots, lines]), np.concatenate([lines, dots]), np.eye(2, dtype=np.float32)[::-1])
@@ -185,6 +192,7 @@ def test_the_content_weight_of_a_style_moves_until_its_error_is_there():
     np.testing.assert_allclose(np.exp(balance.log_weights), [2.0, 1.25], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_does_not_push_its_weight_without_end():
     balance = ContentBalance((0.1, 0.1), initial=0.3)
     for _ in range(300):

@@ -10,6 +10,8 @@ from training.style.evaluation import passes
 from training.style.evaluation.evaluate import EvaluationError, Restyler
 from training.style.evaluation.passes import PassesSettings, count_passes, passes_equal
 
+pytestmark = pytest.mark.tensorflow
+
 
 @pytest.fixture
 def vgg19(data, monkeypatch):
