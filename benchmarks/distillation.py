@@ -37,7 +37,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """What all networks are trained with.
 
     Attributes:
@@ -63,7 +63,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the runs and pairs.")] = Path("out/distillation"),
 ) -> None:
     """Train and judge every network, and print one JSON line."""
-    options = Options(content, copied_steps, out)
+    options = TrainingOptions(content, copied_steps, out)
     paintings = {path.stem: path for path in style}
     config = train.StyleTraining(StyleNetworkConfig(tuple(paintings)), steps, size=size, precision=precision)
     starts = [
@@ -81,7 +81,9 @@ def main(
     print(json.dumps(result))
 
 
-def learn(start: Start, config: train.StyleTraining, paintings: dict[str, Path], options: Options) -> dict[str, float]:
+def learn(
+    start: Start, config: train.StyleTraining, paintings: dict[str, Path], options: TrainingOptions
+) -> dict[str, float]:
     """Train a network and return its figures; the run stays in `options.out`."""
     photos, path = Photos.of(options.content, minimum=2), options.out / start.name
     shutil.rmtree(path, ignore_errors=True)

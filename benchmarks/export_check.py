@@ -149,12 +149,16 @@ class Steps:
         return done
 
 
+def copy_models(repository: Path, text: bool) -> None:
+    """Copy the shipped models that are served."""
+    for name in ("style", "stylize", *(("language_model", "generate", "score") if text else ())):
+        shutil.copytree(PROJECT / "model_repository" / name, repository / name)
+
+
 def check(folder: Path, text: bool) -> dict[str, Any]:
     """Run every step under load in `folder`; returns what the JSON line says."""
     repository = folder / "model_repository"
-    served = ("style", "stylize", *(("language_model", "generate", "score") if text else ()))
-    for name in served:
-        shutil.copytree(PROJECT / "model_repository" / name, repository / name)
+    copy_models(repository, text)
     photos, texts = make_data(folder)
     steps = Steps()
     with TritonServer(repository, log=folder / "triton.log") as server, Client(server.address.grpc) as client:
@@ -165,10 +169,7 @@ def check(folder: Path, text: bool) -> dict[str, Any]:
             runs = steps("train style", lambda: train_style(folder / "runs", photos, 1))
             if text:
                 steps("train language model", lambda: train_language_model(runs, texts))
-            published = steps(
-                "export and publish",
-                lambda: list(export_runs(None, None, runs, repository, address)),
-            )
+            published = steps("export and publish", lambda: list(export_runs(None, None, runs, repository, address)))
             steps("train style again", lambda: train_style(runs, photos, 2))
             (second,) = steps(
                 "export under a label",
