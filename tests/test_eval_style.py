@@ -110,7 +110,10 @@ def test_the_plot_has_each_network_s_curve_and_the_peers_in_their_styles():
     curve = [{"strength": s, "content_error": s, "style_error": 1 - s} for s in (0.5, 1.0)]
     peers = [Peer("other", "b", 0.9, 0.1)]
     svg = ElementTree.fromstring(front([(name, {"a": curve, "b": curve}) for name in ("new", "old")], peers))
-    panels = [list(panel.itertext()) for panel in svg.iter("{http://www.w3.org/2000/svg}g")]
+    panels = [
+        [text for text in map(str.strip, panel.itertext()) if text]
+        for panel in svg.iter("{http://www.w3.org/2000/svg}g")
+    ]
     assert [texts[0] for texts in panels] == ["all styles", "a", "b"]
     assert all({"new", "old", "0.5"} <= set(texts) for texts in panels)
     assert ["other" in texts for texts in panels] == [False, False, True]

@@ -11,7 +11,7 @@ import pytest
 from reverie_client import AsyncClient, InvalidArgument, NotFound
 
 TEXT = {"max_tokens": 30, "seed": 5, "temperature": 0.7}
-DREAM = {"size": 96, "num_octave": 1, "iterations": 3, "max_loss": 0, "features": "compact", "precision": "float32"}
+DREAM = {"size": 128, "num_octave": 1, "iterations": 3, "max_loss": 0, "features": "compact", "precision": "float32"}
 
 
 def within(server, job: Callable[[AsyncClient], Coroutine[Any, Any, Any]]) -> Any:

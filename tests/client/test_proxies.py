@@ -114,7 +114,7 @@ def page() -> Iterator[int]:
             self.send_response(200)
             self.send_header("ETag", "tag")
             self.end_headers()
-            self.wfile.write(b"page")
+            self.wfile.write(b"page 1\n")
 
     with http.server.ThreadingHTTPServer(("", 0), Page) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -126,7 +126,7 @@ def page() -> Iterator[int]:
 def test_a_url_of_this_machine_is_read_without_the_proxy(proxied, page, host):
     url = f"http://{host}:{page}/metrics"
     with closing(proxies.open_url(url, timeout=5)) as answer:
-        assert answer.read() == b"page"
+        assert answer.read() == b"page 1\n"
     with closing(proxies.open_url(urllib.request.Request(url), timeout=5)) as answer:
         assert answer.status == 200
     poller = Poller(url)
@@ -137,7 +137,7 @@ def test_a_url_of_this_machine_is_read_without_the_proxy(proxied, page, host):
 def test_a_storage_on_this_machine_is_reached_without_the_proxy(proxied, page, monkeypatch):
     for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    assert Bucket.at("s3://models", f"http://127.0.0.1:{page}").read("key") == (b"page", "tag")
+    assert Bucket.at("s3://models", f"http://127.0.0.1:{page}").read("key") == (b"page 1\n", "tag")
 
 
 def test_a_storage_elsewhere_is_reached_through_the_proxy(proxy, monkeypatch):

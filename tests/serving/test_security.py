@@ -23,7 +23,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from reverie_client import Client, ReverieError, credentials, headers
+from reverie_client import Client, ReverieError, credentials, failures, headers
 from reverie_client.credentials import SecurityError, Tls
 from reverie_client.messages import bytes_tensor
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -267,7 +267,7 @@ def test_keys_open_what_they_are_for_and_nothing_else(keyed, photo):
         service_pb2_grpc.GRPCInferenceServiceStub(channel).SystemSharedMemoryRegister(
             region, metadata=[(f"triton-grpc-protocol-{headers.API_KEY}", API_KEY)]
         )
-    assert ReverieError.of(refused.value).code is grpc.StatusCode.PERMISSION_DENIED
+    assert failures.of_call(refused.value).code is grpc.StatusCode.PERMISSION_DENIED
     with Client(address, api_key=API_KEY, control_key=CONTROL_KEY) as publisher:
         assert {m.name for m in publisher.models()} == {"style", "stylize"}
         publisher.admin.load("stylize")

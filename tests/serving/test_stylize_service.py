@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from reverie_client import Client, ReverieError
+from reverie_client import Client, InvalidArgument, ReverieError
 
 from imaging import images
 from registry import configuration
@@ -46,6 +46,12 @@ def test_a_blend_of_styles_reaches_the_network(three_styles):
     assert np.abs(answer.astype(int) - with_mirrored_margin(tint, photo, np.array([0, 0.25, 0.75]))).max() <= 1
 
 
+def test_a_parameter_that_no_client_of_ours_sends_is_named(three_styles, photo):
+    image = np.array([photo], np.object_)
+    with pytest.raises(InvalidArgument, match="color: unknown parameter; accepted: detail, format, preserve_colors"):
+        three_styles.infer("stylize", {"image": image}, {"color": True})
+
+
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
@@ -58,7 +64,6 @@ def test_a_blend_of_styles_reaches_the_network(three_styles):
         ({"strength": -0.5}, "strength: -0.5 is not accepted; Input should be greater than or equal to 0"),
         ({"size": 100_000}, "size: 100000 is not accepted; Input should be less than or equal to 8192"),
         ({"format": "bmp"}, "format: 'bmp' is not accepted; Input should be 'same', 'png', 'jpeg' or 'webp'"),
-        ({"color": True}, "color: unknown parameter; accepted: detail, format, preserve_colors"),
     ],
 )
 def test_a_wrong_parameter_is_an_invalid_argument_with_what_is_accepted(three_styles, photo, parameters, expected):

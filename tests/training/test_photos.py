@@ -35,7 +35,7 @@ def test_files_that_cannot_be_learnt_from_are_named_once_and_left_out(folder, ca
 
 
 def test_they_stop_a_training_that_is_told_to_be_strict(folder):
-    with pytest.raises(PhotosError, match=r"5 files that cannot be learned from.*go on without them"):
+    with pytest.raises(PhotosError, match=r"5 files that cannot be learned from.*continue without them"):
         Photos.of(folder, strict=True)
 
 

@@ -48,7 +48,7 @@ def test_the_perplexity_of_a_precision_shows_progress(at_once, capsys, monkeypat
         def run(self, names, feeds):
             return [np.zeros((1, 2, 4))]
 
-    monkeypatch.setattr(variants, "session", lambda path: Session())
+    monkeypatch.setattr(variants, "open_session", lambda path: Session())
     monkeypatch.setattr(variants, "sequence_feeds", lambda session, row: {})
     assert variants.perplexity(tmp_path / "decode_int8.onnx", np.ones((3, 3), int), 4, None) == pytest.approx(4)
     assert "measuring decode_int8, held-out rows: 2 of 3" in capsys.readouterr().err
