@@ -13,6 +13,7 @@ import io
 import json
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -207,11 +208,24 @@ class TritonServer:
         body = None if data is None else json.dumps(data)
         connection.request("GET" if data is None else "POST", f"/v2{path}", body, self.security.headers())
         connection.auto_open = 0
+        self._await_answer(connection)
         answer = connection.getresponse()
         content = answer.read()
         if answer.status != http.HTTPStatus.OK:
             raise urllib.error.HTTPError(path, answer.status, answer.reason, answer.headers, io.BytesIO(content))
         return json.loads(content or b"{}")
+
+    def _await_answer(self, connection: http.client.HTTPConnection) -> None:
+        """Wait for an answer, but not for that of a process that has ended: a child of it may hold the connection open."""
+        assert connection.timeout is not None
+        end = time.monotonic() + connection.timeout
+        while not select.select([connection.sock], [], [], 0.1)[0]:
+            if self.poll() is not None:
+                raise OSError("Triton has ended")
+            if self.interrupt.is_set():
+                raise OSError("interrupted while Triton was asked")
+            if time.monotonic() >= end:
+                raise TimeoutError("timed out")
 
     @property
     def http(self) -> str:

@@ -103,6 +103,30 @@ def test_another_server_at_the_same_port_is_never_controlled():
 
 
 @pytest.fixture
+def mute():
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("how", ["Triton has ended", "interrupted"])
+def test_no_answer_is_waited_for_once_none_can_come_or_nobody_wants_it(mute, monkeypatch, how):
+    server = TritonServer(PROJECT / "model_repository", replace(ListenAddress.free(), http_port=mute))
+    if how == "interrupted":
+        server.interrupt.set()
+    else:
+        monkeypatch.setattr(TritonServer, "poll", lambda server: 134)
+    with pytest.raises(OSError, match=how):
+        server.control("repository/models/style/load", 3600, {})
+
+
+def test_an_answer_that_does_not_come_in_time_is_a_timeout(mute):
+    server = TritonServer(PROJECT / "model_repository", replace(ListenAddress.free(), http_port=mute))
+    with pytest.raises(TimeoutError):
+        server.control("repository/index", 0.2, {})
+
+
+@pytest.fixture
 def wheel(tmp_path, monkeypatch) -> Path:
     """In place of Triton a script that counts its starts, and then ends as the file `end` says."""
     folder = tmp_path / "tritonserver"
