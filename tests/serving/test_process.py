@@ -183,7 +183,7 @@ def test_what_is_killed_is_started_again_without_a_person(supervised, photo):
         for model in ("style", "stylize"):
             victims = {p.pid for p in children(triton) if re.search(f"/{model}/[0-9]+/", " ".join(p.arguments))}
             os.kill(min(victims), signal.SIGKILL)
-            wait_until(lambda victims=victims: len(victims & descendants(triton)) == 0)
+            wait_until(lambda victims=victims, triton=triton: len(victims & descendants(triton)) == 0)
             paint_until_it_works(client, photo)
             # Triton 2.51 sometimes aborts when a model's process is killed; for a model it is never ended.
             assert supervised.triton == triton or "Triton ended by itself" in supervised.log.read_text()
