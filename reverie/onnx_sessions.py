@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ def open_session(
     shares_machine: bool = False,
     is_quiet: bool = False,
     disabled_optimizers: Sequence[str] = (),
+    entries: Mapping[str, str] | None = None,
 ) -> ort.InferenceSession:
     """Load a graph.
 
@@ -37,6 +38,7 @@ def open_session(
         shares_machine: let threads that wait sleep; those that spin take the processor from other models of a small machine.
         is_quiet: log errors only.
         disabled_optimizers: names of graph rewritings to leave out.
+        entries: further settings by their names in ONNX Runtime, such as "session.x64quantprecision".
 
     Returns:
         The session.
@@ -46,6 +48,8 @@ def open_session(
     options.enable_mem_pattern = not has_many_shapes
     if shares_machine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in (entries or {}).items():
+        options.add_session_config_entry(name, value)
     if is_quiet:
         options.log_severity_level = _ERRORS_ONLY
     return ort.InferenceSession(

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from language.sampling import FINE_GROUP
+from reverie.onnx_sessions import open_session
 
 PREFILL_CHUNK = 64
 """Prompt tokens that are taken in at once; borders are at multiples of it, whatever else is running."""
@@ -145,15 +146,12 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def _session(path: Path, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if not _has_vnni():
-        # There, sums of products of uint8 and int8 can saturate; this takes a slower kernel that is exact.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    # Without VNNI, sums of products of uint8 and int8 can saturate; this takes a slower kernel that is exact.
+    exact = {} if _has_vnni() else {"session.x64quantprecision": "1"}
     # The fused operator takes three times as long as the two that it replaces.
-    slower = ["SkipLayerNormFusion"]
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=slower)
+    return open_session(
+        path, threads=threads, is_quiet=True, disabled_optimizers=["SkipLayerNormFusion"], entries=exact
+    )
 
 
 def _has_vnni() -> bool:

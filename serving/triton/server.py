@@ -189,7 +189,8 @@ class TritonServer:
 
         Raises:
             TimeoutError: no answer in `timeout` seconds.
-            OSError: no connection, another server, or a status that is no success (`urllib.error.HTTPError`).
+            OSError: no connection, another server, a Triton that has ended, `interrupt` was set, or a status that is no
+                success (`urllib.error.HTTPError`).
         """
         connection = http.client.HTTPConnection(self._control_host, self.address.http_port, timeout=timeout)
         try:

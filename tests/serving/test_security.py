@@ -529,7 +529,7 @@ def test_a_client_finds_its_key_in_the_environment(monkeypatch, keyed):
 
 
 def test_files_that_are_not_there_and_halves_of_pairs_are_named(tmp_path, certificates):
-    with pytest.raises(SecurityError, match=r"absent\.pem is no file"):
+    with pytest.raises(SecurityError, match=r"absent\.pem does not exist"):
         Tls(tmp_path / "absent.pem")
     with pytest.raises(SecurityError, match="both together, or neither"):
         Tls(None, certificates["server"][0])

@@ -28,7 +28,9 @@ def small(mib: int) -> list[str]:
 @pytest.mark.slow
 def test_a_picture_that_never_fits_is_refused_as_such_and_smaller_ones_are_answered(tmp_path):
     if not can_isolate():
-        pytest.skip("this machine lets nobody mount a small /dev/shm")
+        pytest.skip(
+            "needs the right to mount a small /dev/shm of its own, which an unprivileged container does not give"
+        )
     for model in ("style", "stylize"):
         shutil.copytree(PROJECT / "model_repository" / model, tmp_path / "models" / model)
     address = ListenAddress.free()

@@ -52,7 +52,7 @@ class Tls:
     def __post_init__(self) -> None:
         for file in filter(None, (self.authority, self.certificate, self.key)):
             if not file.is_file():
-                raise SecurityError(f"{file} is no file; accepted: a certificate or key in PEM")
+                raise SecurityError(f"{file} does not exist, or is not a file; accepted: a certificate or key in PEM")
         if (self.certificate is None) != (self.key is None):
             raise SecurityError(
                 f"certificate {self.certificate} and key {self.key}: accepted are both together, or neither"
