@@ -38,11 +38,12 @@ class InferenceRequest:
 
     Attributes:
         client: who sent it; see `client_of`.
+        measurement: of its way through the model.
     """
 
     def __init__(self, raw: Any, responder: Responder):
         self._raw, self._responder = raw, responder
-        self.client = client_of(raw)
+        self.client, self.measurement = client_of(raw), responder.measurement
 
     def raise_if_cancelled(self) -> None:
         """Raise `Cancelled` once the caller has left, or its deadline has passed."""

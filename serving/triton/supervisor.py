@@ -27,6 +27,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from serving.telemetry.definitions import MODEL_RELOADS, RESTARTS
 from serving.triton import processes
 from serving.triton.errors import ServerError, StartInterrupted
 from serving.triton.server import TritonServer
@@ -161,6 +162,7 @@ class Supervisor:
         """Start Triton again, with all models that load; the others are owed."""
         if why:
             self._say(why)
+        RESTARTS.labels("triton").inc()
         self.healthy.clear()
         self.ready.clear()
         self.reloads, self._listed_at = 0, -math.inf
@@ -192,6 +194,7 @@ class Supervisor:
 
     def _load(self, model: str) -> None:
         tries = self.owed[model].tries if model in self.owed else 0
+        MODEL_RELOADS.labels(model).inc()
         self._listed_at = -math.inf
         self.ready = {version for version in self.ready if version.name != model}  # Until it is listed again.
         failure = _reload(self.server, model)
