@@ -41,8 +41,8 @@ exec tritonserver \
   --grpc-restricted-protocol="$restricted" \
   --http-restricted-api="$restricted" \
   "${closed[@]}" \
-  --grpc-header-forward-pattern=reverie-client \
-  --http-header-forward-pattern=reverie-client \
+  --grpc-header-forward-pattern='reverie-client|reverie-timeout' \
+  --http-header-forward-pattern='reverie-client|reverie-timeout' \
   --grpc-max-connection-age=600000 \
   --grpc-max-connection-age-grace=3600000 \
   --metrics-config=summary_latencies=true \

@@ -16,6 +16,7 @@ from reverie_client import headers
 
 from registry.model_configuration import ENGINE_CACHE
 from serving.triton import installation
+from serving.triton.server import FORWARDED
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 TRITON_METRICS = {
@@ -213,7 +214,7 @@ def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_withou
     assert options <= set(re.findall(r"(--[a-z-]+)\b", shown.stdout + shown.stderr))
     header = re.search(r",logging:([a-z-]+)=", script)
     assert header and header[1] == headers.CONTROL
-    assert script.count(f"header-forward-pattern={headers.CLIENT}") == 2
+    assert script.count(f"header-forward-pattern='{FORWARDED}'") == 2
     refused = subprocess.run(
         ["bash", DEPLOY / "start.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )

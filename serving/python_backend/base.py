@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from reverie.errors import Cancelled, InputError, Unavailable
 from serving.python_backend import shared_memory
 from serving.python_backend.admission import AdmissionController, FairQueue, Reservation
-from serving.python_backend.request import InferenceRequest
+from serving.python_backend.request import Caller, InferenceRequest
 from serving.python_backend.response import Outputs, Responder, Send, to_error, to_response, to_stream_error
 from serving.telemetry.model_metrics import ModelMetrics
 
@@ -85,8 +85,9 @@ class PooledModel:
 
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:
-            responder = Responder(raw.get_response_sender(), self.to_error, self.metrics.arrival())
-            request = InferenceRequest(raw, responder)
+            caller = Caller.of(raw)
+            responder = Responder(raw.get_response_sender(), self.to_error, self.metrics.arrival(caller.timeout))
+            request = InferenceRequest(raw, responder, caller)
             try:
                 place = self.admission.reserve(request.client)
             except Unavailable as full:

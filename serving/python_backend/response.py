@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from reverie.errors import Cancelled, InputError, Unavailable
+from reverie.errors import Cancelled, InputError, TimedOut, Unavailable
 from serving.telemetry.model_metrics import OK, RequestMeasurement
 
 log = logging.getLogger("reverie")
@@ -20,6 +20,8 @@ Send = Callable[[Outputs], None]
 ToError = Callable[[str, str], Any]
 """Of a gRPC status by name and a message."""
 
+_TRITON_CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "DEADLINE_EXCEEDED": "CANCELLED"}
+"""What Triton calls a gRPC status, where it has another name for it or none."""
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -44,12 +46,12 @@ class Responder:
     def is_cancelled(self) -> bool:
         """Whether the caller has left, or its deadline has passed, before the last response."""
         with self._lock:
-            return not self._ended and self._sender.is_cancelled()
+            return not self._ended and (self.measurement.is_late or self._sender.is_cancelled())
 
     def raise_if_cancelled(self) -> None:
-        """Raise `Cancelled` if `is_cancelled`."""
+        """Raise `Cancelled` if `is_cancelled`; `TimedOut` where it is for the deadline."""
         if self.is_cancelled:
-            raise Cancelled
+            raise TimedOut if self.measurement.is_late else Cancelled
 
     def send(self, response: Any, last: bool = False) -> None:
         """Send one of Triton's responses; `last` says that none will follow."""
@@ -100,6 +102,8 @@ def to_stream_error(status: str, message: str) -> Any:
 
 def status_of(failure: BaseException) -> tuple[str, str]:
     """The gRPC status an exception deserves and its message; what we did not foresee is logged and INTERNAL."""
+    if isinstance(failure, TimedOut):
+        return "DEADLINE_EXCEEDED", "the request's deadline has passed"
     if isinstance(failure, Cancelled):
         return "CANCELLED", "the request was cancelled"
     if isinstance(failure, Unavailable):
@@ -111,7 +115,7 @@ def status_of(failure: BaseException) -> tuple[str, str]:
 
 
 def _triton_error(status: str, message: str) -> Any:
-    code = "INVALID_ARG" if status == "INVALID_ARGUMENT" else status
+    code = _TRITON_CODES.get(status, status)
     return pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -29,6 +29,8 @@ PATH = "/metrics"
 _TRITON_SECONDS = 2.0
 """For Triton's own, which are left out while it does not answer."""
 _CALLER_SECONDS = 10.0
+_MOST_CALLERS = 16
+"""At once; one more is sent away."""
 
 
 class Exporter:
@@ -93,6 +95,22 @@ def _server(host: str, port: int, text: Callable[[], bytes]) -> ThreadingHTTPSer
     class Server(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         daemon_threads = True
+        room = threading.BoundedSemaphore(_MOST_CALLERS)
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            if self.room.acquire(blocking=False):
+                super().process_request(request, client_address)
+            else:
+                self.shutdown_request(request)
+
+        def process_request_thread(self, request: Any, client_address: Any) -> None:
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                self.room.release()
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say nothing: a caller has left before it was answered."""
 
     return Server((host.strip("[]"), port), Handler)
 

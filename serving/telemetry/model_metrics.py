@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from serving.telemetry import definitions
 
 OK = "OK"
+_DEADLINE_JITTER = 0.1
+"""Seconds by which gRPC may cancel a call before its deadline, seen from its arrival here."""
 
 
 class ModelMetrics:
@@ -31,9 +34,9 @@ class ModelMetrics:
             self._requests[status] = definitions.REQUESTS.labels(*self._labels, status)
         self._requests[status].inc()
 
-    def arrival(self) -> RequestMeasurement:
-        """Begin to measure a request that has just arrived."""
-        return RequestMeasurement(self)
+    def arrival(self, timeout: float = math.inf) -> RequestMeasurement:
+        """Begin to measure a request that has just arrived, and whose caller waits for `timeout` seconds."""
+        return RequestMeasurement(self, timeout)
 
 
 @dataclass(eq=False)
@@ -45,9 +48,11 @@ class RequestMeasurement:
             `time.perf_counter`; 0.0 before.
         status: gRPC's name, once it has ended.
         tokens: that were generated for it.
+        timeout: seconds after its arrival that its caller waits.
     """
 
     metrics: ModelMetrics
+    timeout: float = math.inf
     arrived: float = field(default_factory=time.perf_counter)
     began: float = 0.0
     first: float = 0.0
@@ -58,6 +63,11 @@ class RequestMeasurement:
 
     def __post_init__(self) -> None:
         self.metrics.waiting.inc()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its caller waits no longer."""
+        return time.perf_counter() - self.arrived >= self.timeout
 
     def begin(self) -> None:
         """Work on it begins; said again, nothing happens."""
@@ -80,7 +90,13 @@ class RequestMeasurement:
         self.last = now
 
     def finish(self, status: str) -> None:
-        """Its last message leaves; `status` is gRPC's name. Said again, nothing happens."""
+        """Its last message leaves; `status` is gRPC's name. Said again, nothing happens.
+
+        What is late reaches nobody, and what was cancelled at its deadline was not by a person.
+        """
+        now = time.perf_counter()
+        if status in (OK, "CANCELLED") and now - self.arrived >= self.timeout - _DEADLINE_JITTER * (status != OK):
+            status = "DEADLINE_EXCEEDED"
         with self._lock:
             if self.status:
                 return
@@ -88,5 +104,5 @@ class RequestMeasurement:
         (self.metrics.running if self.began else self.metrics.waiting).dec()
         self.metrics.count(status)
         if status == OK:
-            self.metrics.request_seconds.observe(time.perf_counter() - self.arrived)
+            self.metrics.request_seconds.observe(now - self.arrived)
         self.metrics.between_messages_seconds.flush()

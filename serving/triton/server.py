@@ -41,6 +41,8 @@ from serving.triton.folder import ServerFolder
 from synthesis import gpu
 
 PROJECT = Path(__file__).resolve().parents[2]
+FORWARDED = f"{headers.CLIENT}|{headers.TIMEOUT}"
+"""Headers that models are told, as a regular expression."""
 _PR_SET_PDEATHSIG = 1
 _MOST_STARTS = 3
 """Triton 2.51 aborts now and then while it starts on a busy machine; the next start succeeds."""
@@ -294,7 +296,7 @@ class TritonServer:
             "--metrics-address=127.0.0.1",
             *self.security.arguments(),
             # Who calls, for the limits of one client; see `serving.python_backend.admission`.
-            *(f"--{protocol}-header-forward-pattern={headers.CLIENT}" for protocol in ("grpc", "http")),
+            *(f"--{protocol}-header-forward-pattern={FORWARDED}" for protocol in ("grpc", "http")),
             f"--grpc-port={address.grpc_port}",
             f"--http-port={address.http_port}",
             f"--metrics-port={self._triton_metrics_port}",
