@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,17 +42,6 @@ class Snapshot:
             ValueError: `text` is not in the Prometheus text format.
         """
         return cls({(s.name, frozenset(s.labels.items())): s.value for s in read_samples(text)})
-
-    @classmethod
-    def fetch(cls, url: str, timeout: float = 5.0) -> Snapshot:
-        """Read the metrics at `url`.
-
-        Raises:
-            OSError: nothing answers there.
-            ValueError: what answers there has no metrics.
-        """
-        with urllib.request.urlopen(url, timeout=timeout) as reply:
-            return cls.read(reply.read().decode())
 
     def since(self, earlier: Snapshot) -> Snapshot:
         """Return what was added to counters and histograms; one that was reset in between counts from 0."""

@@ -204,7 +204,8 @@ def test_grpc_s_own_timeouts_are_read():
 
 
 def fetch(server: TritonServer) -> Snapshot:
-    return Snapshot.fetch(server.address.metrics)
+    with urllib.request.urlopen(server.address.metrics, timeout=10) as reply:
+        return Snapshot.read(reply.read().decode())
 
 
 def settled(server: TritonServer, before: Snapshot, model: str, requests: int) -> Snapshot:
