@@ -133,3 +133,12 @@ RESTARTS = _counter(
     "part",
     registry=SUPERVISOR_REGISTRY,
 )
+
+
+def table() -> str:
+    """Return all metrics as the table of the documentation, in Markdown."""
+    rows = (
+        f"| `{d.name}` | {d.kind} | {', '.join(f'`{label}`' for label in d.labels)} | {d.meaning} |"
+        for d in DEFINITIONS
+    )
+    return "\n".join(("| metric | kind | labels | meaning |", "|---|---|---|---|", *rows)) + "\n"

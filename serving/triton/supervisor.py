@@ -280,10 +280,15 @@ def _states(server: TritonServer) -> dict[ModelVersion, State]:
 
 def model_processes(triton: int) -> Iterator[ModelVersion]:
     """Yield the version of every running process of Triton's Python backend that is a child of process `triton`."""
-    for process in processes.children(triton):
-        if process.arguments and Path(process.arguments[0]).name == _STUB:
-            *_, name, version, _file = Path(process.arguments[1]).parts
-            yield ModelVersion(name, version)
+    yield from filter(None, map(model_version, processes.children(triton)))
+
+
+def model_version(process: processes.Process) -> ModelVersion | None:
+    """Return the version that a process of Triton's Python backend runs; None for any other process."""
+    if not (process.arguments and Path(process.arguments[0]).name == _STUB):
+        return None
+    *_, name, version, _file = Path(process.arguments[1]).parts
+    return ModelVersion(name, version)
 
 
 @dataclass

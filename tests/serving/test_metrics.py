@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -300,3 +301,14 @@ def test_callers_who_say_nothing_keep_nobody_from_the_metrics_for_long(server):
             assert fetch(server).total("reverie_requests") > 0
             return
     raise AssertionError("the metrics did not come back")
+
+
+def test_the_documentation_lists_every_metric_as_the_code_defines_it():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
+    assert text.endswith("\n## All of ours\n\n" + definitions.table())
+
+
+def test_every_metric_that_is_served_is_defined(server):
+    with urllib.request.urlopen(server.address.metrics) as reply:
+        served = set(re.findall(r"^# TYPE (reverie_\w+)", reply.read().decode(), re.MULTILINE))
+    assert served == {d.name for d in definitions.DEFINITIONS}
