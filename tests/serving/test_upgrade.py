@@ -68,14 +68,14 @@ INPUTS = {"image": PIXELS, "style_weights": np.ones((1, 1), np.float32)}
 class Callers:
     """Two clients that call `style` and `stylize` without pause, what answered, and what failed."""
 
-    def __init__(self, address: str, photo: bytes, label: str = ""):
+    def __init__(self, address: str, photo: bytes, label: str = "", size: int = 64):
         self.versions: list[str] = []
         self.begun: list[float] = []
         self.failures: list[Exception] = []
         self._failed: list[tuple[float, Exception]] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._label = label
+        self._label, self._size = label, size
         self._threads = [threading.Thread(target=self._call, args=(address, photo), daemon=True) for _ in range(2)]
 
     def __enter__(self) -> Callers:
@@ -115,7 +115,7 @@ class Callers:
                         self.versions.append(version)
                     if not self._label:
                         begun = time.monotonic()
-                        client.stylize(photo, size=64)
+                        client.stylize(photo, size=self._size)
                 except ReverieError as error:
                     with self._lock:
                         self.failures.append(error)
@@ -284,7 +284,7 @@ def stable_of(server: TritonServer) -> int:
 def try_canary(server: TritonServer, photo: bytes, fault: tiny.Fault, seconds: float) -> Trial:
     repository, stable = Repository(server.repository), stable_of(server)
     version = publishing.publish(tiny.stage(repository, 1, fault=fault), repository, label="museum").version
-    with Callers(server.address.grpc, photo) as callers, model_of(server) as model:
+    with Callers(server.address.grpc, photo, size=400) as callers, model_of(server) as model:
         callers.wait_for(stable, calls=20)
         began = time.monotonic()
         verdict = canary.run(model, version, 40, seconds, server.address.metrics)
@@ -298,8 +298,8 @@ def try_canary(server: TritonServer, photo: bytes, fault: tiny.Fault, seconds: f
 
 
 def test_a_canary_that_fails_wide_pictures_is_rejected_after_a_few(served, two, photo):
-    """`Callers` ask for small pictures through `style` and for wider ones through `stylize`."""
-    trial = try_canary(served, photo, tiny.Fault(widest=48), seconds=60)
+    """`Callers` ask for small pictures through `style` and for wide ones through `stylize`."""
+    trial = try_canary(served, photo, tiny.Fault(widest=300), seconds=60)
     assert not trial.verdict.promoted
     assert "of its requests failed" in " ".join(trial.verdict.reasons)
     assert trial.seconds < 30
