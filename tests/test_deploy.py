@@ -15,6 +15,7 @@ import yaml
 from reverie_client import headers
 
 from registry.model_configuration import ENGINE_CACHE
+from serving.telemetry.definitions import DEFINITIONS
 from serving.triton import installation
 from serving.triton.server import FORWARDED
 
@@ -156,7 +157,7 @@ def test_a_pod_that_goes_has_time_to_drain():
 
 def test_replicas_follow_the_calls_that_wait():
     (metric,) = the("HorizontalPodAutoscaler")["spec"]["metrics"]
-    assert metric["pods"]["metric"]["name"] in TRITON_METRICS
+    assert metric["pods"]["metric"]["name"] in series()
     assert the("PodDisruptionBudget")["spec"]["minAvailable"] < the("HorizontalPodAutoscaler")["spec"]["minReplicas"]
 
 
@@ -263,8 +264,16 @@ def expressions() -> list[str]:
     return rules + [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
+def series() -> set[str]:
+    """The names of all samples of our own metrics."""
+    histograms = {d.name for d in DEFINITIONS if d.kind == "histogram"}
+    return {d.name for d in DEFINITIONS} | {
+        f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")
+    }
+
+
 def test_rules_and_panels_ask_for_metrics_that_are_exported():
-    ours = {"reverie_canary_promoted", "up"}
+    ours = {"reverie_canary_promoted", "up"} | series()
     for expression in expressions():
         names = set(re.findall(r"\b(?:nv|reverie)_\w+", expression)) or set(re.findall(r"^\w+", expression))
         assert names <= TRITON_METRICS | ours, expression
