@@ -37,10 +37,12 @@ class Access:
     Attributes:
         filters: HTTP filters (name and typed_config) that come before the guard.
         per_route: `typed_per_filter_config` of all routes of the listener; can change without a connection being drained.
+        clusters: where the filters ask something; their names differ, or they are the same.
     """
 
     filters: Sequence[Dict] = ()
     per_route: Dict = field(default_factory=dict)
+    clusters: Sequence[Dict] = ()
 
 
 OPEN = Access()
@@ -57,7 +59,7 @@ def envoy_configuration(settings: DoorSettings, grpc: Access = OPEN, http: Acces
         _with_routes(_listener(settings, GRPC, grpc), grpc_routes(settings, grpc)),
         _with_routes(_listener(settings, HTTP, http), http_routes(settings, http)),
     ]
-    static = {"listeners": listeners, "clusters": _clusters(settings)}
+    static = {"listeners": listeners, "clusters": _clusters(settings, grpc, http)}
     return {**_bootstrap(settings), "static_resources": static}
 
 
@@ -68,7 +70,7 @@ def envoy_files(settings: DoorSettings, grpc: Access = OPEN, http: Access = OPEN
     listeners = [_listener(settings, GRPC, grpc), _listener(settings, HTTP, http)]
     routes = "config.route.v3.RouteConfiguration"
     return {
-        "clusters.json": _resources("config.cluster.v3.Cluster", _clusters(settings)),
+        "clusters.json": _resources("config.cluster.v3.Cluster", _clusters(settings, grpc, http)),
         f"{GRPC}_routes.json": _resources(routes, [grpc_routes(settings, grpc)]),
         f"{HTTP}_routes.json": _resources(routes, [http_routes(settings, http)]),
         "listeners.json": _resources("config.listener.v3.Listener", listeners),
@@ -208,7 +210,7 @@ def _tls(settings: DoorSettings) -> Dict:
     )
 
 
-def _clusters(settings: DoorSettings) -> list[Dict]:
+def _clusters(settings: DoorSettings, *access: Access) -> list[Dict]:
     http2: Dict = {"explicit_http_config": {"http2_protocol_options": {}}}
     guard = _cluster(settings, GUARD, f"unix:{settings.guard_socket}")
     guard["typed_extension_protocol_options"] = {
@@ -216,7 +218,8 @@ def _clusters(settings: DoorSettings) -> list[Dict]:
             "extensions.upstreams.http.v3.HttpProtocolOptions", **http2
         )
     }
-    return [guard, *([_cluster(settings, GATEWAY, settings.gateway)] if settings.gateway else [])]
+    asked = {cluster["name"]: cluster for one in access for cluster in one.clusters}
+    return [guard, *([_cluster(settings, GATEWAY, settings.gateway)] if settings.gateway else []), *asked.values()]
 
 
 def _cluster(settings: DoorSettings, name: str, address: str) -> Dict:
