@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import threading
@@ -26,15 +25,24 @@ def serve(
         str, typer.Option(help="Address of the metrics, which have no key: whoever reaches it may read them.")
     ] = "127.0.0.1",
     http: Annotated[
-        bool, typer.Option("--http", help="Open HTTP for inference too; else it answers health, and to the API key.")
+        bool, typer.Option("--http", help="With --no-door: open Triton's own HTTP for inference too.")
     ] = False,
+    door: Annotated[
+        bool,
+        typer.Option(
+            help="Envoy and a guard in front of Triton, which refuse what harms it; --no-door lets all reach it."
+        ),
+    ] = True,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Let web pages of this origin call; may be repeated, * lets all.")
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let other machines in without keys; says what is open then.")
     ] = False,
     weights_dir: Annotated[
         Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): gRPC over TLS only, and no HTTP.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): nothing is answered without TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
     tls_clients: Annotated[
         Path | None, typer.Option(help="Authority (PEM) whose clients alone are let in, with their certificates.")
@@ -64,35 +72,34 @@ def serve(
     from reverie_client.credentials import Tls
 
     from serving.security import Security
+    from serving.service import Service, run
     from serving.triton import memory
     from serving.triton.address import ListenAddress
-    from serving.triton.errors import StartInterrupted
-    from serving.triton.server import TritonServer
-    from serving.triton.supervisor import supervise
 
-    environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    listen = ListenAddress(host, grpc_port, http_port, metrics_port, metrics_host)
+    if http and door:
+        raise typer.BadParameter(
+            "it opens Triton's own HTTP, which the door keeps shut; accepted with --no-door", param_hint="--http"
+        )
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
     api_key = credentials.read_key(credentials.API_KEY_VARIABLE, api_key_file)
     control_key = credentials.read_key(credentials.CONTROL_KEY_VARIABLE, control_key_file)
-    security = Security(tls, api_key, control_key, http, insecure)
-    limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
     if too_little := memory.shared_memory_warning():
         typer.echo(f"warning: {too_little}", err=True)
-    with (
-        contextlib.suppress(StartInterrupted),
-        TritonServer(repository, listen, environment, security, memory_bytes=limit, interrupt=stop) as server,
-    ):
-        for warning in security.warnings(host):
-            typer.echo(f"warning: {warning}", err=True)
-        ready = (
-            f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, HTTP {server.http} ({security.http_opens}), "
-            f"metrics {listen.metrics}"
-        )
-        supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
+    run(
+        Service(
+            repository=repository,
+            listen=ListenAddress(host, grpc_port, http_port, metrics_port, metrics_host),
+            security=Security(tls, api_key, control_key, http, insecure),
+            environment={"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {},
+            memory_bytes=memory.default_limit() if memory_limit is None else int(memory_limit * 2**30),
+            has_door=door,
+            cors_origins=tuple(cors_origin or ()),
+        ),
+        stop,
+    )
     typer.echo("stopping")
 
 

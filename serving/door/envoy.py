@@ -129,7 +129,7 @@ class Envoy:
                 self._process.wait(_STOP_S)
         self._kill()
 
-    def ask(self, path: str, timeout: float = 2.0) -> tuple[int, str]:
+    def ask(self, path: str, timeout: float = 2.0, method: str = "GET") -> tuple[int, str]:
         """Ask Envoy's own administration, over a socket that its user alone reaches.
 
         Returns:
@@ -140,7 +140,7 @@ class Envoy:
         """
         connection = _UnixConnection(self.folder / "admin.sock", timeout)
         try:
-            connection.request("GET", path)
+            connection.request(method, path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode(errors="replace")
         except http.client.HTTPException as error:
