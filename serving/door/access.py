@@ -11,16 +11,15 @@ the door tells it the caller's limits in a header (see `limits.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from serving.door.configuration import Access
-from serving.door.errors import DoorError
-from serving.door.keys import Caller, Callers, Quota
+from serving.door.keys import Caller, Callers, KeyFile, Quota
 from serving.door.limits import CallerLimits
+from serving.door.settings import DoorSettings, TokenIssuer
 
 _TYPES = "type.googleapis.com/envoy"
 _HTTP = "extensions.filters.http"
@@ -32,40 +31,19 @@ _ANY_NUMBER = {"max_tokens": 2**32 - 1, "tokens_per_fill": 2**32 - 1, "fill_inte
 _JWKS_CACHE_S = 300
 
 
-@dataclass(frozen=True)
-class TokenIssuer:
-    """Whose tokens (JWT) let callers in; a caller's name is the token's `sub`, and each must say when it expires.
-
-    Attributes:
-        jwks: the issuer's public keys, a file or an https:// (or http://) address. An address is asked again every 5
-            minutes; a file is read once.
-        issuer: what a token's `iss` must be; "" for anything.
-        audience: what must be among a token's `aud`; "" for anything.
+def access_of(settings: DoorSettings, listener: str) -> Access:
+    """Who may call a door as its settings say, with the key file as it is now; the same for every listener.
 
     Raises:
-        DoorError: `jwks` is neither, or its file does not exist.
+        KeyFileError: the key file is missing, or not accepted.
     """
-
-    jwks: str
-    issuer: str = ""
-    audience: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.is_remote and not Path(self.jwks).is_file():
-            raise DoorError(
-                f"{self.jwks!r} is no file; accepted: a file with the issuer's public keys (JWKS), or their https:// address"
-            )
-
-    @property
-    def is_remote(self) -> bool:
-        return urlsplit(self.jwks).scheme in ("http", "https")
+    return access(KeyFile(settings.key_file).callers() if settings.key_file else None, settings.tokens)
 
 
 def access(callers: Callers | None = None, tokens: TokenIssuer | None = None) -> Access:
     """Let in whoever has a key of `callers` or a token of `tokens`; with neither, everybody, named by his address.
 
-    The same for every listener. `Access.filters` depends on `tokens` alone, so that a change of `callers` is one of
-    `Access.per_route`.
+    `Access.filters` depends on `tokens` alone, so that a change of `callers` is one of `Access.per_route`.
 
     Args:
         callers: those of the key file; none of them lets nobody in, and None means that no keys are asked for.

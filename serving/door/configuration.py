@@ -22,11 +22,14 @@ from serving.door.settings import DoorSettings, PublicAddress
 Dict = dict[str, Any]
 
 GRPC, HTTP = "grpc", "http"
-"""The two listeners, and their tables of routes."""
+"""The two listeners."""
 GUARD, GATEWAY = "guard", "gateway"
 """The clusters behind them."""
 _TYPES = "type.googleapis.com/envoy"
 _HTTP_FILTERS = "extensions.filters.http"
+_ROUTES = "routes"
+_LISTENER = "reverie-listener"
+"""The header that tells the table of routes which listener has a request; whatever a caller says is written over."""
 _MIB = 2**20
 
 
@@ -36,7 +39,8 @@ class Access:
 
     Attributes:
         filters: HTTP filters (name and typed_config) that come before the guard.
-        per_route: `typed_per_filter_config` of all routes of the listener; can change without a connection being drained.
+        per_route: `typed_per_filter_config` of all routes; can change without a connection being drained. It is that of
+            gRPC for both listeners, which share a caller's quota.
         clusters: where the filters ask something; their names differ, or they are the same.
     """
 
@@ -56,8 +60,8 @@ def envoy_configuration(settings: DoorSettings, grpc: Access = OPEN, http: Acces
         grpc, http: who may call over each.
     """
     listeners = [
-        _with_routes(_listener(settings, GRPC, grpc), grpc_routes(settings, grpc)),
-        _with_routes(_listener(settings, HTTP, http), http_routes(settings, http)),
+        _with_routes(_listener(settings, GRPC, grpc), routes(settings, grpc)),
+        _with_routes(_listener(settings, HTTP, http), routes(settings, grpc)),
     ]
     static = {"listeners": listeners, "clusters": _clusters(settings, grpc, http)}
     return {**_bootstrap(settings), "static_resources": static}
@@ -68,11 +72,9 @@ def envoy_files(settings: DoorSettings, grpc: Access = OPEN, http: Access = OPEN
     watched = {kind: {"path_config_source": _watched(settings, f"{kind}.json")} for kind in ("listeners", "clusters")}
     dynamic = {"lds_config": watched["listeners"], "cds_config": watched["clusters"]}
     listeners = [_listener(settings, GRPC, grpc), _listener(settings, HTTP, http)]
-    routes = "config.route.v3.RouteConfiguration"
     return {
         "clusters.json": _resources("config.cluster.v3.Cluster", _clusters(settings, grpc, http)),
-        f"{GRPC}_routes.json": _resources(routes, [grpc_routes(settings, grpc)]),
-        f"{HTTP}_routes.json": _resources(routes, [http_routes(settings, http)]),
+        f"{_ROUTES}.json": _resources("config.route.v3.RouteConfiguration", [routes(settings, grpc)]),
         "listeners.json": _resources("config.listener.v3.Listener", listeners),
         "bootstrap.json": {**_bootstrap(settings), "dynamic_resources": dynamic},
     }
@@ -89,33 +91,32 @@ def certificate_files(settings: DoorSettings, certificate: Path, key: Path, auth
     return found
 
 
-def grpc_routes(settings: DoorSettings, access: Access = OPEN) -> Dict:
-    """The table of the gRPC listener: everything goes to the guard."""
-    route = {"cluster": GUARD, "timeout": "0s", "idle_timeout": _seconds(settings.limits.idle_seconds)}
-    return _routes(settings, GRPC, [{"match": {"prefix": "/"}, "route": route}], access)
+def routes(settings: DoorSettings, access: Access = OPEN) -> Dict:
+    """The one table of both listeners, so that a caller has one quota over both; a listener is told by `_LISTENER`.
 
-
-def http_routes(settings: DoorSettings, access: Access = OPEN) -> Dict:
-    """The table of the HTTP listener: health is answered by `health.lua`, the rest by the gateway, if there is one."""
-    rest: Dict = {"match": {"prefix": "/"}}
+    Over gRPC everything goes to the guard. Over HTTP health is answered by `health.lua`, the rest by the gateway, if there
+    is one.
+    """
+    is_grpc = {"name": _LISTENER, "string_match": {"exact": GRPC}}
+    over_grpc = {"match": {"prefix": "/", "headers": [is_grpc]}, "route": _to(settings, GUARD)}
+    over_http: Dict = {"match": {"prefix": "/"}}
     if settings.gateway:
-        route = {"cluster": GATEWAY, "timeout": "0s", "idle_timeout": _seconds(settings.limits.idle_seconds)}
-        rest["route"] = route
+        over_http["route"] = _to(settings, GATEWAY)
     else:
         text = '{"error": {"message": "there is no HTTP API here; accepted: GET /v2/health/live and /v2/health/ready, or gRPC"}}'
-        rest["direct_response"] = {"status": 501, "body": {"inline_string": text}}
-        rest["response_headers_to_add"] = [{"header": {"key": "content-type", "value": "application/json"}}]
-    return _routes(settings, HTTP, [rest], access)
-
-
-def _routes(settings: DoorSettings, name: str, routes: list[Dict], access: Access) -> Dict:
-    host: Dict = {"name": name, "domains": ["*"], "routes": routes}
+        over_http["direct_response"] = {"status": 501, "body": {"inline_string": text}}
+        over_http["response_headers_to_add"] = [{"header": {"key": "content-type", "value": "application/json"}}]
+    host: Dict = {"name": "door", "domains": ["*"], "routes": [over_grpc, over_http]}
     filters = dict(access.per_route)
     if settings.cors_origins:
         filters["envoy.filters.http.cors"] = _cors(settings.cors_origins)
     if filters:
         host["typed_per_filter_config"] = filters
-    return {"name": name, "virtual_hosts": [host]}
+    return {"name": _ROUTES, "request_headers_to_remove": [_LISTENER], "virtual_hosts": [host]}
+
+
+def _to(settings: DoorSettings, cluster: str) -> Dict:
+    return {"cluster": cluster, "timeout": "0s", "idle_timeout": _seconds(settings.limits.idle_seconds)}
 
 
 def _cors(origins: Sequence[str]) -> Dict:
@@ -149,15 +150,18 @@ def _listener(settings: DoorSettings, name: str, access: Access) -> Dict:
 
 def _manager(settings: DoorSettings, name: str, access: Access) -> Dict:
     limits = settings.limits
-    routes = {
-        "route_config_name": name,
-        "config_source": {"path_config_source": _watched(settings, f"{name}_routes.json")},
+    table = {
+        "route_config_name": _ROUTES,
+        "config_source": {"path_config_source": _watched(settings, f"{_ROUTES}.json")},
     }
+    said = {"append": {"header": {"key": _LISTENER, "value": name}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    say_listener = _typed("extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation", mutations=[said])
     return _typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=name,
         codec_type="AUTO",
-        rds=routes,
+        rds=table,
+        early_header_mutation_extensions=[_named("envoy.http.early_header_mutation.header_mutation", say_listener)],
         http_filters=_filters(settings, name, access),
         use_remote_address=True,
         server_name="reverie",

@@ -19,8 +19,10 @@ from types import TracebackType
 
 from reverie_client.control_keys import ControlKeyFile
 
+from reverie.errors import ToolkitError
 from serving.door import configuration
-from serving.door.configuration import OPEN, Access
+from serving.door.access import access_of
+from serving.door.configuration import Access
 from serving.door.envoy import Envoy, validate
 from serving.door.errors import DoorError
 from serving.door.guard.proxy import Keys
@@ -32,11 +34,6 @@ AccessOf = Callable[[DoorSettings, str], Access]
 _LISTENERS = 2
 _LOOK_EVERY_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-
-
-def everybody(settings: DoorSettings, listener: str) -> Access:
-    """The access of a door without keys."""
-    return OPEN
 
 
 def private_folder() -> Path:
@@ -65,7 +62,7 @@ class Door:
     settings: DoorSettings
     keys: Keys
     shared_control_key: str | None = None
-    access: AccessOf = everybody
+    access: AccessOf = access_of
     log: Path | None = None
     say: Callable[[str], None] = lambda line: None
     interrupt: threading.Event = field(default_factory=threading.Event)
@@ -151,7 +148,7 @@ class Door:
         try:
             validate(self._static())
             self._write()
-        except (DoorError, OSError) as error:
+        except (ToolkitError, OSError) as error:
             self.say(f"the door keeps its old configuration: {error}")
             return False
         self.say("the door has taken over its new configuration")

@@ -2,35 +2,34 @@
 
 Envoy has no filter for calls at the same time of one caller, and cannot see the model that a message names; its Lua has a
 state for each thread and no word of a call's end. The guard is one process that every call of a model passes, and knows
-both. Knows nothing of Envoy or gRPC's calls.
+both. Knows nothing of Envoy.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import grpc
+
+from serving.door.guard.messages import Refused
 
 HEADER = "reverie-limits"
 """Set by the door, and taken away where a caller sends it."""
 
 
-class LimitExceeded(Exception):
-    """A call that its caller may not make.
+class LimitExceeded(Refused):
+    """A call that its caller may not make, or not now.
 
     Attributes:
-        code: the gRPC status.
-        message: what was wrong, and what is accepted.
         retry_after: seconds after which trying again makes sense; None where it does not.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, retry_after: int | None = None):
-        super().__init__(message)
-        self.code, self.message, self.retry_after = code, message, retry_after
+        super().__init__(message, code)
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class CallerLimits:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str | bytes]) -> CallerLimits:
         """Out of what the door says with a call; no limits where it says none."""
-        said = json.loads(metadata.get(HEADER, "{}"))
+        said = json.loads(metadata.get(HEADER) or "{}")
         return cls(**said | {"models": tuple(said.get("models", ()))})
 
     def header(self) -> str:
@@ -82,9 +81,11 @@ class CallsAtOnce:
     def __init__(self) -> None:
         self._running: Counter[str] = Counter()
 
-    @contextlib.contextmanager
-    def call(self, caller: str, limits: CallerLimits) -> Iterator[None]:
-        """A call's whole time.
+    def begin(self, caller: str, limits: CallerLimits) -> Callable[[], None]:
+        """Count a call of `caller`.
+
+        Returns:
+            What is to be called at its end, once.
 
         Raises:
             LimitExceeded: `caller` has as many calls as he may.
@@ -97,8 +98,9 @@ class CallsAtOnce:
                 retry_after=1,
             )
         self._running[caller] += 1
-        try:
-            yield
-        finally:
-            self._running[caller] -= 1
-            self._running += Counter()  # Drops zeros, so that names do not pile up.
+        return lambda: self._end(caller)
+
+    def _end(self, caller: str) -> None:
+        self._running[caller] -= 1
+        if not self._running[caller]:
+            del self._running[caller]  # So that names do not pile up.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from reverie_client import hosts
 from reverie_client.credentials import Tls
+
+from serving.door.errors import DoorError
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,35 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class TokenIssuer:
+    """Whose tokens (JWT) let callers in; a caller's name is the token's `sub`, and each must say when it expires.
+
+    Attributes:
+        jwks: the issuer's public keys, a file or an https:// (or http://) address. An address is asked again every 5
+            minutes; a file is read once.
+        issuer: what a token's `iss` must be; "" for anything.
+        audience: what must be among a token's `aud`; "" for anything.
+
+    Raises:
+        DoorError: `jwks` is neither, or its file does not exist.
+    """
+
+    jwks: str
+    issuer: str = ""
+    audience: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.is_remote and not Path(self.jwks).is_file():
+            raise DoorError(
+                f"{self.jwks!r} is no file; accepted: a file with the issuer's public keys (JWKS), or their https:// address"
+            )
+
+    @property
+    def is_remote(self) -> bool:
+        return urlsplit(self.jwks).scheme in ("http", "https")
+
+
+@dataclass(frozen=True)
 class DoorSettings:
     """One door.
 
@@ -56,7 +88,8 @@ class DoorSettings:
         triton_grpc_port, triton_http_port: on 127.0.0.1, where Triton listens.
         gateway: of the HTTP gateway, "HOST:PORT" or "unix:PATH"; None where there is none.
         tls: certificate, key, and the authority of the clients' certificates where they need one; None for plain text.
-        key_file: of the callers' keys; None where everybody may call.
+        key_file: of the callers' keys; None where none are asked for.
+        tokens: whose tokens let callers in; None where none do. With neither, everybody may call.
         cors_origins: web pages of these origins may call; "*" for all.
     """
 
@@ -68,6 +101,7 @@ class DoorSettings:
     gateway: str | None = None
     tls: Tls | None = None
     key_file: Path | None = None
+    tokens: TokenIssuer | None = None
     cors_origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
 

@@ -1,4 +1,4 @@
-"""A real Envoy with the access filters, in front of stubs that say what has reached them."""
+"""A whole door, Envoy and the guard, in front of stubs of Triton and of the gateway that say what has reached them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from tritonclient.grpc import service_pb2
 
-from serving.door.access import TokenIssuer, access
-from serving.door.configuration import envoy_files
-from serving.door.envoy import Envoy
-from serving.door.key_watch import KeyWatch
-from serving.door.keys import Callers, KeyFile
-from serving.door.settings import DoorSettings, PublicAddress
+from serving.door.access import access_of
+from serving.door.door import AccessOf, Door, private_folder
+from serving.door.guard.proxy import Keys
+from serving.door.keys import KeyFile
+from serving.door.settings import DoorSettings, PublicAddress, TokenIssuer
 from serving.triton.address import ListenAddress
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -30,23 +30,37 @@ LIVE = "/inference.GRPCInferenceService/ServerLive"
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 
 
+def infer(model: str, size: int = 0) -> bytes:
+    """A request of so many bytes, about, for `model`."""
+    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[bytes(size)] if size else [])
+    return request.SerializeToString()
+
+
 @dataclass
 class OpenDoor:
-    """Attributes: errors: what the watch of the key file complained of."""
+    """A door and a channel to it.
+
+    Attributes:
+        said: what the door has told its owner.
+        let_go: until it is set, the stub answers no call of the model "slow".
+    """
 
     settings: DoorSettings
-    envoy: Envoy
+    door: Door
     channel: grpc.Channel
-    errors: list[str]
+    said: list[str]
+    let_go: threading.Event
 
-    def call(self, *metadata: tuple[str, str], method: str = INFER, body: bytes = b"") -> dict[str, str]:
-        """The metadata with which a call has arrived; raises grpc.RpcError where it was refused."""
+    def call(self, *metadata: tuple[str, str], method: str = INFER, body: bytes = infer("stylize")) -> dict[str, str]:
+        """The metadata with which a call has reached Triton; raises grpc.RpcError where it was refused."""
         return json.loads(self.channel.unary_unary(method)(body, metadata=metadata, timeout=10))
 
-    def status(self, *metadata: tuple[str, str], method: str = INFER) -> tuple[str, str]:
+    def status(
+        self, *metadata: tuple[str, str], method: str = INFER, body: bytes = infer("stylize")
+    ) -> tuple[str, str]:
         """How a call ends, and the message."""
         try:
-            self.call(*metadata, method=method)
+            self.call(*metadata, method=method, body=body)
         except grpc.RpcError as error:
             return error.code().name, error.details()
         return "OK", ""
@@ -58,41 +72,35 @@ class OpenDoor:
         request = urllib.request.Request(f"http://{self.settings.http}{path}", body, headers or {})
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, dict(answer.headers), json.loads(answer.read() or b"{}")
+                return answer.status, dict(answer.headers), json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            return error.code, dict(error.headers), json.loads(error.read() or b"{}")
+            text, is_json = error.read(), error.headers["content-type"] == "application/json"
+            return error.code, dict(error.headers), json.loads(text) if is_json else {}
 
 
 @contextlib.contextmanager
-def open_door(folder: Path, keys: KeyFile | None = None, tokens: TokenIssuer | None = None) -> Iterator[OpenDoor]:
-    """A door with `keys`, which are watched, in front of stubs."""
-    listen = ListenAddress.free()
-    with _http_stub() as gateway:
+def open_door(
+    folder: Path, keys: KeyFile | None = None, tokens: TokenIssuer | None = None, access: AccessOf = access_of
+) -> Iterator[OpenDoor]:
+    """A door with `keys` in front of stubs; its log is `folder`/log."""
+    listen, let_go = ListenAddress.free(), threading.Event()
+    with contextlib.ExitStack() as stack:
+        stack.callback(let_go.set)
         settings = DoorSettings(
-            folder,
+            private_folder(),
             grpc=PublicAddress(port=listen.grpc_port),
             http=PublicAddress(port=listen.http_port),
-            gateway=gateway,
+            triton_grpc_port=stack.enter_context(_triton_stub(let_go)),
+            gateway=stack.enter_context(_gateway_stub()),
             key_file=keys.path if keys else None,
+            tokens=tokens,
         )
-        envoy, errors = Envoy(folder, log=folder / "envoy.log"), []
-
-        def put_in_force(callers: Callers | None) -> None:
-            found = access(callers, tokens)
-            envoy.write(envoy_files(settings, found, found))
-
-        watch = KeyWatch(keys, put_in_force, errors.append) if keys else None
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_grpc_stub(settings.guard_socket))
-            if watch:
-                watch.start()
-                stack.callback(watch.stop)
-            else:
-                put_in_force(None)
-            stack.callback(envoy.stop)
-            envoy.start(listeners=2)
-            channel = stack.enter_context(grpc.insecure_channel(str(settings.grpc)))
-            yield OpenDoor(settings, envoy, channel, errors)
+        said: list[str] = []
+        opens = Keys("triton's", "triton's control", "control")
+        door = Door(settings, opens, access=access, log=folder / "log", say=said.append)
+        stack.enter_context(door)
+        channel = stack.enter_context(grpc.insecure_channel(str(settings.grpc)))
+        yield OpenDoor(settings, door, channel, said, let_go)
 
 
 def wait_until(is_so, seconds: float = 2.0) -> None:
@@ -103,13 +111,20 @@ def wait_until(is_so, seconds: float = 2.0) -> None:
         time.sleep(0.02)
 
 
-class _Echo(grpc.GenericRpcHandler):
+@dataclass
+class _Triton(grpc.GenericRpcHandler):
+    """Answers each message with the metadata of its call."""
+
+    let_go: threading.Event
+
     def service(self, details):
         if details.method == STREAM:
             return grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.unary_unary_rpc_method_handler(self._unary)
 
     def _unary(self, message, context):
+        if message == infer("slow"):
+            self.let_go.wait(30)
         return json.dumps(dict(context.invocation_metadata())).encode()
 
     def _stream(self, messages, context):
@@ -118,17 +133,17 @@ class _Echo(grpc.GenericRpcHandler):
 
 
 @contextlib.contextmanager
-def _grpc_stub(socket: Path) -> Iterator[None]:
-    server = grpc.server(ThreadPoolExecutor(16), handlers=[_Echo()])
-    server.add_insecure_port(f"unix:{socket}")
+def _triton_stub(let_go: threading.Event) -> Iterator[int]:
+    server = grpc.server(ThreadPoolExecutor(32), handlers=[_Triton(let_go)])
+    port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        yield
+        yield port
     finally:
         server.stop(None).wait()
 
 
-class _HttpEcho(http.server.BaseHTTPRequestHandler):
+class _Gateway(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -146,11 +161,10 @@ class _HttpEcho(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def _http_stub() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _HttpEcho)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+def _gateway_stub() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()

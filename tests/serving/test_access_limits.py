@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import grpc
@@ -21,29 +20,23 @@ def test_what_the_door_says_is_what_the_guard_reads():
 
 def test_calls_at_the_same_time_are_counted_for_each_caller_and_given_back_at_their_end():
     calls, two = CallsAtOnce(), CallerLimits(streams=2)
-    with contextlib.ExitStack() as running:
-        running.enter_context(calls.call("alice", two))
-        with calls.call("alice", two), pytest.raises(LimitExceeded) as refused, calls.call("alice", two):
-            pass
-        assert refused.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert refused.value.retry_after == 1
-        assert "2 calls of the key alice are being answered; accepted: 2 at the same time" in refused.value.message
-        with calls.call("bob", two):
-            running.enter_context(calls.call("alice", two))
-
-
-def test_a_call_that_fails_gives_its_place_back():
-    calls, one = CallsAtOnce(), CallerLimits(streams=1)
-    for _ in range(3):
-        with pytest.raises(OSError, match="gone"), calls.call("alice", one):
-            raise OSError("gone")
+    end = calls.begin("alice", two)
+    calls.begin("alice", two)
+    with pytest.raises(LimitExceeded) as refused:
+        calls.begin("alice", two)
+    assert refused.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.value.retry_after == 1
+    assert "2 calls of the key alice are being answered; accepted: 2 at the same time" in refused.value.message
+    calls.begin("bob", two)
+    end()
+    calls.begin("alice", two)
 
 
 def test_any_number_of_calls_without_a_limit():
     calls = CallsAtOnce()
-    with contextlib.ExitStack() as running:
-        for _ in range(100):
-            running.enter_context(calls.call("alice", CallerLimits()))
+    for end in [calls.begin("alice", CallerLimits()) for _ in range(100)]:
+        end()
+    calls.begin("alice", CallerLimits(streams=1))
 
 
 def test_a_key_for_some_models_opens_no_other():

@@ -10,21 +10,25 @@ import asyncio
 import contextlib
 import hmac
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from reverie_client import headers
+from tritonclient.grpc import service_pb2
 
-from serving.door.guard.messages import Refused, check
+from serving.door.guard.messages import Refused, check, unwrap
+from serving.door.limits import CallerLimits, CallsAtOnce, LimitExceeded
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = ("ServerLive", "ServerReady", "ModelReady")
 CALLS = ("ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "ModelInfer")
 CONTROL = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
 STREAM = "ModelStreamInfer"
+_OF_A_MODEL = ("ModelMetadata", "ModelConfig", "ModelStatistics")
 _STANDARD_HEALTH = "/grpc.health.v1.Health/Check"
 _API_KEY = headers.GRPC_RESTRICTED_PREFIX + headers.API_KEY
 _CONTROL_KEY = headers.GRPC_RESTRICTED_PREFIX + headers.CONTROL
@@ -65,6 +69,7 @@ class Proxy(grpc.GenericRpcHandler):
     keys: Keys
     message_bytes: int
     _running: set[asyncio.Task] = field(default_factory=set, init=False, repr=False)
+    _at_once: CallsAtOnce = field(default_factory=CallsAtOnce, init=False, repr=False)
 
     def __post_init__(self) -> None:
         limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -88,20 +93,23 @@ class Proxy(grpc.GenericRpcHandler):
 
         async def handle(message: bytes, context: grpc.aio.ServicerContext) -> bytes:
             try:
-                metadata = self._let_in(name, context)
+                caller = _Caller.of(context)
+                metadata = self._let_in(name, caller)
                 if name == "ModelInfer":
                     check(message)
-                return await self._finished(carry(message, metadata=metadata))
+                caller.check(name, message)
+                end = self._at_once.begin(caller.name, caller.limits)
+                return await self._finished(carry(message, metadata=metadata), end)
             except Refused as refused:
-                await context.abort(refused.code, refused.message)
+                await _abort(context, refused)
             except grpc.aio.AioRpcError as error:
                 await context.abort(error.code(), redacted(error.details() or ""))
             raise AssertionError("an aborted call does not return")
 
         return handle
 
-    async def _finished(self, call: Any) -> bytes:
-        """Its answer. Where the caller leaves meanwhile the call goes on without one."""
+    async def _finished(self, call: Any, end: Callable[[], None]) -> bytes:
+        """Its answer. Where the caller leaves meanwhile the call goes on without one, and counts as one of his."""
 
         async def finish() -> bytes:
             return await call
@@ -109,6 +117,7 @@ class Proxy(grpc.GenericRpcHandler):
         task = asyncio.ensure_future(finish())
         self._running.add(task)
         task.add_done_callback(self._forget)
+        task.add_done_callback(lambda _: end())
         return await asyncio.shield(task)
 
     def _forget(self, task: asyncio.Task) -> None:
@@ -121,45 +130,85 @@ class Proxy(grpc.GenericRpcHandler):
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             try:
-                metadata = self._let_in(STREAM, context)
+                caller = _Caller.of(context)
+                metadata = self._let_in(STREAM, caller)
+                end = self._at_once.begin(caller.name, caller.limits)
             except Refused as refused:
-                await context.abort(refused.code, refused.message)
+                await _abort(context, refused)
             call = open_stream(metadata=metadata)
-            sending = asyncio.ensure_future(_send(messages, call))
+            sending = asyncio.ensure_future(_send(messages, call, caller))
             try:
                 async for answer in call:
                     await context.write(answer)
             except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
                 if harmful := _refusal(sending):
-                    await context.abort(harmful.code, harmful.message)
+                    await _abort(context, harmful)
                 if isinstance(error, asyncio.CancelledError):
                     raise
                 await context.abort(error.code(), redacted(error.details() or ""))
             finally:
+                end()
                 call.cancel()
                 sending.cancel()
 
         return handle
 
-    def _let_in(self, name: str, context: grpc.aio.ServicerContext) -> tuple[tuple[str, str], ...]:
+    def _let_in(self, name: str, caller: _Caller) -> tuple[tuple[str, str], ...]:
         """The metadata for Triton, if the caller's keys open `name`: the door's own, and nothing else of the caller's."""
-        given = dict(context.invocation_metadata() or ())
+        given = caller.metadata
         if name in CONTROL:
-            _ask_for(self.keys.control, given, _CONTROL_KEY, headers.CONTROL)
+            if not caller.limits.admin:
+                _ask_for(self.keys.control, given, _CONTROL_KEY, headers.CONTROL)
             return ((_API_KEY, self.keys.triton), (_CONTROL_KEY, self.keys.triton_control))
         if name in HEALTH or name == "Check":
             return ()
         if self.keys.api:
             _ask_for(self.keys.api, given, _API_KEY, headers.API_KEY)
-        caller = given.get(headers.CLIENT)
-        return ((_API_KEY, self.keys.triton), *(((headers.CLIENT, caller),) if caller else ()))
+        return ((_API_KEY, self.keys.triton), *(((headers.CLIENT, caller.name),) if caller.name else ()))
 
 
-async def _send(messages: AsyncIterator[bytes], call: Any) -> None:
+@dataclass(frozen=True)
+class _Caller:
+    """Who calls, as Envoy says, and what he may."""
+
+    metadata: Mapping[str, str | bytes] = field(repr=False)
+    name: str
+    limits: CallerLimits
+
+    @classmethod
+    def of(cls, context: grpc.aio.ServicerContext) -> _Caller:
+        given = dict(context.invocation_metadata() or ())
+        return cls(given, str(given.get(headers.CLIENT, "")), CallerLimits.from_metadata(given))
+
+    def check(self, name: str, message: bytes) -> None:
+        """Raise Refused if a message of the call `name` is larger than his may be, or for a model that is not his."""
+        self.limits.check_size(self.name, len(message))
+        if self.limits.models and name in ("ModelInfer", STREAM):
+            self.limits.check_model(self.name, unwrap(message).request.model_name)
+        elif self.limits.models and name in _OF_A_MODEL:
+            self.limits.check_model(self.name, _model_asked_for(message))
+
+
+def _model_asked_for(message: bytes) -> str:
+    """The model's name is the first field of each of these requests."""
+    try:
+        return service_pb2.ModelConfigRequest.FromString(message).name
+    except DecodeError:
+        raise Refused("this is no request for a model; accepted: the fields of the Open Inference Protocol") from None
+
+
+async def _abort(context: grpc.aio.ServicerContext, refused: Refused) -> None:
+    if isinstance(refused, LimitExceeded) and refused.retry_after is not None:
+        context.set_trailing_metadata((("retry-after", str(refused.retry_after)),))
+    await context.abort(refused.code, refused.message)
+
+
+async def _send(messages: AsyncIterator[bytes], call: Any, caller: _Caller) -> None:
     """Everything that the caller sends; a message that is refused ends the stream."""
     try:
         async for message in messages:
             check(message)
+            caller.check(STREAM, message)
             await call.write(message)
         await call.done_writing()
     except Refused:
