@@ -6,9 +6,14 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from serving.door.key_commands import KEYS_VARIABLE, default_path
+
+if TYPE_CHECKING:
+    from serving.door.settings import TokenIssuer
 
 RepositoryOption = Annotated[Path, typer.Option("--repository", help="Model repository to serve.")]
 
@@ -53,6 +58,18 @@ def serve(
             help="Holds the key asked for with every call. Default: $REVERIE_API_KEY_FILE, else the key in $REVERIE_API_KEY."
         ),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=KEYS_VARIABLE,
+            help="Key file ('reverie keys') of those who may call. Default: the one 'reverie keys' makes, where it exists.",
+        ),
+    ] = None,
+    jwks: Annotated[
+        str | None, typer.Option(help="Let in whoever has a token (JWT) signed with these keys: a file, or https://...")
+    ] = None,
+    jwt_issuer: Annotated[str, typer.Option(help="What a token's iss must be.")] = "",
+    jwt_audience: Annotated[str, typer.Option(help="What must be among a token's aud.")] = "",
     control_key_file: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +100,7 @@ def serve(
         raise typer.BadParameter(
             "it opens Triton's own HTTP, which the door keeps shut; accepted with --no-door", param_hint="--http"
         )
+    key_file, tokens = _who_calls(keys, jwks, jwt_issuer, jwt_audience, door)
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
     api_key = credentials.read_key(credentials.API_KEY_VARIABLE, api_key_file)
     control_key = credentials.read_key(credentials.CONTROL_KEY_VARIABLE, control_key_file)
@@ -92,15 +110,36 @@ def serve(
         Service(
             repository=repository,
             listen=ListenAddress(host, grpc_port, http_port, metrics_port, metrics_host),
-            security=Security(tls, api_key, control_key, http, insecure),
+            security=Security(tls, api_key, control_key, http, insecure, door_asks=bool(key_file or tokens)),
             environment={"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {},
             memory_bytes=memory.default_limit() if memory_limit is None else int(memory_limit * 2**30),
             has_door=door,
             cors_origins=tuple(cors_origin or ()),
+            key_file=key_file,
+            tokens=tokens,
         ),
         stop,
     )
     typer.echo("stopping")
+
+
+def _who_calls(
+    keys: Path | None, jwks: str | None, issuer: str, audience: str, has_door: bool
+) -> tuple[Path | None, TokenIssuer | None]:
+    """The key file and the issuer of tokens that the door asks, and word of it to the person who starts it."""
+    from serving.door.settings import TokenIssuer
+
+    if not has_door and (keys or jwks):
+        raise typer.BadParameter("keys and tokens are asked for by the door; accepted without --no-door")
+    if (issuer or audience) and not jwks:
+        raise typer.BadParameter(
+            "they say which tokens count; accepted with --jwks", param_hint="--jwt-issuer, --jwt-audience"
+        )
+    found = keys or (default_path() if has_door and default_path().exists() else None)
+    asked = [f"a key of {found}"] * bool(found) + [f"a token of {jwks}"] * bool(jwks)
+    if asked:
+        typer.echo(f"callers need {' or '.join(asked)}; no API key is asked for beside it", err=True)
+    return found, TokenIssuer(jwks, issuer, audience) if jwks else None
 
 
 def demo(

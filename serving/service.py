@@ -11,6 +11,7 @@ from pathlib import Path
 
 from serving.door.errors import DoorError
 from serving.door.opening import Opening, opening
+from serving.door.settings import TokenIssuer
 from serving.security import Security
 from serving.triton.address import ListenAddress
 from serving.triton.errors import StartInterrupted
@@ -30,6 +31,8 @@ class Service:
         memory_bytes: what Triton itself may take.
         has_door: whether callers meet the door, and not Triton.
         cors_origins: web pages of these may call through the door.
+        key_file: of the callers' keys; None where the door asks for none.
+        tokens: whose tokens let callers in; None where none do.
     """
 
     repository: Path
@@ -39,6 +42,8 @@ class Service:
     memory_bytes: int
     has_door: bool = True
     cors_origins: tuple[str, ...] = field(default=())
+    key_file: Path | None = None
+    tokens: TokenIssuer | None = None
 
 
 def run(service: Service, stop: threading.Event) -> None:
@@ -71,7 +76,15 @@ def run(service: Service, stop: threading.Event) -> None:
 def _open(service: Service, stop: threading.Event, stack: contextlib.ExitStack) -> Opening | None:
     if not service.has_door:
         return None
-    found = opening(service.listen, service.security, cors_origins=service.cors_origins, say=tell, interrupt=stop)
+    found = opening(
+        service.listen,
+        service.security,
+        cors_origins=service.cors_origins,
+        key_file=service.key_file,
+        tokens=service.tokens,
+        say=tell,
+        interrupt=stop,
+    )
     try:
         stack.enter_context(found.door)
     except DoorError as error:

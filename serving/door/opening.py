@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serving.door.door import Door, private_folder
 from serving.door.guard.proxy import Keys
-from serving.door.settings import DoorSettings, PublicAddress
+from serving.door.settings import DoorSettings, PublicAddress, TokenIssuer
 from serving.security import Security
 from serving.triton.address import ListenAddress
 
@@ -35,11 +35,13 @@ def opening(
     *,
     cors_origins: tuple[str, ...] = (),
     gateway: str | None = None,
+    key_file: Path | None = None,
+    tokens: TokenIssuer | None = None,
     log: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     interrupt: threading.Event | None = None,
 ) -> Opening:
-    """A door at `public` that asks what `security` says.
+    """A door at `public` that asks what `security` says, or for the keys of `key_file` and the tokens of `tokens`.
 
     Raises:
         SecurityError: other machines would be let in without keys.
@@ -59,7 +61,10 @@ def opening(
         gateway=gateway,
         tls=security.tls,
         cors_origins=cors_origins,
+        key_file=key_file,
+        tokens=tokens,
     )
-    keys = Keys(triton, control, security.control_key or made_up or "", security.api_key)
+    api_key = None if key_file or tokens else security.api_key
+    keys = Keys(triton, control, security.control_key or made_up or "", api_key)
     door = Door(settings, keys, made_up, log=log, say=say, interrupt=interrupt or threading.Event())
     return Opening(door, hidden, Security(api_key=triton, control_key=control))

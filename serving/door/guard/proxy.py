@@ -93,7 +93,7 @@ class Proxy(grpc.GenericRpcHandler):
 
         async def handle(message: bytes, context: grpc.aio.ServicerContext) -> bytes:
             try:
-                caller = _Caller.of(context)
+                caller = _Introduction.of(context)
                 metadata = self._let_in(name, caller)
                 if name == "ModelInfer":
                     check(message)
@@ -130,7 +130,7 @@ class Proxy(grpc.GenericRpcHandler):
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             try:
-                caller = _Caller.of(context)
+                caller = _Introduction.of(context)
                 metadata = self._let_in(STREAM, caller)
                 end = self._at_once.begin(caller.name, caller.limits)
             except Refused as refused:
@@ -153,7 +153,7 @@ class Proxy(grpc.GenericRpcHandler):
 
         return handle
 
-    def _let_in(self, name: str, caller: _Caller) -> tuple[tuple[str, str], ...]:
+    def _let_in(self, name: str, caller: _Introduction) -> tuple[tuple[str, str], ...]:
         """The metadata for Triton, if the caller's keys open `name`: the door's own, and nothing else of the caller's."""
         given = caller.metadata
         if name in CONTROL:
@@ -168,7 +168,7 @@ class Proxy(grpc.GenericRpcHandler):
 
 
 @dataclass(frozen=True)
-class _Caller:
+class _Introduction:
     """Who calls, as Envoy says, and what he may."""
 
     metadata: Mapping[str, str | bytes] = field(repr=False)
@@ -176,7 +176,7 @@ class _Caller:
     limits: CallerLimits
 
     @classmethod
-    def of(cls, context: grpc.aio.ServicerContext) -> _Caller:
+    def of(cls, context: grpc.aio.ServicerContext) -> _Introduction:
         given = dict(context.invocation_metadata() or ())
         return cls(given, str(given.get(headers.CLIENT, "")), CallerLimits.from_metadata(given))
 
@@ -203,7 +203,7 @@ async def _abort(context: grpc.aio.ServicerContext, refused: Refused) -> None:
     await context.abort(refused.code, refused.message)
 
 
-async def _send(messages: AsyncIterator[bytes], call: Any, caller: _Caller) -> None:
+async def _send(messages: AsyncIterator[bytes], call: Any, caller: _Introduction) -> None:
     """Everything that the caller sends; a message that is refused ends the stream."""
     try:
         async for message in messages:
