@@ -153,7 +153,8 @@ class _Gateway(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.rfile.read(int(self.headers.get("content-length", 0)))
-        text = json.dumps({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}}).encode()
+        arrived = {name.lower(): ",".join(self.headers.get_all(name, [])) for name in self.headers}
+        text = json.dumps({"path": self.path, **arrived}).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(text)))
         self.end_headers()

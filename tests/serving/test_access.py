@@ -157,7 +157,7 @@ def test_bytes_that_no_header_carries_open_nothing(door):
 
 def test_whether_the_server_is_well_may_be_asked_without_a_key_but_not_under_a_name(door):
     assert headers.CLIENT not in door.call((headers.CLIENT, "admin"), method=LIVE)
-    assert door.http("/healthz")[0] == 200
+    assert headers.CLIENT not in door.http("/healthz", {headers.CLIENT: "admin"})[2]
     assert door.http("/healthz?x=1")[0] == 200
     assert door.http("/healthzz")[0] == 401
     assert door.http("/healthz/../v1/stylize")[0] == 401
@@ -177,7 +177,14 @@ def test_hashes_are_those_of_python_for_keys_of_every_length(door, keys):
 
 def test_a_key_opens_the_models_that_it_is_for(door, keys):
     key = {"x-api-key": keys.stylize_only}
-    for path in ("/v1/stylize", "/v1/styles", "/v1/images/edits", "/v1/models", "/v2/models/stylize/infer"):
+    for path in (
+        "/v1/stylize",
+        "/v1/styl%69ze/",
+        "/v1/styles",
+        "/v1/images/edits",
+        "/v1/models",
+        "/v2/models/stylize/infer",
+    ):
         assert door.http(path, key)[0] == 200
     assert door.status(bearer(keys.stylize_only))[0] == "OK"
 
@@ -257,6 +264,11 @@ def test_a_key_limited_to_one_model_reaches_no_other_however_the_path_is_written
     assert status == 403
     assert said["error"]["message"].endswith("accepted: the models stylize")
     assert door.http(path, {"x-api-key": keys.plain})[0] == 200
+
+
+def test_a_caller_cannot_say_that_he_came_to_the_other_listener(door, keys):
+    assert door.http("/v1/models", {"x-api-key": keys.plain, "reverie-listener": "grpc"})[2]["path"] == "/v1/models"
+    assert door.status(bearer(keys.plain), ("reverie-listener", "http"))[0] == "OK"
 
 
 @pytest.mark.parametrize("method", [LOAD, REPOSITORY_INDEX])
