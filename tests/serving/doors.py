@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import os
 import threading
 import time
 import urllib.error
@@ -14,10 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-# The door's processes are forked off this one, in which stubs and channels run; gRPC's own handlers of a fork close a
-# file that is another's by then.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 from tritonclient.grpc import service_pb2
