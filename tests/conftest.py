@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # does. Here a failure is to be seen.
 os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
 # Servers are forked off a process in which channels and stubs run. gRPC's own handlers of a fork then close a file in the
-# child that is another's by now, and it ends before it has begun (seen, about one time in ten on a busy machine).
+# child that is another's by now, and it ends before it has begun (seen on a busy machine).
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import numpy as np
