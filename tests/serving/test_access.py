@@ -26,7 +26,7 @@ from serving.door.errors import DoorError
 from serving.door.keys import KeyFile, digest
 from serving.door.limits import HEADER, CallerLimits
 from serving.door.settings import DoorSettings, TokenIssuer
-from tests.serving.doors import INFER, LIVE, LOAD, STREAM, infer, open_door, wait_until
+from tests.serving.doors_with_stubs import INFER, LIVE, LOAD, STREAM, infer, open_door, wait_until
 
 EVERYWHERE = ["authorization", "x-api-key", "reverie-api-key", "triton-grpc-protocol-reverie-api-key"]
 REPOSITORY_INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
