@@ -26,18 +26,17 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.door import configuration
 from serving.door.configuration import Access
-from serving.door.door import Door, private_folder
+from serving.door.door import Door
 from serving.door.envoy import validate
 from serving.door.errors import DoorError
-from serving.door.guard.proxy import Keys, redacted
+from serving.door.guard.proxy import redacted
 from serving.door.settings import DoorSettings, Limits, PublicAddress
-from serving.triton.address import ListenAddress
 from serving.triton.server import TritonServer
 from tests.serving.certificates import signed
+from tests.serving.doors import CONTROL_KEY, door_before
 from tests.serving.harmful import HARMFUL, harmful
 
 TIMES = 20
-CONTROL_KEY = "for publishers"
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -45,24 +44,6 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.02)
-
-
-def door_before(server: TritonServer, said: list[str], **settings) -> Door:
-    """A door of its own in front of a server without keys."""
-    ports = ListenAddress.free()
-    addresses = {"grpc": PublicAddress(port=ports.grpc_port), "http": PublicAddress(port=ports.http_port)}
-    found = DoorSettings(private_folder(), triton_grpc_port=server.address.grpc_port, **{**addresses, **settings})
-    keys = Keys("nobody asks for it", server.security.made_up_control_key, CONTROL_KEY)
-    return Door(found, keys, say=said.append)
-
-
-@pytest.fixture(scope="module")
-def door(server: TritonServer) -> Iterator[Door]:
-    """One door in front of the shared server; what it says is in `door.said`."""
-    said: list[str] = []
-    with door_before(server, said) as opened:
-        opened.said = said
-        yield opened
 
 
 @pytest.fixture
@@ -266,14 +247,16 @@ def test_a_web_page_calls_with_grpc_web(behind, server):
 
 
 @pytest.mark.parametrize("part", ["envoy", "guard"])
-def test_what_is_killed_is_started_again(behind, door, part):
-    process = getattr(door, part)
-    pid = process.pid
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: process.pid not in (None, pid) and any("open again" in line for line in door.said))
-    with Client(str(door.settings.grpc)) as client:
-        assert client.score("This movie").logprob < 0
-    door.said.clear()
+def test_what_is_killed_is_started_again(behind, server, part):
+    said: list[str] = []
+    with door_before(server, said) as door:
+        process = getattr(door, part)
+        pid = process.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: any("open again" in line for line in said))
+        assert process.pid != pid
+        with Client(str(door.settings.grpc)) as client:
+            assert client.score("This movie").logprob < 0
 
 
 def test_a_configuration_that_is_broken_leaves_the_old_one_in_force(behind, server):
