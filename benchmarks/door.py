@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,16 +38,22 @@ PHOTO = PROJECT / "serving" / "demo" / "pictures" / "cat.jpg"
 def in_turns(call: Callable[[Client], object], direct: Client, through: Client, turns: int) -> tuple[float, float]:
     """Return the median seconds of a call without the door and with it."""
     call(direct), call(through)
-    times = [(seconds_of(lambda: call(direct)), seconds_of(lambda: call(through))) for _ in range(turns)]
+    times = [(seconds_of(partial(call, direct)), seconds_of(partial(call, through))) for _ in range(turns)]
     without, with_door = zip(*times, strict=True)
     return statistics.median(without), statistics.median(with_door)
+
+
+def make_text(client: Client, prompt: str) -> None:
+    """The same for the same prompt."""
+    for _ in client.generate(prompt, max_tokens=TOKENS, temperature=0.0):
+        pass
 
 
 def make_texts(client: Client) -> None:
     """`STREAMS` texts at a time."""
     with ThreadPoolExecutor(STREAMS) as pool:
         for number in range(STREAMS):
-            pool.submit(lambda n=number: list(client.generate(f"Movie {n}", max_tokens=TOKENS, temperature=0.0)))
+            pool.submit(make_text, client, f"Movie {number}")
 
 
 def memory_mib(door: Door) -> dict[str, float]:
