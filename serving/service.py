@@ -104,5 +104,5 @@ def _ready(service: Service, server: TritonServer) -> str:
 
 
 def tell(line: str) -> None:
-    """To the person who started it."""
+    """Tell the person who started it."""
     print(line, file=sys.stderr, flush=True)

@@ -29,8 +29,10 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from imaging import images
+from serving.door.door import Door
 from serving.security import Security
 from serving.triton.server import TritonServer
+from tests.serving.doors import door_before
 
 PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "serving" / "demo" / "pictures"
@@ -170,6 +172,13 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     log = tmp_path_factory.mktemp("triton") / "triton.log"
     with TritonServer(repository, environment=environment, security=Security(http=True), log=log) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def door(server: TritonServer) -> Iterator[Door]:
+    """A door in front of the shared server, which is reached without it too."""
+    with door_before(server, []) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -103,6 +103,7 @@ class Door:
     def start(self) -> None:
         """Open: the guard and Envoy start beside each other."""
         self._look_at_files()
+        self._write_certificates()
         validate(self._static())
         self.guard.launch()
         self._write()
@@ -146,13 +147,19 @@ class Door:
     def reload(self) -> bool:
         """Take keys, certificates and routes over as they are on disk now; what cannot be, leaves the old in force."""
         try:
+            self._write_certificates()
             validate(self._static())
             self._write()
         except (ToolkitError, OSError) as error:
-            self.say(f"the door keeps its old configuration: {error}")
+            self._tell(f"the door keeps its old configuration: {error}")
             return False
-        self.say("the door has taken over its new configuration")
+        self._tell("the door has taken over its new configuration")
         return True
+
+    def _tell(self, line: str) -> None:
+        """Nobody may be listening any more, and a disk may be full; that ends nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            self.say(line)
 
     def _start_what_ended(self) -> None:
         ended = [part for part in (self.guard, self.envoy) if part.pid is None or part.poll() is not None]
@@ -161,20 +168,20 @@ class Door:
         started = time.monotonic()
         try:
             if self.guard in ended:
-                self.say("the guard has ended; starting it again")
+                self._tell("the guard has ended; starting it again")
                 self.guard.launch()
             if self.envoy in ended:
-                self.say("Envoy has ended; starting it again")
+                self._tell("Envoy has ended; starting it again")
                 self.envoy.start(_LISTENERS)
             if self.guard in ended:
                 self.guard.wait()
         except (DoorError, OSError) as error:
             pause = min(_FIRST_PAUSE_S * 2.0 ** min(self._failures, 16), _LONGEST_PAUSE_S)
             self._failures, self._next_start = self._failures + 1, time.monotonic() + pause
-            self.say(f"the door could not be opened again: {error}")
+            self._tell(f"the door could not be opened again: {error}")
         else:
             self._failures = 0
-            self.say(f"the door is open again after {time.monotonic() - started:.1f} s")
+            self._tell(f"the door is open again after {time.monotonic() - started:.1f} s")
 
     def _static(self) -> configuration.Dict:
         return configuration.envoy_configuration(self.settings, *self._access())
@@ -184,15 +191,19 @@ class Door:
         return grpc, http
 
     def _write(self) -> None:
-        if self.settings.tls:
-            self.envoy.write(self._certificate_files())
         self.envoy.write(configuration.envoy_files(self.settings, *self._access()))
 
-    def _certificate_files(self) -> dict[str, configuration.Dict]:
-        """Of the present files, under new names: Envoy reads anew what has another name, whoever wrote it and how."""
+    def _write_certificates(self) -> None:
+        """Of the present files, under new names: Envoy reads anew what has another name, whoever wrote it and how.
+
+        Raises:
+            DoorError: they do not belong together.
+        """
         tls = self.settings.tls
-        assert tls is not None and tls.certificate is not None and tls.key is not None
-        _check_pair(tls.certificate, tls.key, tls.authority)
+        if tls is None:
+            return
+        assert tls.certificate is not None and tls.key is not None
+        check_pair(tls.certificate, tls.key, tls.authority)
         self._certificates += 1
         folder = self.settings.folder / f"tls-{self._certificates}"
         folder.mkdir()
@@ -200,9 +211,8 @@ class Door:
         links = {name: folder / f"{name}.pem" for name, file in files.items() if file}
         for name, link in links.items():
             link.symlink_to(Path(str(files[name])).resolve())
-        return configuration.certificate_files(
-            self.settings, links["certificate"], links["key"], links.get("authority")
-        )
+        pair = links["certificate"], links["key"]
+        self.envoy.write(configuration.certificate_files(self.settings, *pair, links.get("authority")))
 
     def _look_at_files(self) -> bool:
         """Whether a watched file is another than when this was last asked."""
@@ -217,8 +227,8 @@ class Door:
         return changed
 
 
-def _check_pair(certificate: Path, key: Path, authority: Path | None) -> None:
-    """A certificate that is half written, or another's, is not taken over.
+def check_pair(certificate: Path, key: Path, authority: Path | None) -> None:
+    """Refuse a certificate that is half written, or another's.
 
     Raises:
         DoorError: certificate and key do not belong together, or one cannot be read.

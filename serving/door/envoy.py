@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from reverie_client.credentials import SECRET_VARIABLES
+
 from serving.door.errors import DoorError
 
 _BEGINS = "bootstrap.json"
@@ -107,6 +109,7 @@ class Envoy:
         try:
             self._process = subprocess.Popen(
                 self._command(),
+                env={name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
                 stdin=subprocess.DEVNULL,
                 stdout=output or sys.stderr,
                 stderr=subprocess.STDOUT,
