@@ -67,7 +67,7 @@ class Door:
     say: Callable[[str], None] = lambda line: None
     interrupt: threading.Event = field(default_factory=threading.Event)
     _key_file: ControlKeyFile | None = field(default=None, init=False, repr=False)
-    _seen: dict[Path, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
+    _seen: dict[Path, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
     _certificates: int = field(default=0, init=False, repr=False)
     _failures: int = field(default=0, init=False, repr=False)
     _next_start: float = field(default=0.0, init=False, repr=False)
@@ -141,15 +141,22 @@ class Door:
     def _look(self) -> None:
         """Start again what has ended, and take over files that have changed; neither failure ends the watch."""
         self._start_what_ended()
-        if self._look_at_files():
+        changed = self._look_at_files()
+        if changed == {self.settings.key_file}:
+            self._take_over(
+                self._write
+            )  # All that a key file can say is known to Envoy: a revoked key does not wait for a trial.
+        elif changed:
             self.reload()
 
     def reload(self) -> bool:
         """Take keys, certificates and routes over as they are on disk now; what cannot be, leaves the old in force."""
+        return self._take_over(self._write_certificates, lambda: validate(self._static()), self._write)
+
+    def _take_over(self, *steps: Callable[[], None]) -> bool:
         try:
-            self._write_certificates()
-            validate(self._static())
-            self._write()
+            for step in steps:
+                step()
         except (ToolkitError, OSError) as error:
             self._tell(f"the door keeps its old configuration: {error}")
             return False
@@ -214,16 +221,17 @@ class Door:
         pair = links["certificate"], links["key"]
         self.envoy.write(configuration.certificate_files(self.settings, *pair, links.get("authority")))
 
-    def _look_at_files(self) -> bool:
-        """Whether a watched file is another than when this was last asked."""
+    def _look_at_files(self) -> set[Path]:
+        """The watched files that are others than when this was last asked."""
         tls = self.settings.tls
         watched = [self.settings.key_file, *((tls.certificate, tls.key, tls.authority) if tls else ())]
-        found = {}
+        found: dict[Path, tuple[int, ...]] = {}
         for file in filter(None, watched):
             with contextlib.suppress(OSError):
                 state = file.stat()
-                found[file] = (state.st_mtime_ns, state.st_size)
-        changed, self._seen = found != self._seen, found
+                found[file] = (state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+        changed = {file for file in found.keys() | self._seen.keys() if found.get(file) != self._seen.get(file)}
+        self._seen = found
         return changed
 
 
