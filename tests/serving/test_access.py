@@ -340,6 +340,11 @@ def test_a_broken_key_file_is_told_of_and_the_keys_from_before_stay(door, keys):
         keys.file.path.write_text(broken)
         wait_until(lambda: "the door keeps its old configuration" in "".join(door.said))
         assert door.status(bearer(keys.plain))[0] == "OK"
+    keys.file.path.write_text(whole)
+    keys.file.path.chmod(0o620)
+    wait_until(lambda: "can be written by other users" in door.said[-1])
+    keys.file.path.chmod(0o600)
+    wait_until(lambda: "taken over" in door.said[-1])
     keys.file.path.unlink()
     wait_until(lambda: "there is no key file" in door.said[-1])
     assert door.status(bearer(keys.plain))[0] == "OK"
