@@ -422,6 +422,24 @@ def test_without_keys_a_caller_is_called_by_his_address_or_on_this_machine_as_he
         assert opened.status(*forged.items(), method=LOAD)[0] == "UNAUTHENTICATED"
 
 
+def test_callers_from_elsewhere_are_called_by_their_address_and_cannot_name_themselves(tmp_path):
+    """Another machine is played by a proxy that Envoy is made to trust."""
+    with open_door(tmp_path) as opened:
+        listeners = json.loads((opened.settings.folder / "listeners.json").read_text())
+        for listener in listeners["resources"]:
+            listener["filter_chains"][0]["filters"][0]["typed_config"]["xff_num_trusted_hops"] = 1
+        opened.door.envoy.write({"listeners.json": listeners})
+
+        def name(address):
+            said = {"x-forwarded-for": address, headers.CLIENT: "somebody"}
+            return opened.http("/v1/stylize", said)[2][headers.CLIENT]
+
+        wait_until(lambda: name("192.0.2.7") == "192.0.2.7", seconds=10)
+        assert name("2001:db8:1:2:3:4:5:6") == "2001:db8:1:2::"
+        assert name("2001:db8::7") == name("2001:db8::8") == "2001:db8:0:0::"
+        assert name("::ffff:192.0.2.7") == "192.0.2.7"
+
+
 def test_a_key_file_without_keys_lets_nobody_in(tmp_path):
     file = KeyFile(tmp_path / "keys.json")
     key = file.add("alice")
