@@ -87,7 +87,7 @@ loadtest-compare: $(VENV)/.runtime ## two running servers under the same load, i
 loadtest-soak: $(VENV)/.runtime ## an hour of the default mix, and how the server's memory grows; ADDRESS= ARGS="--seconds 28800"
 	@$(PYTHON_M) loadtests.soak $(call option,--address,ADDRESS) $(ARGS)
 
-fuzz: $(VENV)/.runtime ## 20,000 almost right requests; no crash, no hang, no internal error; ADDRESS= ARGS="--requests 2000 --seed 7"
+fuzz: $(VENV)/.runtime ## 20,000 almost right requests through the door; no crash, no hang, no internal error; ADDRESS= ARGS="--requests 2000 --seed 7"
 	@$(PYTHON_M) loadtests.fuzz.run $(call option,--address,ADDRESS) $(ARGS)
 
 fuzz-parsers: $(VENV)/.fuzz ## coverage-guided bytes for the readers of pictures, parameters and texts (atheris); ARGS="--runs 1000000"
@@ -113,6 +113,9 @@ bench-distillation: $(VENV)/.runtime ## what copying a teacher buys a style netw
 
 bench-text: $(VENV)/.bench ## tokens per second beside CTranslate2 and the book's loop; RUN=folder of a book run (default: random weights)
 	@$(PYTHON_M) benchmarks.text $(call option,--run,RUN)
+
+bench-door: $(VENV)/.runtime ## what the door costs: calls, 32 streams and pictures with it and without, its memory and start; JSON on the last line
+	@$(PYTHON_M) benchmarks.door $(ARGS)
 
 audit: $(VENV)/.dev ## known vulnerabilities of the locked packages, as far as the package index knows
 	@$(BIN)/python requirements/audit.py

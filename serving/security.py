@@ -28,6 +28,7 @@ class Security:
         http: whether HTTP is open for inference, and listens where gRPC does if that is without TLS. Otherwise HTTP
             listens on this machine only and answers to the API key; where there is none, it answers health only.
         insecure: whether other machines may be let in without keys.
+        door_asks: whether the door asks for keys of a key file or for tokens, in the place of `api_key`.
 
     Raises:
         SecurityError: TLS without a certificate, or a key that no header can carry.
@@ -38,6 +39,7 @@ class Security:
     control_key: str | None = field(default_factory=lambda: read_key(CONTROL_KEY_VARIABLE), repr=False)
     http: bool = False
     insecure: bool = False
+    door_asks: bool = False
     _made_up: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     _nobody: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
 
@@ -74,16 +76,17 @@ class Security:
             )
             if key is None
         ]
-        if missing and not self.insecure and not hosts.is_loopback(host):
+        if missing and not (self.insecure or self.door_asks or hosts.is_loopback(host)):
             raise SecurityError(
                 f"{host!r} lets other machines in, and there is no {' and no '.join(missing)}; accepted: both keys, "
+                "a key file (--keys), "
                 "127.0.0.1, or --insecure if everybody who reaches the port may call the models"
             )
 
     def warnings(self, host: str) -> Iterator[str]:
         """In a sentence each, what is open that a careful person would close."""
         is_local = hosts.is_loopback(host)
-        if self.api_key is None and not is_local:
+        if self.api_key is None and not (self.door_asks or is_local):
             yield f"anybody who reaches {host} may call every model: there is no API key"
         if self.tls is None and not is_local:
             yield f"keys, texts and pictures can be read and altered on their way to {host}: there is no TLS"

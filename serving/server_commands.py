@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from serving.door.key_commands import KEYS_VARIABLE, default_path
+
+if TYPE_CHECKING:
+    from serving.door.settings import TokenIssuer
 
 RepositoryOption = Annotated[Path, typer.Option("--repository", help="Model repository to serve.")]
 
@@ -26,15 +30,24 @@ def serve(
         str, typer.Option(help="Address of the metrics, which have no key: whoever reaches it may read them.")
     ] = "127.0.0.1",
     http: Annotated[
-        bool, typer.Option("--http", help="Open HTTP for inference too; else it answers health, and to the API key.")
+        bool, typer.Option("--http", help="With --no-door: open Triton's own HTTP for inference too.")
     ] = False,
+    door: Annotated[
+        bool,
+        typer.Option(
+            help="Envoy and a guard in front of Triton, which refuse what harms it; --no-door lets all reach it."
+        ),
+    ] = True,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Let web pages of this origin call; may be repeated, * lets all.")
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let other machines in without keys; says what is open then.")
     ] = False,
     weights_dir: Annotated[
         Path | None, typer.Option(help="Folder with ImageNet weights of VGG19 and InceptionV3.")
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): gRPC over TLS only, and no HTTP.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM): nothing is answered without TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
     tls_clients: Annotated[
         Path | None, typer.Option(help="Authority (PEM) whose clients alone are let in, with their certificates.")
@@ -45,6 +58,18 @@ def serve(
             help="Holds the key asked for with every call. Default: $REVERIE_API_KEY_FILE, else the key in $REVERIE_API_KEY."
         ),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=KEYS_VARIABLE,
+            help="Key file ('reverie keys') of those who may call. Default: the one 'reverie keys' makes, where it exists.",
+        ),
+    ] = None,
+    jwks: Annotated[
+        str | None, typer.Option(help="Let in whoever has a token (JWT) signed with these keys: a file, or https://...")
+    ] = None,
+    jwt_issuer: Annotated[str, typer.Option(help="What a token's iss must be.")] = "",
+    jwt_audience: Annotated[str, typer.Option(help="What must be among a token's aud.")] = "",
     control_key_file: Annotated[
         Path | None,
         typer.Option(
@@ -64,36 +89,57 @@ def serve(
     from reverie_client.credentials import Tls
 
     from serving.security import Security
+    from serving.service import Service, run
     from serving.triton import memory
     from serving.triton.address import ListenAddress
-    from serving.triton.errors import StartInterrupted
-    from serving.triton.server import TritonServer
-    from serving.triton.supervisor import supervise
 
-    environment = {"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {}
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    listen = ListenAddress(host, grpc_port, http_port, metrics_port, metrics_host)
+    if http and door:
+        raise typer.BadParameter(
+            "it opens Triton's own HTTP, which the door keeps shut; accepted with --no-door", param_hint="--http"
+        )
+    key_file, tokens = _who_calls(keys, jwks, jwt_issuer, jwt_audience, door)
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
     api_key = credentials.read_key(credentials.API_KEY_VARIABLE, api_key_file)
     control_key = credentials.read_key(credentials.CONTROL_KEY_VARIABLE, control_key_file)
-    security = Security(tls, api_key, control_key, http, insecure)
-    limit = memory.default_limit() if memory_limit is None else int(memory_limit * 2**30)
     if too_little := memory.shared_memory_warning():
         typer.echo(f"warning: {too_little}", err=True)
-    with (
-        contextlib.suppress(StartInterrupted),
-        TritonServer(repository, listen, environment, security, memory_bytes=limit, interrupt=stop) as server,
-    ):
-        for warning in security.warnings(host):
-            typer.echo(f"warning: {warning}", err=True)
-        ready = (
-            f"ready: gRPC {listen.grpc}{' with TLS' if tls else ''}, HTTP {server.http} ({security.http_opens}), "
-            f"metrics {listen.metrics}"
-        )
-        supervise(server, stop, lambda line: typer.echo(line, err=True), on_watching=lambda: typer.echo(ready))
+    run(
+        Service(
+            repository=repository,
+            listen=ListenAddress(host, grpc_port, http_port, metrics_port, metrics_host),
+            security=Security(tls, api_key, control_key, http, insecure, door_asks=bool(key_file or tokens)),
+            environment={"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {},
+            memory_bytes=memory.default_limit() if memory_limit is None else int(memory_limit * 2**30),
+            has_door=door,
+            cors_origins=tuple(cors_origin or ()),
+            key_file=key_file,
+            tokens=tokens,
+        ),
+        stop,
+    )
     typer.echo("stopping")
+
+
+def _who_calls(
+    keys: Path | None, jwks: str | None, issuer: str, audience: str, has_door: bool
+) -> tuple[Path | None, TokenIssuer | None]:
+    """The key file and the issuer of tokens that the door asks, and word of it to the person who starts it."""
+    from serving.door.settings import TokenIssuer
+
+    if not has_door and (keys or jwks):
+        raise typer.BadParameter("keys and tokens are asked for by the door; accepted without --no-door")
+    if (issuer or audience) and not jwks:
+        raise typer.BadParameter(
+            "they say which tokens count; accepted with --jwks", param_hint="--jwt-issuer, --jwt-audience"
+        )
+    found = keys or (default_path() if has_door and default_path().exists() else None)
+    asked = [f"a key of {found}"] * bool(found) + [f"a token of {jwks}"] * bool(jwks)
+    if asked:
+        typer.echo(f"callers need {' or '.join(asked)}; no API key is asked for beside it", err=True)
+    return found, TokenIssuer(jwks, issuer, audience) if jwks else None
 
 
 def demo(

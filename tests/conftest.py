@@ -17,6 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # tf2onnx copies a graph before each of its optimizers, in case that fails, which takes longer than all else that it
 # does. Here a failure is to be seen.
 os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
+# Servers are forked off a process in which channels and stubs run. gRPC's own handlers of a fork then close a file in the
+# child that is another's by now, and it ends before it has begun (seen on a busy machine).
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import numpy as np
 import pytest
@@ -26,8 +29,10 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from imaging import images
+from serving.door.door import Door
 from serving.security import Security
 from serving.triton.server import TritonServer
+from tests.serving.doors import door_before
 
 PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "serving" / "demo" / "pictures"
@@ -167,6 +172,13 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     log = tmp_path_factory.mktemp("triton") / "triton.log"
     with TritonServer(repository, environment=environment, security=Security(http=True), log=log) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def door(server: TritonServer) -> Iterator[Door]:
+    """A door in front of the shared server, which is reached without it too."""
+    with door_before(server, []) as opened:
+        yield opened
 
 
 @pytest.fixture

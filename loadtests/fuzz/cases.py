@@ -6,10 +6,9 @@ parameters that make work (steps, sizes) are small ones: what is looked for are 
 
 from __future__ import annotations
 
-import math
 import random
 import struct
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,24 +23,23 @@ from synthesis.gatys import GatysParameters
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 
-EXCLUDED = (
-    "classification asked of a BYTES output: Triton 2.51 divides by zero and ends (SECURITY.md)",
-    "an empty input in a batch of 0 (in 32 bits): Triton 2.51 never answers that request (SECURITY.md)",
-    "an input whose size in bytes overflows 64 bits: Triton 2.51 takes it for 0, and the model's process ends (SECURITY.md)",
-)
-"""What is known to do harm and is not sent."""
-
 
 @dataclass(frozen=True)
 class Case:
-    """A request, and the call that it is for.
+    """A request, and how it is sent.
 
     Attributes:
         streams: it goes to ModelStreamInfer, else to ModelInfer.
+        is_packed: it is compressed on its way.
+        metadata: sent with it.
+        patience: seconds after which the caller leaves without an answer; None for one who waits.
     """
 
     request: Request
     streams: bool
+    is_packed: bool = False
+    metadata: tuple[tuple[str, str], ...] = ()
+    patience: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,9 @@ _TEXTS = (
 )
 _NUMBERS = (0, 1, 2, 7, 40, -1, -2, 2**31, 2**63 - 1, -(2**63))
 _FLOATS = (0.0, 0.5, 1.0, 1.5, -0.0, -1.0, 1e-300, 1e308, float("nan"), float("inf"), float("-inf"))
+_DEEP = ("[" * 150_000, '{"a":' * 150_000, "[" * 65 + "]" * 65)
 _STRINGS = (
-    "", "true", "1", "NaN", "[]", "{}", "null", '["a"]', '{"1": 5}', '{"a": NaN}', '{"starry_night": 1}', "[" * 2_000,
+    *_DEEP, "", "true", "1", "NaN", "[]", "{}", "null", '["a"]', '{"1": 5}', '{"a": NaN}', '{"starry_night": 1}', "[" * 2_000,
     "mixed4", '{"mixed4": 1.0}', '{"block1_conv1": -1}', "png", "jpeg", "starry_night", "../../etc/passwd", "\0", "x" * 10_000,
 )  # fmt: skip
 _COSTLY = {
@@ -95,9 +94,8 @@ _COSTLY = {
 _SMALL = (1, 2, 64, 0, -1, 2**63 - 1, 1.5, "many")
 _OF_THE_PROTOCOL = ("sequence_id", "sequence_start", "priority", "timeout", "binary_data_output", "triton_enable_empty_final_response")  # fmt: skip
 _TYPES = ("BYTES", "FP32", "FP16", "BF16", "INT32", "INT64", "UINT8", "BOOL", "", "FLOAT", "bytes")
-_OVERFLOWS = 2**60
-"""So many elements of 8 bytes and more do not fit into 64 bits."""
-_SIZES = (0, 1, 2, 3, 16, 1_000, -1, 2**31, 2**62)
+_SIZES = (0, 1, 2, 3, 16, 1_000, -1, 2**31, 2**32, 2**60, 2**62, 2**63 - 1)
+_HEADERS = (("triton_grpc_error", "true"), ("reverie-client", "x" * 1_000), ("grpc-encoding", "snappy"), ("content-encoding", "gzip"))  # fmt: skip
 
 
 def case(seed: int, number: int) -> Case:
@@ -111,18 +109,10 @@ def case(seed: int, number: int) -> Case:
         _set(request, parameter, value)
     for _ in range(rng.choice((0, 0, 0, 1, 1, 1, 2, 3))):
         rng.choice(_CHANGES)(request, model, rng)
-    for changed in request.inputs:
-        _keep_from_defects(changed.shape)
     streams = model.streams if rng.random() < 0.98 else not model.streams
-    return Case(request, streams)
-
-
-def _keep_from_defects(shape: MutableSequence[int]) -> None:
-    """Turn a shape that is `EXCLUDED` into another wrong one."""
-    if shape and shape[0] % 2**32 == 0 and math.prod(shape) == 0:
-        shape[0] = 1
-    if abs(math.prod(shape)) >= _OVERFLOWS:
-        shape[:] = [min(side, 1_000) for side in shape]
+    metadata = (rng.choice(_HEADERS),) if rng.random() < 0.05 else ()
+    patience = rng.choice((0.001, 0.01, 0.05)) if rng.random() < 0.02 else None
+    return Case(request, streams, rng.random() < 0.02, metadata, patience)
 
 
 # Valid inputs.
@@ -253,8 +243,6 @@ def _change_outputs(request: Request, model: _Model, rng: random.Random) -> None
     output = request.outputs.add(name=rng.choice(("stylized", "text_output", "image", "logprob", "", "no_such_output")))
     kind = rng.randrange(4)
     if kind == 0:
-        # Of numbers only; see EXCLUDED.
-        output.name = rng.choice(("logprob", "token_logprobs", "index", "loss", "no_such_output"))
         output.parameters["classification"].int64_param = rng.choice((0, 1, 3, -1, 2**40))
     elif kind == 1:
         output.parameters["shared_memory_region"].string_param = "no_such_region"

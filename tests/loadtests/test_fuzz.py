@@ -4,6 +4,7 @@ from reverie_client import Client
 from loadtests.fuzz.cases import case
 from loadtests.fuzz.run import Sender, fuzz
 from loadtests.target import Target
+from serving.door.door import Door
 from serving.triton.server import TritonServer
 
 pytestmark = pytest.mark.tensorflow
@@ -15,15 +16,16 @@ def test_a_case_is_the_same_at_every_run_and_others_differ():
     assert {case(1, number).request.model_name for number in range(300)} >= {"generate", "score", "stylize", "style"}
 
 
-def test_a_thousand_almost_right_requests_do_no_harm(server: TritonServer, client: Client):
-    findings = fuzz(Target(server.address.grpc), range(1_000), seed=2)
+def test_a_thousand_almost_right_requests_do_no_harm(server: TritonServer, door: Door, client: Client):
+    pid = server.pid
+    findings = fuzz(Target(str(door.settings.grpc)), range(1_000), seed=2)
     assert findings.failures == {}
     assert findings.is_clean
     assert sum(findings.outcomes.values()) == 1_000
     # Not all of them are refused at the door, and not all are valid.
     assert findings.outcomes["OK"] > 100
     assert findings.outcomes["INVALID_ARGUMENT"] > 100
-    assert server.poll() is None
+    assert (server.pid, server.poll()) == (pid, None)
     assert client.score("This movie was good").logprob < 0
 
 

@@ -256,7 +256,8 @@ def most_memory(pid: int) -> int:
 def test_a_message_that_inflates_ends_triton_and_not_the_machine_and_the_service_comes_back(small_repository, photo):
     limit, size = 2**27, 2**28
     address = ListenAddress.free()
-    process = serve(small_repository, address, f"--memory-limit={limit / 2**30}")
+    # The door lets no such message in.
+    process = serve(small_repository, address, "--no-door", f"--memory-limit={limit / 2**30}")
     try:
         triton = triton_below(process.pid)
         idle, peaks = most_memory(triton), [0]

@@ -33,6 +33,7 @@ from serving.triton import processes, supervisor
 from serving.triton.address import ListenAddress
 from serving.triton.processes import descendants
 from serving.triton.server import PROJECT, TritonServer
+from tests.serving.certificates import signed
 
 API_KEY, CONTROL_KEY = "for callers: a=b,c==", "Zm9yIHB1Ymxpc2hlcnM="
 """With everything that an option of Triton's could stumble over."""
@@ -46,28 +47,8 @@ def two_models(tmp_path_factory):
     return folder
 
 
-def signed(folder, name, authority=None):
-    """A certificate for this machine, signed by `authority` or by itself: its file and its key's."""
-    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
-    if authority:
-        command += [
-            "-CA",
-            str(authority[0]),
-            "-CAkey",
-            str(authority[1]),
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-        ]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    # Certificates that were committed would run out, and no package of ours makes any.
     if not shutil.which("openssl"):
         pytest.skip("openssl makes the certificates and is not here")
     folder = tmp_path_factory.mktemp("certificates")
