@@ -169,6 +169,28 @@ async def _answers(app: FastAPI, requests: list[BatchRequest], at_once: int) -> 
             answer.cancel()
 
 
+async def _answer(app: FastAPI, request: BatchRequest) -> dict[str, Any]:
+    """One line of OpenAI's: an error of HTTP is an answer too. A server that is full is asked again; nothing is streamed."""
+    body = json.dumps({**request.body, "stream": False} if "stream" in request.body else request.body).encode()
+    pause = _FIRST_PAUSE_S
+    for _ in range(_TRIES):
+        answer = await local.call(app, request.method, request.url, body, {"content-type": "application/json"})
+        if answer.status not in _BUSY:
+            break
+        await asyncio.sleep(max(pause, float(answer.headers.get("retry-after", 0))))
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+    return {
+        "id": f"batch_req_{uuid.uuid4().hex}",
+        "custom_id": request.custom_id,
+        "response": {
+            "status_code": answer.status,
+            "request_id": answer.headers["x-request-id"],
+            "body": json.loads(answer.body),
+        },
+        "error": None,
+    }
+
+
 def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
     with source.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -171,7 +171,7 @@ class Completion:
         return tokenizer.decode(ids)
 
 
-async def _put_end(tasks: list[asyncio.Future[None]], pieces: asyncio.Queue[Any]) -> None:
+async def _put_end(tasks: Sequence[asyncio.Future[None]], pieces: asyncio.Queue[Any]) -> None:
     """Say that nothing will follow: all have ended, or one has failed, which is raised."""
     try:
         await asyncio.gather(*tasks)
@@ -179,7 +179,7 @@ async def _put_end(tasks: list[asyncio.Future[None]], pieces: asyncio.Queue[Any]
         pieces.put_nowait(None)
 
 
-async def _end(tasks: list[asyncio.Future[Any]]) -> None:
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

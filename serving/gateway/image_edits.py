@@ -170,7 +170,7 @@ async def _read_edit(form: Form, client: AsyncClient) -> ImageEdit:
     tables.check_names(name, fields, (*_OPENAI, *_ACCEPTED))
     streams = to_bool("stream", fields.pop("stream", "false"))
     partials = to_int("partial_images", fields.pop("partial_images", "0"), 0, MOST_PARTIALS)
-    parameters = {field: value for field, value in fields.items() if field not in _OPENAI}
+    parameters: dict[str, Any] = {field: value for field, value in fields.items() if field not in _OPENAI}
     parameters |= _translated(name, fields)
     revised = await _revise(name, fields.get("prompt", ""), parameters, client)
     if streams and partials and name in _STEPS:

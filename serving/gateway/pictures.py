@@ -66,8 +66,7 @@ class PictureJob:
         """The stream of a dream's or transfer's steps."""
         image = self.files["image"][0]
         if self.name == "dream":
-            guides = self.files.get("guide_image") or [None]
-            return client.dream(image, guides[0], **self.parameters)
+            return client.dream(image, next(iter(self.files.get("guide_image", [])), None), **self.parameters)
         return client.transfer(
             image, self.files["style_image"], self.files.get("style_mask") or None, **self.parameters
         )
