@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from reverie_client import headers
+from reverie_client import headers, hosts
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -62,16 +62,19 @@ class PassOnCaller:
 
     def _check_origin(self, sent: Headers) -> None:
         origin = sent.get("origin")
-        if origin is None or "*" in self._origins or origin in self._origins or _host_of(origin) == sent.get("host"):
+        if origin is None or "*" in self._origins or origin in self._origins or _is_own(origin, sent.get("host", "")):
             return
         raise HttpError(403, f"origin {origin!r} may not call; accepted: {', '.join(self._origins) or 'none but ours'}")
 
 
-def _host_of(origin: str) -> str | None:
+def _is_own(origin: str, host: str) -> bool:
+    """Whether it is a page of the gateway, on this machine. Under another name it could be anybody's who made that name
+    mean this machine for a moment; `origins` lists such a name."""
     try:
-        return urlsplit(origin).netloc or None
+        parts = urlsplit(origin)
+        return parts.netloc == host and hosts.is_loopback(parts.hostname or "")
     except ValueError:
-        return None
+        return False
 
 
 def _request_id(sent: Headers) -> str:

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from imaging import images
+from reverie.errors import InputError
 from serving.gateway import documentation, events, tables
 from serving.gateway.bodies import Form, read_form, to_bool, to_int
 from serving.gateway.errors import HttpError
@@ -146,15 +147,23 @@ def _event(kind: str, data: bytes) -> dict[str, Any]:
 
 def _about(data: bytes) -> dict[str, Any]:
     """What OpenAI's answers say of a picture."""
-    height, width = images.measure(data)
     return {
         "created": int(time.time()),
         "background": "opaque",
         "output_format": media_type_of(data).removeprefix("image/"),
         "quality": "auto",
-        "size": f"{width}x{height}",
+        "size": _size_of(data),
         "usage": _USAGE,
     }
+
+
+def _size_of(data: bytes) -> str:
+    """A preview may be smaller than what is accepted as a picture."""
+    try:
+        height, width = images.measure(data)
+    except InputError:
+        return "auto"
+    return f"{width}x{height}"
 
 
 async def _read_edit(form: Form, client: AsyncClient) -> ImageEdit:
@@ -172,6 +181,8 @@ async def _read_edit(form: Form, client: AsyncClient) -> ImageEdit:
     partials = to_int("partial_images", fields.pop("partial_images", "0"), 0, MOST_PARTIALS)
     parameters: dict[str, Any] = {field: value for field, value in fields.items() if field not in _OPENAI}
     parameters |= _translated(name, fields)
+    if parameters.get("format") == "raw":
+        raise HttpError.invalid("format: 'raw'; accepted here: png, jpeg, webp", "format")
     revised = await _revise(name, fields.get("prompt", ""), parameters, client)
     if streams and partials and name in _STEPS:
         parameters["preview_every"] = _preview_every(name, parameters, partials)

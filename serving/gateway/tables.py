@@ -48,7 +48,7 @@ def check_names(name: str, given: Mapping[str, Any], others: tuple[str, ...] = (
     Args:
         others: that are accepted too.
     """
-    accepted = (*parameters_of(name), *others)
+    accepted = {*parameters_of(name), *others}
     for parameter in given:
         if parameter not in accepted:
             raise HttpError.invalid(

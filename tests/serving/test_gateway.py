@@ -179,6 +179,8 @@ def test_pages_of_others_may_not_call_unless_they_are_let_in(send, servicer, tri
     evil, ours = {"origin": "https://evil.example"}, {"origin": "http://127.0.0.1:9", "host": "127.0.0.1:9"}
     assert send("POST", "/v1/score", {"text": "x"}, evil).status == 403
     assert send("POST", "/v1/score", {"text": "x"}, ours).status == 200
+    rebound = {"origin": "http://evil.example:9", "host": "evil.example:9"}
+    assert send("POST", "/v1/score", {"text": "x"}, rebound).status == 403
 
     async def ask(method: str, **headers: str) -> LocalAnswer:
         options = GatewayOptions(OPTIONS.repository, origins=("https://good.example",))
@@ -359,6 +361,20 @@ def test_a_text_is_cancelled_when_its_caller_hangs_up(web, servicer, stream):
             pass
         assert not servicer.left.is_set()
     assert servicer.left.wait(5)
+
+
+def test_an_edit_whose_result_is_too_small_to_measure_is_an_answer_all_the_same(send, servicer):
+    """The stand-in's are no pictures at all; a preview may have sides that are refused of a photograph."""
+    for model in ("stylize", "deepdream"):
+        body, kind = multipart([("image", PICTURE), ("model", model)])
+        answer = send("POST", "/v1/images/edits", body, {"content-type": kind})
+        assert (answer.status, json.loads(answer.body)["size"]) == (200, "auto")
+
+
+def test_an_edit_is_never_raw_pixels(send, servicer):
+    for field in ("format", "output_format"):
+        body, kind = multipart([("image", PICTURE), ("model", "deepdream"), (field, "raw")])
+        assert error_of(send("POST", "/v1/images/edits", body, {"content-type": kind}))["param"] == "format"
 
 
 def test_a_gateway_listens_on_this_machine_alone(tmp_path):
