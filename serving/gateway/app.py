@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -21,8 +20,6 @@ from serving.gateway.errors import HttpError, of_status
 from serving.gateway.limits import BoundBodies
 from serving.gateway.options import GatewayOptions
 from serving.gateway.tokens import StableTokenizer
-
-log = logging.getLogger("reverie")
 
 _DESCRIPTION = (
     "Texts and pictures from a Reverie server. Paths and bodies under OpenAI are those of its API; "
@@ -58,7 +55,6 @@ def create_app(client: AsyncClient, options: GatewayOptions) -> FastAPI:
     documentation.add_files(app)
     app.add_exception_handler(HttpError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_status)
-    app.add_exception_handler(Exception, _answer_fault)
     # The last one added is the first to see a request.
     app.add_middleware(BoundBodies, options=options)
     app.add_middleware(PassOnCaller, origins=options.origins)
@@ -82,9 +78,3 @@ async def _answer_status(request: Request, error: Exception) -> Response:
     response = of_status(error.status_code, str(error.detail or "")).response()
     response.headers.update(error.headers or {})
     return response
-
-
-async def _answer_fault(request: Request, error: Exception) -> Response:
-    """Our own mistake; what it was stands in the log, with the request's id."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return of_status(500, "the gateway failed; its log says how").response()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from reverie_client import headers, hosts
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.gateway.errors import HttpError
+from serving.gateway.errors import HttpError, of_status
+
+log = logging.getLogger("reverie")
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -33,6 +36,8 @@ def call_metadata() -> Mapping[str, str]:
 class PassOnCaller:
     """Middleware: keeps the caller's key, name and request id for `call_metadata`, and returns the id.
 
+    It also answers where all else has failed, so that the caller has the id with which our mistake stands in the log.
+
     Args:
         origins: of web pages that may call; a browser says whose page it is. Others than these and the gateway's own are
             refused, whatever they send: a page of anybody must not set the machine of its reader to work.
@@ -45,20 +50,27 @@ class PassOnCaller:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope))
+        sent, is_begun = Headers(scope=scope), False
+        request_id = _request_id(sent)
 
         async def send_with_id(message: Message) -> None:
+            nonlocal is_begun
             if message["type"] == "http.response.start":
+                is_begun = True
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
         try:
-            self._check_origin(Headers(scope=scope))
-            _metadata.set(_forwarded(Headers(scope=scope)) | {REQUEST_ID: request_id})
+            self._check_origin(sent)
+            _metadata.set(_forwarded(sent) | {REQUEST_ID: request_id})
+            await self._app(scope, receive, send_with_id)
         except HttpError as error:
             await error.response()(scope, receive, send_with_id)
-            return
-        await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request %s, %s %s, failed", request_id, scope["method"], scope["path"])
+            if is_begun:
+                raise  # The connection is closed: the caller is not to take what he has for all.
+            await of_status(500, "the gateway failed; its log says how").response()(scope, receive, send_with_id)
 
     def _check_origin(self, sent: Headers) -> None:
         origin = sent.get("origin")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,8 +79,10 @@ class _Body:
         if self._is_complete:
             return await self._receive()  # That the caller has left.
         try:
-            message = await asyncio.wait_for(self._receive(), self._all.idle_seconds)
-        except asyncio.TimeoutError:
+            # Not asyncio's wait_for, which before Python 3.12 can lose a cancellation.
+            with anyio.fail_after(self._all.idle_seconds):
+                message = await self._receive()
+        except TimeoutError:
             raise HttpError(408, f"no more of the body came within {self._all.idle_seconds:g} s") from None
         if message["type"] != "http.request":
             return message

@@ -7,6 +7,7 @@ import ctypes
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,8 +52,9 @@ class Gateway:
         """Start it, and wait until it answers.
 
         Raises:
-            GatewayError: it ended, or does not answer in time.
+            GatewayError: something else listens there, or it ended, or does not answer in time.
         """
+        self._check_free()
         with contextlib.ExitStack() as stack:
             output: IO[bytes] | None = stack.enter_context(self.log.open("ab")) if self.log else None
             self._process = subprocess.Popen(
@@ -109,6 +111,14 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _check_free(self) -> None:
+        """Else what listens there would be taken for the gateway."""
+        host, port = hosts.split(self.address)
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            raise GatewayError(f"{self.address} cannot be listened on: {error.strerror}; choose another port") from None
 
     def _get(self, path: str) -> int:
         host, port = hosts.split(self.address)

@@ -22,7 +22,7 @@ from serving.gateway.app import connect, create_app
 from serving.gateway.completion_request import CompletionRequest
 from serving.gateway.local import LocalAnswer
 from serving.gateway.options import GatewayOptions
-from serving.gateway.process import Gateway
+from serving.gateway.process import Gateway, GatewayError
 from serving.text.parameters import GenerateParameters
 from serving.triton.address import ListenAddress
 from tests.client import stand_in
@@ -81,6 +81,21 @@ def web(triton: tuple[str, StandIn]) -> Iterator[str]:
         thread.join(20)
 
 
+def ask_once(
+    address: str, options: GatewayOptions, method: str, path: str, body: bytes = b"", **headers: str
+) -> LocalAnswer:
+    """Sends one request to an application of its own."""
+
+    async def ask() -> LocalAnswer:
+        client = connect(address, options)
+        try:
+            return await local.call(create_app(client, options), method, path, body, headers)
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
 def error_of(answer: LocalAnswer) -> dict[str, Any]:
     error = json.loads(answer.body)["error"]
     assert error.keys() == {"message", "type", "param", "code"}
@@ -100,6 +115,7 @@ def raw(address: str, request: bytes, then: bytes = b"") -> bytes:
         return received
 
 
+SENT_BY_CALLERS = {"authorization", "reverie-client", "triton-grpc-protocol-reverie-api-key"}
 COMPLETION = {"model": "generate", "prompt": "x"}
 
 
@@ -152,15 +168,21 @@ def test_what_fails_in_a_stream_is_its_last_event(send, servicer, path):
     assert json.loads(data.removeprefix("data: "))["error"]["message"] == "lost"
 
 
-def test_what_the_caller_is_goes_on_to_triton_and_no_key_of_the_gateway_does(send, servicer, monkeypatch):
-    monkeypatch.setenv("REVERIE_API_KEY", "of-the-gateway")
+def test_what_the_caller_is_goes_on_to_triton(send, servicer):
     sent = {"authorization": "Bearer sk-1", "reverie-client": "anna", "x-request-id": "id-7"}
     answer = send("POST", "/v1/score", {"text": "x"}, sent)
     assert answer.headers["x-request-id"] == "id-7"
     assert sent.items() <= servicer.metadata[0].items()
     assert servicer.metadata[0]["triton-grpc-protocol-reverie-api-key"] == "sk-1"
     send("POST", "/v1/score", {"text": "x"})
-    assert not {"authorization", "reverie-client", "triton-grpc-protocol-reverie-api-key"} & servicer.metadata[1].keys()
+    assert not SENT_BY_CALLERS & servicer.metadata[1].keys()
+
+
+def test_no_key_of_the_gateway_s_own_is_lent_to_anybody(servicer, triton, monkeypatch):
+    for variable in ("REVERIE_API_KEY", "REVERIE_CONTROL_KEY", "REVERIE_CLIENT"):
+        monkeypatch.setenv(variable, "of-the-gateway")
+    assert ask_once(triton[0], OPTIONS, "POST", "/v1/score", b'{"text": "x"}', **JSON).status == 200
+    assert not SENT_BY_CALLERS & servicer.metadata[0].keys()
 
 
 def test_a_request_without_an_id_or_with_one_that_no_log_can_take_gets_one(send, servicer):
@@ -182,20 +204,17 @@ def test_pages_of_others_may_not_call_unless_they_are_let_in(send, servicer, tri
     rebound = {"origin": "http://evil.example:9", "host": "evil.example:9"}
     assert send("POST", "/v1/score", {"text": "x"}, rebound).status == 403
 
-    async def ask(method: str, **headers: str) -> LocalAnswer:
-        options = GatewayOptions(OPTIONS.repository, origins=("https://good.example",))
-        client = connect(triton[0], options)
-        try:
-            return await local.call(create_app(client, options), method, "/healthz", headers=headers)
-        finally:
-            await client.close()
+    options = GatewayOptions(OPTIONS.repository, origins=("https://good.example",))
 
-    good = asyncio.run(ask("GET", origin="https://good.example"))
+    def ask(method: str, **headers: str) -> LocalAnswer:
+        return ask_once(triton[0], options, method, "/healthz", **headers)
+
+    good = ask("GET", origin="https://good.example")
     assert (good.status, good.headers["access-control-allow-origin"]) == (200, "https://good.example")
     assert "x-request-id" in good.headers["access-control-expose-headers"]
     preflight = {"origin": "https://good.example", "access-control-request-method": "POST"}
-    assert asyncio.run(ask("OPTIONS", **preflight)).status == 200
-    assert asyncio.run(ask("GET", origin="https://evil.example")).status == 403
+    assert ask("OPTIONS", **preflight).status == 200
+    assert ask("GET", origin="https://evil.example").status == 403
 
 
 @pytest.mark.parametrize(
@@ -377,9 +396,24 @@ def test_an_edit_is_never_raw_pixels(send, servicer):
         assert error_of(send("POST", "/v1/images/edits", body, {"content-type": kind}))["param"] == "format"
 
 
-def test_a_gateway_listens_on_this_machine_alone(tmp_path):
-    from serving.gateway.process import GatewayError
+def test_our_own_mistake_has_the_id_with_which_it_is_in_the_log(caplog):
+    class Broken:
+        async def styles(self) -> list[str]:
+            raise RuntimeError("no such luck")
 
+    app = create_app(Broken(), OPTIONS)
+    answer = asyncio.run(local.call(app, "GET", "/v1/styles", headers={"x-request-id": "id-9"}))
+    assert (answer.status, answer.headers["x-request-id"]) == (500, "id-9")
+    assert error_of(answer)["type"] == "server_error" and b"luck" not in answer.body
+    assert "id-9" in caplog.text and "no such luck" in caplog.text
+
+
+def test_a_gateway_does_not_take_another_at_its_port_for_itself(web):
+    with pytest.raises(GatewayError, match="cannot be listened on: Address already in use"):
+        Gateway(web, "127.0.0.1:1").start()
+
+
+def test_a_gateway_listens_on_this_machine_alone(tmp_path):
     gateway = Gateway(f"0.0.0.0:{ListenAddress.free().http_port}", "127.0.0.1:1", log=tmp_path / "log")
     with pytest.raises(GatewayError, match="ended with status 1"):
         gateway.start()
@@ -389,16 +423,12 @@ def test_a_gateway_listens_on_this_machine_alone(tmp_path):
 def test_without_a_repository_texts_are_completed_and_token_ids_refused(servicer, triton):
     options = GatewayOptions(Path("nowhere"))
 
-    async def ask(prompt: Any) -> LocalAnswer:
-        client = connect(triton[0], options)
-        try:
-            body = json.dumps(COMPLETION | {"prompt": prompt}).encode()
-            return await local.call(create_app(client, options), "POST", "/v1/completions", body, JSON)
-        finally:
-            await client.close()
+    def ask(prompt: Any) -> LocalAnswer:
+        body = json.dumps(COMPLETION | {"prompt": prompt}).encode()
+        return ask_once(triton[0], options, "POST", "/v1/completions", body, **JSON)
 
-    assert json.loads(asyncio.run(ask("x")).body)["usage"] is None
-    assert error_of(asyncio.run(ask([1])))["param"] == "prompt"
+    assert json.loads(ask("x").body)["usage"] is None
+    assert error_of(ask([1]))["param"] == "prompt"
 
 
 VALUES = st.recursive(
