@@ -281,6 +281,11 @@ def test_what_changes_nothing_is_accepted_and_null_is_as_good_as_not_given(send,
     assert servicer.requests[0].parameters.keys() == {"stream", "logprobs"}
 
 
+def test_a_stop_string_is_never_read_as_json():
+    assert CompletionRequest.read(COMPLETION | {"stop": "[INST]"}).stop == ("[INST]",)
+    assert CompletionRequest.read(COMPLETION | {"stop": ["[", "]"]}).stop == ("[", "]")
+
+
 def test_another_model_is_not_found(send, servicer):
     answer = send("POST", "/v1/completions", COMPLETION | {"model": "gpt-4"})
     assert (answer.status, error_of(answer)["code"]) == (404, "model_not_found")
