@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -92,13 +93,14 @@ class Completion:
             await self._count_prompts()
         is_begun = False
         try:
-            async for index, delta in self._deltas():
-                message = self._message([self._choices.add(index, delta)])
-                if counts:
-                    is_continuous = options.continuous_usage_stats
-                    message["usage"] = self._choices.usage(self._prompt_tokens) if is_continuous else None
-                is_begun = True
-                yield events.event(message)
+            async with aclosing(self._deltas()) as deltas:
+                async for index, delta in deltas:
+                    message = self._message([self._choices.add(index, delta)])
+                    if counts:
+                        is_continuous = options.continuous_usage_stats
+                        message["usage"] = self._choices.usage(self._prompt_tokens) if is_continuous else None
+                    is_begun = True
+                    yield events.event(message)
         except ReverieError as error:
             failure = HttpError.of_call(error).renamed(_NAMES)
             if not is_begun:
@@ -116,7 +118,7 @@ class Completion:
         async with places, self._ask(index, stream=False) as stream:
             return [self._choices.add(index, delta) async for delta in stream]
 
-    async def _deltas(self) -> AsyncIterator[tuple[int, TextDelta]]:
+    async def _deltas(self) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """Pieces of all prompts' continuations, as they come."""
         if len(self._prompts) == 1:
             async with self._ask(0, stream=True) as stream:

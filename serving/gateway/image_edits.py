@@ -9,6 +9,7 @@ import base64
 import re
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,9 +105,10 @@ async def _picture(job: PictureJob, client: AsyncClient) -> bytes:
 async def _events(asked: ImageEdit, client: AsyncClient) -> AsyncGenerator[bytes, None]:
     is_begun = False
     try:
-        async for name, written in _pictures(asked, client):
-            is_begun = True
-            yield events.event(written, name)
+        async with aclosing(_pictures(asked, client)) as pictures:
+            async for name, written in pictures:
+                is_begun = True
+                yield events.event(written, name)
     except ReverieError as error:
         failure = HttpError.of_call(error)
         if not is_begun:

@@ -103,7 +103,9 @@ class Connection:
     def _send(self, rpc: Rpc) -> Any:
         aftermath = 0.0 if rpc.may_be_cancelled else AFTERMATH_S
         method = getattr(self._stub, rpc.method)
-        call = method.future(rpc.request, timeout=rpc.seconds + aftermath, metadata=self._settings.metadata + rpc.metadata)
+        call = method.future(
+            rpc.request, timeout=rpc.seconds + aftermath, metadata=self._settings.metadata + rpc.metadata
+        )
         try:
             return call.result(None if rpc.may_be_cancelled else rpc.seconds)
         except grpc.FutureTimeoutError:
