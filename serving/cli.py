@@ -23,6 +23,7 @@ from imaging.images import ENDINGS
 from imaging.video.reader import is_animation
 from imaging.video.restyle import FRAMES_PER_SECOND, stylize_folder, stylize_video
 from reverie import outputs
+from serving.batch_command import batch
 from serving.door.key_commands import keys_app
 from serving.local_commands import inspect, weights
 from serving.server_commands import demo, serve
@@ -43,7 +44,7 @@ LOCAL = "127.0.0.1:8001"
 
 def add_commands(cli: typer.Typer) -> None:
     """Register the commands of this room."""
-    for command in (serve, demo, stylize, generate, dream, transfer, inspect, health, weights):
+    for command in (serve, demo, stylize, generate, dream, transfer, batch, inspect, health, weights):
         cli.command()(command)
     cli.add_typer(keys_app, name="keys")
 

@@ -38,6 +38,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     Attributes:
         requests: of inference, in the order in which they came.
+        metadata: of each of them.
         controls: how often it was asked to control models, which it refuses.
         answered: calls that were not cancelled before they were answered.
         left: set when a stream that was `endless` has been cancelled.
@@ -47,6 +48,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.refusals: list[Refusal] = []
         self.always: Refusal | None = None
         self.requests: list[Any] = []
+        self.metadata: list[dict[str, Any]] = []
         self.controls = 0
         self.answered = 0
         self.is_endless = False
@@ -79,7 +81,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelStreamInfer(self, requests, context):
         request = next(requests)
-        refusal = self._next(request)
+        refusal = self._next(request, context)
         for _ in range(refusal.after if refusal else 0):
             yield service_pb2.ModelStreamInferResponse(infer_response=ANSWERS[request.model_name])
         if refusal and refusal.is_in_band:
@@ -96,12 +98,13 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
                 return
             self.left.wait(0.01)
 
-    def _next(self, request) -> Refusal | None:
+    def _next(self, request, context) -> Refusal | None:
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         return self.refusals.pop(0) if self.refusals else self.always
 
     def _refuse(self, request, context) -> None:
-        if refusal := self._next(request):
+        if refusal := self._next(request, context):
             context.set_trailing_metadata(refusal.metadata)
             context.abort(refusal.code, refusal.message)
 

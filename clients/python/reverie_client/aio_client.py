@@ -15,7 +15,7 @@ from reverie_client.credentials import Tls
 from reverie_client.messages import Parameter, to_request
 from reverie_client.results import Arrays, Health, Inference, ModelStatus, PictureStep, Score, TextDelta
 from reverie_client.retries import Retry
-from reverie_client.settings import Settings
+from reverie_client.settings import CallMetadata, Settings
 from reverie_client.transport import Message
 
 _RETRY = Retry()
@@ -38,6 +38,7 @@ class AsyncClient:
         tls: for a server with TLS; default: of $REVERIE_TLS_CA, $REVERIE_TLS_CERT and $REVERIE_TLS_KEY.
         name: of this client, for the server's limits of one client; default: $REVERIE_CLIENT, else none.
         retry: how calls that a server could not take are sent again; None for never.
+        call_metadata: asked at each call for what is sent with it beside the keys: for whom a gateway calls.
 
     Attributes:
         admin: loading, labels and probes, for whoever runs the server.
@@ -61,8 +62,10 @@ class AsyncClient:
         tls: Tls | None = None,
         name: str | None = None,
         retry: Retry | None = _RETRY,
+        call_metadata: CallMetadata = None,
     ):
-        self._connection = AsyncConnection(Settings(address, timeout, control_key, api_key, tls, name, retry))
+        settings = Settings(address, timeout, control_key, api_key, tls, name, retry, call_metadata)
+        self._connection = AsyncConnection(settings)
         self._calls = self._connection.calls
         self.admin = AsyncAdmin(self._connection)
 

@@ -60,8 +60,10 @@ class AsyncConnection:
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
 
+        metadata = self._settings.metadata
+
         def start(seconds: float) -> Any:
-            return open_stream(request, timeout=seconds, metadata=self._settings.metadata + deadline(seconds))
+            return open_stream(request, timeout=seconds, metadata=metadata + deadline(seconds))
 
         return AsyncStream(start, parse, self.calls.attempts(timeout))
 

@@ -17,7 +17,7 @@ from reverie_client.credentials import Tls
 from reverie_client.messages import Parameter, to_request
 from reverie_client.results import Arrays, Health, Inference, ModelStatus, PictureStep, Score, TextDelta
 from reverie_client.retries import Retry
-from reverie_client.settings import Settings
+from reverie_client.settings import CallMetadata, Settings
 from reverie_client.transport import Connection, Message, Stream
 
 _RETRY = Retry()
@@ -40,6 +40,7 @@ class Client:
         tls: for a server with TLS; default: of $REVERIE_TLS_CA, $REVERIE_TLS_CERT and $REVERIE_TLS_KEY.
         name: of this client, for the server's limits of one client; default: $REVERIE_CLIENT, else none.
         retry: how calls that a server could not take are sent again; None for never.
+        call_metadata: asked at each call for what is sent with it beside the keys: for whom a gateway calls.
 
     Attributes:
         admin: loading, labels and probes, for whoever runs the server.
@@ -63,8 +64,10 @@ class Client:
         tls: Tls | None = None,
         name: str | None = None,
         retry: Retry | None = _RETRY,
+        call_metadata: CallMetadata = None,
     ):
-        self._connection = Connection(Settings(address, timeout, control_key, api_key, tls, name, retry))
+        settings = Settings(address, timeout, control_key, api_key, tls, name, retry, call_metadata)
+        self._connection = Connection(settings)
         self._calls = self._connection.calls
         self.admin = Admin(self._connection)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Optional
 
 import grpc
 
@@ -15,13 +16,15 @@ from reverie_client.retries import Retry
 _MAX_MESSAGE = 2**31 - 1
 _NO_METADATA: tuple[tuple[str, str], ...] = ()
 
+CallMetadata = Optional[Callable[[], Mapping[str, str]]]
+"""Asked at each call for what is sent with it."""
+
 
 class Settings:
     """Settings of one connection; arguments: see `Client`.
 
     Attributes:
         address, timeout, retry: as given.
-        metadata: sent with every call.
         tls: None for a connection without.
     """
 
@@ -34,20 +37,27 @@ class Settings:
         tls: Tls | None = None,
         name: str | None = None,
         retry: Retry | None = None,
+        call_metadata: CallMetadata = None,
     ):
         if hosts.lacks_brackets(address):
             raise ParameterError(
                 f"address: {address!r}; accepted: HOST:PORT, an IPv6 address in brackets, as in [::1]:8001"
             )
         self.address, self.timeout, self.retry = address, timeout, retry
-        self.metadata = credentials.metadata(
+        self._call_metadata = call_metadata
+        self._metadata = credentials.metadata(
             headers.API_KEY, credentials.clients_key(credentials.API_KEY_VARIABLE, api_key)
         )
         if name := os.environ.get(credentials.CLIENT_VARIABLE, "") if name is None else name:
-            self.metadata += ((headers.CLIENT, name),)
+            self._metadata += ((headers.CLIENT, name),)
         self._may_look_up_control_key = control_key is None
         self._control_key = credentials.clients_key(credentials.CONTROL_KEY_VARIABLE, control_key)
         self.tls = tls or Tls.from_environment()
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Sent with a call that is made now."""
+        return self._metadata + (tuple(self._call_metadata().items()) if self._call_metadata else ())
 
     def control_metadata(self) -> tuple[tuple[str, str], ...]:
         """What a call that needs the control key sends too.

@@ -40,7 +40,7 @@ class Connection:
 
     def __init__(self, settings: Settings):
         self.calls = Calls(settings)
-        self._metadata = settings.metadata
+        self._settings = settings
         options = [(grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1), *settings.channel_options()]
         tls = settings.channel_credentials()
         self._channel = (
@@ -80,9 +80,11 @@ class Connection:
     ) -> Stream[Message]:
         """The messages of a decoupled model; `timeout` is for the whole stream."""
 
+        metadata = self._settings.metadata  # Now: the same again, should it be sent again.
+
         # Never with the header `triton_grpc_error`: errors then crash Triton 2.51 (see docs/decisions.md).
         def start(seconds: float) -> Any:
-            return self._open_stream(request, timeout=seconds, metadata=self._metadata + deadline(seconds))
+            return self._open_stream(request, timeout=seconds, metadata=metadata + deadline(seconds))
 
         return Stream(start, parse, self.calls.attempts(timeout))
 
@@ -101,7 +103,7 @@ class Connection:
     def _send(self, rpc: Rpc) -> Any:
         aftermath = 0.0 if rpc.may_be_cancelled else AFTERMATH_S
         method = getattr(self._stub, rpc.method)
-        metadata = self._metadata + rpc.metadata + deadline(rpc.seconds)
+        metadata = self._settings.metadata + rpc.metadata + deadline(rpc.seconds)
         call = method.future(rpc.request, timeout=rpc.seconds + aftermath, metadata=metadata)
         try:
             return call.result(None if rpc.may_be_cancelled else rpc.seconds)

@@ -1,0 +1,117 @@
+"""Who calls: what of a request's headers goes on to Triton, and the id that the request has on its way there and back."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+from reverie_client import headers, hosts
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.gateway.errors import HttpError, of_status
+
+log = logging.getLogger("reverie")
+
+REQUEST_ID = "x-request-id"
+_REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+_KEY = re.compile("[!-~]([ -~]*[!-~])?")
+"""What gRPC's metadata carry unchanged."""
+_LONGEST_KEY = 4096
+_BEARER = re.compile("bearer +(.+)", re.IGNORECASE)
+
+_metadata: ContextVar[Mapping[str, str]] = ContextVar("metadata of the caller's request", default=MappingProxyType({}))
+
+
+def call_metadata() -> Mapping[str, str]:
+    """What goes on to Triton with each call of the request that is being answered."""
+    return _metadata.get()
+
+
+class PassOnCaller:
+    """Middleware: keeps the caller's key, name and request id for `call_metadata`, and returns the id.
+
+    It also answers where all else has failed, so that the caller has the id with which our mistake stands in the log.
+
+    Args:
+        origins: of web pages that may call; a browser says whose page it is. Others than these and the gateway's own are
+            refused, whatever they send: a page of anybody must not set the machine of its reader to work.
+    """
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...] = ()):
+        self._app, self._origins = app, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent, is_begun = Headers(scope=scope), False
+        request_id = _request_id(sent)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal is_begun
+            if message["type"] == "http.response.start":
+                is_begun = True
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        try:
+            self._check_origin(sent)
+            _metadata.set(_forwarded(sent) | {REQUEST_ID: request_id})
+            await self._app(scope, receive, send_with_id)
+        except HttpError as error:
+            await error.response()(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request %s, %s %s, failed", request_id, scope["method"], scope["path"])
+            if is_begun:
+                raise  # The connection is closed: the caller is not to take what he has for all.
+            await of_status(500, "the gateway failed; its log says how").response()(scope, receive, send_with_id)
+
+    def _check_origin(self, sent: Headers) -> None:
+        origin = sent.get("origin")
+        if origin is None or "*" in self._origins or origin in self._origins or _is_own(origin, sent.get("host", "")):
+            return
+        raise HttpError(403, f"origin {origin!r} may not call; accepted: {', '.join(self._origins) or 'none but ours'}")
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """Whether it is a page of the gateway, on this machine. Under another name it could be anybody's who made that name
+    mean this machine for a moment; `origins` lists such a name."""
+    try:
+        parts = urlsplit(origin)
+        return parts.netloc == host and hosts.is_loopback(parts.hostname or "")
+    except ValueError:
+        return False
+
+
+def _request_id(sent: Headers) -> str:
+    """The caller's, if a log can take it; else a new one."""
+    found = sent.get(REQUEST_ID, "")
+    return found if _REQUEST_ID.fullmatch(found) else uuid.uuid4().hex
+
+
+def _forwarded(sent: Headers) -> dict[str, str]:
+    """The caller's key and name; the door has checked the first, and set the second where there is one.
+
+    A key after "Bearer" goes on as Triton's own API key too: without the door that is who checks it.
+
+    Raises:
+        HttpError: gRPC could not carry them.
+    """
+    api_key = headers.GRPC_RESTRICTED_PREFIX + headers.API_KEY
+    names = {"authorization": "authorization", headers.API_KEY: api_key, headers.CLIENT: headers.CLIENT}
+    found = {theirs: sent[ours] for ours, theirs in names.items() if sent.get(ours)}
+    if bearer := _BEARER.fullmatch(found.get("authorization", "")):
+        found.setdefault(api_key, bearer[1])
+    for name, value in found.items():
+        if len(value) > _LONGEST_KEY or not _KEY.fullmatch(value):
+            raise HttpError(
+                401, f"{name.removeprefix(headers.GRPC_RESTRICTED_PREFIX)}: {len(value)} characters that no key has; "
+                f"accepted: up to {_LONGEST_KEY} printable ASCII characters",
+            )  # fmt: skip
+    return found

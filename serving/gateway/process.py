@@ -1,0 +1,147 @@
+"""The gateway's process, as whoever starts it beside Triton and the door holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from reverie_client import hosts
+from reverie_client.credentials import SECRET_VARIABLES
+
+from reverie.errors import ToolkitError
+from serving.gateway.options import GatewayOptions
+
+_PR_SET_PDEATHSIG = 1
+_STOP_SECONDS = 15.0
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+class GatewayError(ToolkitError):
+    """The gateway cannot start, or ended by itself."""
+
+
+@dataclass
+class Gateway:
+    """A process that answers HTTP at `address` and asks the gRPC server at `triton_address`.
+
+    It ends with the process that started it.
+
+    Attributes:
+        address: HOST:PORT, of this machine alone.
+        log: where its output goes; None for this process's own.
+    """
+
+    address: str
+    triton_address: str
+    options: GatewayOptions = field(default_factory=GatewayOptions)
+    log: Path | None = None
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+
+    def start(self, timeout: float = 30.0) -> None:
+        """Start it, and wait until it answers.
+
+        Raises:
+            GatewayError: something else listens there, or it ended, or does not answer in time.
+        """
+        self._check_free()
+        with contextlib.ExitStack() as stack:
+            output: IO[bytes] | None = stack.enter_context(self.log.open("ab")) if self.log else None
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                env=self._environment(),
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        deadline = time.monotonic() + timeout
+        while not self.alive():
+            if (status := self.poll()) is not None:
+                self.stop()
+                raise GatewayError(f"the gateway ended with status {status}; see {self.log or 'its output above'}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise GatewayError(f"the gateway did not answer at {self.address} within {timeout:g} s")
+            time.sleep(0.02)
+
+    def alive(self) -> bool:
+        """Whether the gateway answers, whatever Triton does."""
+        return self._get("/healthz") == http.HTTPStatus.OK
+
+    def ready(self) -> bool:
+        """Whether Triton answers it too, and has all its models."""
+        return self._get("/readyz") == http.HTTPStatus.OK
+
+    @property
+    def pid(self) -> int | None:
+        """None where it does not run."""
+        return self._process.pid if self._process else None
+
+    def poll(self) -> int | None:
+        """The exit status of a process that has ended by itself, else None."""
+        return self._process.poll() if self._process else None
+
+    def stop(self) -> None:
+        """End it; answers that are under way have 10 s. Does nothing where it does not run."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> Gateway:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _check_free(self) -> None:
+        """Else what listens there would be taken for the gateway."""
+        host, port = hosts.split(self.address)
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            raise GatewayError(f"{self.address} cannot be listened on: {error.strerror}; choose another port") from None
+
+    def _get(self, path: str) -> int:
+        host, port = hosts.split(self.address)
+        connection = http.client.HTTPConnection(host, port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
+
+    def _command(self) -> Sequence[str]:
+        return [
+            *(sys.executable, "-m", "serving.gateway", "--listen", self.address, "--triton", self.triton_address),
+            *self.options.arguments(),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        """Without keys: the gateway sends those of its callers."""
+        kept = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
+        return {**kept, "PYTHONPATH": f"{_PROJECT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
