@@ -118,10 +118,17 @@ class Door:
         self._watcher = threading.Thread(target=self._watch, name="door", daemon=True)
         self._watcher.start()
 
-    def drain(self) -> None:
-        """Let nobody in any more; who is inside is served."""
+    def drain(self, seconds: float = 0.0) -> None:
+        """Let nobody in any more, and wait until those who are inside are served.
+
+        Args:
+            seconds: the longest wait.
+        """
         with contextlib.suppress(OSError):
             self.envoy.ask("/drain_listeners", method="POST")
+            end = time.monotonic() + seconds
+            while self.envoy.calls() and time.monotonic() < end:
+                time.sleep(0.1)
 
     def stop(self) -> None:
         """Close, and leave neither process nor file behind."""
