@@ -16,7 +16,8 @@ from reverie_client import credentials
 from reverie_client.credentials import Tls
 
 from reverie.errors import ToolkitError
-from serving.door.door import Door, private_folder
+from serving.door.door import Door
+from serving.door.folder import make_folder
 from serving.door.guard.proxy import Keys
 from serving.door.settings import DoorSettings, PublicAddress
 from serving.security import Security
@@ -49,7 +50,7 @@ def main(
     security = Security(tls, api_key, control_key, insecure=insecure)
     security.check_host(host)
     settings = DoorSettings(
-        folder=private_folder(),
+        folder=make_folder(),
         grpc=PublicAddress(host, grpc_port),
         http=PublicAddress(host, http_port),
         triton_grpc_port=triton_grpc_port,

@@ -7,9 +7,7 @@ nothing of how Triton is started.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from serving.door import configuration
 from serving.door.configuration import OPEN, Access
 from serving.door.envoy import Envoy, validate
 from serving.door.errors import DoorError
+from serving.door.folder import remove_folder
 from serving.door.guard.proxy import Keys
 from serving.door.guard_process import GuardProcess
 from serving.door.settings import DoorSettings
@@ -37,11 +36,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 def everybody(settings: DoorSettings, listener: str) -> Access:
     """The access of a door without keys."""
     return OPEN
-
-
-def private_folder() -> Path:
-    """Make a folder for a door's sockets and files that only this user can enter; its path is short, as a socket's has to be."""
-    return Path(tempfile.mkdtemp(prefix="reverie-door-"))
 
 
 @dataclass
@@ -140,7 +134,7 @@ class Door:
             key_file.remove()
         self.envoy.stop()
         self.guard.stop()
-        shutil.rmtree(self.settings.folder, ignore_errors=True)
+        remove_folder(self.settings.folder)
 
     def _watch(self) -> None:
         """Whatever this thread starts ends with it, so it lives until `stop`."""
