@@ -151,6 +151,15 @@ class Envoy:
         finally:
             connection.close()
 
+    def calls(self) -> int:
+        """How many calls it carries now.
+
+        Raises:
+            OSError: no answer.
+        """
+        _, text = self.ask("/stats?filter=^http\\.(grpc|http)\\.downstream_rq_active$")
+        return sum(int(line.rpartition(" ")[2]) for line in text.splitlines())
+
     def _command(self) -> list[str]:
         return [
             *(str(binary()), "-c", str(self.folder / _BEGINS)),
