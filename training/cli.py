@@ -251,6 +251,46 @@ def train_style(
     _report(train(config, paintings, photos, opened.path, schedule, chosen, Run(source) if source else None))
 
 
+@train_app.command("painter")
+def train_painter(
+    context: typer.Context,
+    styles: Annotated[list[Path], typer.Option("--style", help="A painting whose style --from has; for all of them.")],
+    paintings: Annotated[Path, typer.Option(help="Folder of the paintings to learn from.")],
+    content: Annotated[Path, typer.Option(help="Folder of photographs.")],
+    source: Annotated[Path, typer.Option("--from", help="Start from the weights of this run.")],
+    run: Annotated[Path, typer.Option(help="The run's folder; one that exists is resumed.")],
+    held_out: Annotated[list[str] | None, typer.Option(help="Name of a painting never to train on; repeat.")] = None,
+    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 3_500,
+    size: Annotated[int, typer.Option(help="Side of the training crops in pixels.")] = 256,
+    content_error: Annotated[list[float] | None, typer.Option(help="Of each --style; see train style.")] = None,
+    content_weight: Annotated[float, typer.Option(help="Weight of the content error at the start.")] = 0.4,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 1e-3,
+    features: Annotated[str, typer.Option(help="Extractor that measures the loss: vgg19 or compact.")] = "vgg19",
+    cache: Annotated[Path, typer.Option(help="Where measures of paintings are kept.")] = Path("cache") / "paintings",
+    sample_every: SampleEvery = 250,
+    checkpoint_every: CheckpointEvery = 250,
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Train the style network on many paintings, with a predictor that knows the style of any other."""
+    use_weights(weights_dir, needs_vgg19=features == "vgg19")
+    from training.loop import Schedule
+    from training.photos import Photos
+    from training.runs import Run
+    from training.style import many
+    from training.style.train import StyleTraining, named_paintings
+
+    named = named_paintings(styles)
+    others = named_paintings(Photos.of(paintings).paths)
+    shape = StyleTraining.from_dict(Run(source).config).changed(named).network
+    given = _given(context, many.PainterTraining.__dataclass_fields__)
+    given |= {"content_error": tuple(content_error)} if content_error else {}
+    defaults = {"steps": steps, "size": size, "content_weight": content_weight, "learning_rate": learning_rate}
+    config = many.PainterTraining(shape, **(defaults | given))
+    schedule = Schedule(config.steps, sample_every=sample_every, checkpoint_every=checkpoint_every)
+    photos = Photos.of(content, 2)
+    _report(many.train(config, others | named, photos, run, schedule, cache, Run(source)))
+
+
 @train_app.command("add-style")
 def add_style(
     context: typer.Context,

@@ -127,18 +127,28 @@ class StyleTrainer(keras.Model):
 
     def call(self, inputs):
         image = inputs["image"] if "target" in inputs else self._view(inputs["image"], (0, 0))
-        return self.network((image, inputs["style_weights"]))
+        return self.network.paint(image, self.vectors(inputs))
+
+    def vectors(self, inputs):
+        """Return the styles to paint in, float32 (batch, length)."""
+        return self.network.vectors(inputs["style_weights"])
+
+    def terms(self, painted, photo, inputs) -> Measured:
+        """Return the loss of windows, with the content weights of the moment, which move by it."""
+        style_weights = inputs["style_weights"]
+        terms = self.loss_terms(painted, photo, style_weights, self.balance(style_weights))
+        self.balance.update(terms["content"], style_weights)
+        return terms
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if "target" in x:
             return ops.mean(ops.abs(y_pred - x["target"])) / 127.5
-        image, style_weights, views = x["image"], x["style_weights"], x["views"]
+        image, views = x["image"], x["views"]
         corner, shift = views[0, :2], views[0, 2:]
         painted = _window(y_pred, corner, self._size)
         photo = _window(image, corner, self._size)
-        terms = self.loss_terms(painted, photo, style_weights, self.balance(style_weights))
-        self.balance.update(terms["content"], style_weights)
-        again = self.network((self._view(image, shift), style_weights))
+        terms = self.terms(painted, photo, x)
+        again = self.network.paint(self._view(image, shift), self.vectors(x))
         moved = instability(painted, _window(again, corner - shift, self._size))
         return ops.mean(terms.total + self._loss_weights.instability * moved)
 
