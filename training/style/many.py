@@ -163,7 +163,7 @@ def train(
     Args:
         paths: the paintings by name; among them the named styles' and those that are held out.
         cache: where measures of the paintings are kept.
-        initial: a run with the named styles, to go on from.
+        initial: a run with the named styles, to go on from; where it is of this kind, its predictor goes on too.
 
     Raises:
         RunError: a named or held-out painting is missing, or is both; see also `training.style.train.warm_start`.
@@ -182,6 +182,8 @@ def train(
     looked_at = followed(names, "looking at the paintings", len(names))
     statistics = np.concatenate([paintings.statistics(name) for name in looked_at])
     model = trainer(network, statistics, config)
+    if "held_out" in initial.config:
+        go_on_from(initial, model)
     batches = PainterBatches(config, kept, paintings, names, statistics.std(0))
     fit(run, model, batches, held_out, schedule)
     return run
@@ -214,6 +216,21 @@ def trainer(network: StyleNetwork, statistics: np.ndarray, config: PainterTraini
     balance = ContentBalance(targets, config.content_weight, shared)
     dtype = "bfloat16" if config.precision == "mixed_bfloat16" else "float32"
     return PainterTrainer(network, predictor, PerceptualLoss((), config.features, dtype), balance, config)
+
+
+def go_on_from(run: Run, model: PainterTrainer) -> None:
+    """Give network, predictor and balance what they were in another run of this kind.
+
+    Raises:
+        RunError: that run has no checkpoint, or other paintings.
+    """
+    checkpoint = run.checkpoints.load()
+    if checkpoint is None:
+        raise RunError(f"{run.path} has no weights yet; let it train to its first checkpoint")
+    values = checkpoint[1][: len(model.variables)]  # the model's come first
+    if [value.shape for value in values] != [tuple(variable.shape) for variable in model.variables]:
+        raise RunError(f"{run.path} was trained on other paintings; accepted: a run on the same ones")
+    loop.assign(model.variables, values)
 
 
 def fit(run: Run, model: PainterTrainer, batches: PainterBatches, held_out: Photos, schedule: loop.Schedule) -> None:
