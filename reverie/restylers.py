@@ -21,9 +21,9 @@ from reverie.onnx_sessions import open_session
 from serving.style.files import MODEL
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
+from synthesis.style.network import build, restyle
 from training.runs import Run
 from training.style.evaluation.evaluate import Restyler
-from training.style.network import build, restyle
 from training.style.train import StyleTraining, warm_start
 
 DEFAULT_STRENGTH: float = StylizeParameters().strength

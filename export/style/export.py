@@ -26,9 +26,9 @@ from registry import configuration
 from registry.staging import ExportResult
 from reverie.progress import followed, say
 from serving.style.files import GPU_MODEL, MODEL
+from synthesis.style.network import StyleNetwork, restyle
 from training.runs import Run
 from training.style import train
-from training.style.network import StyleNetwork, restyle
 
 NAME = "style"
 TOLERANCE = parity.Tolerance(largest=6.0, mean=0.1, unit="of 255")

@@ -23,12 +23,12 @@ from registry.publishing import PublishError
 from registry.repository import Repository
 from registry.rollout import Rollout
 from serving.triton.server import TritonServer
+from synthesis.style.network import StyleNetworkConfig
 from tests.conftest import running_eagerly
 from tests.export import tiny
 from training.loop import Schedule
 from training.photos import Photos
 from training.runs import Run
-from training.style.network import StyleNetworkConfig
 from training.style.train import StyleTraining, train
 
 PROJECT = Path(__file__).resolve().parents[2]

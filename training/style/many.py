@@ -1,7 +1,7 @@
 """Train a network that knows painting rather than a few paintings: `reverie train painter`.
 
 The network's convolutions learn together with a predictor that looks at a painting and says its style's vector (see
-`training.style.predictor`), from a few hundred paintings. A few *named* styles keep their own rows of the network's
+`synthesis.style.predictor`), from a few hundred paintings. A few *named* styles keep their own rows of the network's
 table, so that a run may go on from a network that has these styles, and loses none of them.
 
 Knows nothing of how a style is fitted to one painting afterwards (`training.style.learn`).
@@ -23,14 +23,14 @@ from PIL import Image
 from imaging import images
 from reverie.progress import followed
 from synthesis.loss_terms import Measured
-from training import loop
+from synthesis.style.balance import ContentBalance, kinship
+from synthesis.style.loss import STYLE_LAYERS, PerceptualLoss, StyleTargets, Weights
+from synthesis.style.network import StyleNetwork, build
+from synthesis.style.predictor import StylePredictor
+from training import files, loop
 from training.photos import Photos
 from training.runs import Run, RunError
-from training.style.balance import ContentBalance, kinship
-from training.style.loss import STYLE_LAYERS, PerceptualLoss, StyleTargets, Weights
-from training.style.network import StyleNetwork, build
 from training.style.paintings import CHANNELS, Paintings
-from training.style.predictor import StylePredictor
 from training.style.train import (
     KIND,
     StyleTrainer,
@@ -249,7 +249,7 @@ def fit(run: Run, model: PainterTrainer, batches: PainterBatches, held_out: Phot
         on_sample=lambda step: write_samples(run, model, batches, held_out, step),
     )
     model.network.save_weights(run.weights)
-    model.predictor.save(run.path / PREDICTOR)
+    files.save_arrays(run.path / PREDICTOR, model.predictor.arrays())
     run.finish({"loss": final, **draft_errors(model, batches, held_out), "steps": schedule.steps})
 
 

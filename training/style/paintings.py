@@ -15,9 +15,9 @@ import numpy as np
 
 from imaging import images
 from synthesis import features
+from synthesis.style.loss import STYLE_LAYERS, StyleTargets
+from synthesis.style.predictor import statistics_of
 from training import files
-from training.style.loss import STYLE_LAYERS, StyleTargets
-from training.style.predictor import statistics_of
 
 CHANNELS = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 """The orders of red, green and blue that a painting comes in; the first is its own."""

@@ -22,13 +22,13 @@ from imaging import images
 from reverie.progress import followed
 from synthesis.gatys import GatysParameters
 from synthesis.loss_terms import Measured
+from synthesis.style.balance import ContentBalance
+from synthesis.style.loss import PerceptualLoss, Weights
+from synthesis.style.network import StyleNetwork, StyleNetworkConfig, build, grow
 from training import files, loop
 from training.photos import Photos
 from training.runs import Run, RunError
-from training.style.balance import ContentBalance
 from training.style.batches import Batch, ViewBatch
-from training.style.loss import PerceptualLoss, Weights
-from training.style.network import StyleNetwork, StyleNetworkConfig, build, grow
 from training.style.teachers import NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
@@ -50,7 +50,7 @@ class StyleTraining:
             scale of the strokes. Both in pixels.
         distilled_steps: how many steps, at the start, only copy a teacher (see `training.style.teachers`).
         content_error: how much of the photograph is given up, one a style or one for all; the weight of the error moves
-            from `content_weight` until it is that (see `training.style.balance` and `training.style.loss`).
+            from `content_weight` until it is that (see `synthesis.style.balance` and `synthesis.style.loss`).
         features: extractor that measures the loss, "vgg19" or, with a fifth of the arithmetic, "compact".
     """
 
@@ -186,7 +186,7 @@ def train(
     Args:
         teacher: what the first `config.distilled_steps` steps copy.
         initial: a run to start from: its weights instead of random ones. Its network may be smaller (see
-            `training.style.network.grow`).
+            `synthesis.style.network.grow`).
 
     Raises:
         RunError: `initial` has a network that cannot grow into this one, or no weights yet.

@@ -2,7 +2,7 @@
 
 The photograph must survive (`content`) and the painting must be met (`style`). Both are relative, so that 0 is perfect
 and a picture that has nothing of its target gets about 1: in every style, at every layer and at every stage the same
-error counts the same. How much the one is worth in terms of the other is the trainer's (`training.style.balance`).
+error counts the same. How much the one is worth in terms of the other is the trainer's (`synthesis.style.balance`).
 
 Departures from Johnson et al. 2016: the Gram matrices' error is relative to the painting's, layer by layer, where sums
 would listen to the layer with the largest activations only; roughness counts where it exceeds the painting's, where
@@ -33,7 +33,7 @@ class Weights:
 
     Attributes:
         roughness, overshoot: see `ExcessRoughness` and `Overshoot`.
-        instability: see `training.style.train.StyleTrainer`.
+        instability: of how much two views of a scene are painted unlike, which the trainer measures.
     """
 
     roughness: float = 0.05

@@ -7,8 +7,7 @@ ImageNet weights. Knows nothing about losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -16,10 +15,10 @@ from keras import layers, ops
 
 from imaging import images
 from synthesis import compact, features
-from training import files
 
 PAINTING_SIDE = 512
 """Longer side, in pixels, of the paintings that are looked at: the scale of the strokes."""
+_SIZES = ("length", "numbers", "components", "hidden")
 _LAYERS = compact.LAYERS[:5]
 _DAMPING = 0.02
 """Of the variance of the first component: weaker ones are not blown up to the size of the others."""
@@ -49,7 +48,7 @@ class StylePredictor(keras.Model):
 
     def __init__(self, length: int, numbers: int, components: int = 64, hidden: int = 128):
         super().__init__(dtype="float32")
-        self.shape = {"length": length, "numbers": numbers, "components": components, "hidden": hidden}
+        self.sizes = dict(zip(_SIZES, (length, numbers, components, hidden), strict=True))
         self.center = self.add_weight(shape=(numbers,), trainable=False, name="center")
         self.projection = self.add_weight(shape=(numbers, components), trainable=False, name="projection")
         self.mean = self.add_weight(shape=(length,), trainable=False, name="mean")
@@ -66,7 +65,7 @@ class StylePredictor(keras.Model):
             vectors: float (styles, length).
         """
         self.center.assign(statistics.mean(0))
-        self.projection.assign(principal_components(statistics, self.shape["components"]))
+        self.projection.assign(principal_components(statistics, self.sizes["components"]))
         self.mean.assign(vectors.mean(0))
 
     def components(self, statistics):
@@ -78,18 +77,17 @@ class StylePredictor(keras.Model):
         seen = self.components(statistics)
         return self.mean + self.linear(seen) + self.out(self.hidden(seen))
 
-    def save(self, path: Path) -> None:
-        """Write the predictor to a .npz file, which is replaced as a whole."""
-        arrays = {f"v{i}": ops.convert_to_numpy(variable) for i, variable in enumerate(self.variables)}
-        files.save_arrays(path, {name: np.int64(size) for name, size in self.shape.items()} | arrays)
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all that the predictor is, by names, for a .npz file; the inverse of `restored`."""
+        sizes = {name: np.asarray(size) for name, size in self.sizes.items()}
+        return sizes | {f"v{i}": ops.convert_to_numpy(variable) for i, variable in enumerate(self.variables)}
 
 
-def load(path: Path) -> StylePredictor:
-    """Return the predictor that `StylePredictor.save` wrote."""
-    with np.load(path) as data:
-        made = StylePredictor(*(int(data[name]) for name in ("length", "numbers", "components", "hidden")))
-        for i, variable in enumerate(made.variables):
-            variable.assign(data[f"v{i}"])
+def restored(arrays: Mapping[str, np.ndarray]) -> StylePredictor:
+    """Return the predictor whose `StylePredictor.arrays` these are."""
+    made = StylePredictor(*(int(arrays[name]) for name in _SIZES))
+    for i, variable in enumerate(made.variables):
+        variable.assign(arrays[f"v{i}"])
     return made
 
 
