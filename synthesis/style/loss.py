@@ -143,10 +143,17 @@ class PerceptualLoss:
 
     def measure(self, stylized, image, targets: StyleTargets, content_weight=1.0) -> Measured:
         """Return the terms against other paintings, one a picture; else like a call."""
+        return self.against(stylized, self.content_of(image), targets, content_weight)
+
+    def content_of(self, image):
+        """Return a photograph's activations at the content layer, which it is to keep."""
+        (content,) = self._extract_content(image)
+        return ops.stop_gradient(content)
+
+    def against(self, stylized, content, targets: StyleTargets, content_weight=1.0) -> Measured:
+        """Return the terms like `measure`, with the photographs' `content_of`."""
         activations = dict(zip(self._layers, self._extract(in_range(stylized)), strict=True))
-        (content_target,) = self._extract_content(image)
-        objective = self._objective(ops.stop_gradient(content_target), targets, content_weight)
-        return objective.measure(stylized, activations)
+        return self._objective(content, targets, content_weight).measure(stylized, activations)
 
     def _objective(self, content_target, targets: StyleTargets, content_weight) -> Loss:
         return (

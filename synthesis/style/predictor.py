@@ -8,6 +8,7 @@ ImageNet weights. Knows nothing about losses.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import keras
 import numpy as np
@@ -26,13 +27,17 @@ _DAMPING = 0.02
 
 def statistics_of(paintings: Sequence[np.ndarray]) -> np.ndarray:
     """Return what a predictor looks at, float32 (paintings, numbers); `paintings` are uint8 (height, width, 3)."""
-    extract = features.load("compact", _LAYERS)
-    return np.stack([_statistics(extract, images.fit_within(painting, PAINTING_SIDE)) for painting in paintings])
+    return np.stack([_statistics(images.fit_within(painting, PAINTING_SIDE)) for painting in paintings])
 
 
-def _statistics(extract: Callable, painting: np.ndarray) -> np.ndarray:
+@lru_cache(maxsize=1)
+def _extractor() -> Callable:
+    return features.load("compact", _LAYERS)
+
+
+def _statistics(painting: np.ndarray) -> np.ndarray:
     batch = painting[None].astype(np.float32)
-    activations = [batch, *(ops.convert_to_numpy(activation) for activation in extract(batch))]
+    activations = [batch, *(ops.convert_to_numpy(activation) for activation in _extractor()(batch))]
     return np.concatenate([moment for a in activations for moment in (a.mean((0, 1, 2)), a.std((0, 1, 2)))])
 
 
