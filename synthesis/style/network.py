@@ -357,7 +357,12 @@ def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray)
     Returns:
         uint8, as `image`.
     """
+    return restyle_as(network, image, network.vectors(style_weights))
+
+
+def restyle_as(network: StyleNetwork, image: np.ndarray, vectors) -> np.ndarray:
+    """As `restyle`, in styles that are given as vectors: float (batch, length)."""
     height, width = image.shape[1:3]
     missing = [(0, -side % network.config.multiple) for side in (height, width)]
     padded = np.pad(image.astype(np.float32), [(0, 0), *missing, (0, 0)], mode="reflect")
-    return images.to_uint8(ops.convert_to_numpy(network((padded, style_weights)))[:, :height, :width])
+    return images.to_uint8(ops.convert_to_numpy(network.paint(padded, vectors))[:, :height, :width])

@@ -12,12 +12,13 @@ from synthesis import features
 from synthesis.style.balance import ContentBalance, kinship
 from synthesis.style.loss import STYLE_LAYERS, StyleTargets
 from synthesis.style.network import StyleNetworkConfig, build
+from synthesis.style.predictor import restored
 from tests.conftest import running_eagerly
 from training.loop import Schedule, TrainingStopped
 from training.photos import Photos
 from training.runs import Run, RunError
 from training.style import train as style
-from training.style.many import PainterBatches, PainterTraining, check, go_on_from, train, trained, trainer
+from training.style.many import PainterBatches, PainterTraining, check, drafter, go_on_from, train, trained, trainer
 from training.style.paintings import Paintings
 
 TINY = StyleNetworkConfig(("dots", "lines"), width=12, blocks=1)
@@ -103,6 +104,18 @@ def test_a_finished_run_is_a_style_run_with_a_predictor_and_says_how_good_drafts
     assert list(unbroken.samples.iterdir())
     assert np.isfinite(unbroken.result["draft_style_error_c"])
     assert PainterTraining.from_dict(unbroken.config) == CONFIG
+
+
+def test_the_predictor_of_a_run_is_the_finished_one_or_its_last_checkpoint_s(unbroken, initial, paths, cache):
+    network, predictor = drafter(unbroken)
+    with np.load(unbroken.path / "predictor.npz") as data:
+        finished = restored(data)
+    painting = Paintings(dict(paths), 48, "compact", cache).statistics("c")
+    np.testing.assert_array_equal(predictor(painting), finished(painting))
+    for ours, theirs in zip(network.variables, style.load(unbroken).variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(RunError, match="no predictor"):
+        drafter(initial)
 
 
 def batches_of(config, paths, photos, cache):

@@ -26,7 +26,7 @@ from synthesis.loss_terms import Measured
 from synthesis.style.balance import ContentBalance, kinship
 from synthesis.style.loss import STYLE_LAYERS, PerceptualLoss, StyleTargets, Weights
 from synthesis.style.network import StyleNetwork, build
-from synthesis.style.predictor import StylePredictor
+from synthesis.style.predictor import StylePredictor, statistics_of
 from training import files, loop
 from training.photos import Photos
 from training.runs import Run, RunError
@@ -231,6 +231,27 @@ def go_on_from(run: Run, model: PainterTrainer) -> None:
     if [value.shape for value in values] != [tuple(variable.shape) for variable in model.variables]:
         raise RunError(f"{run.path} was trained on other paintings; accepted: a run on the same ones")
     loop.assign(model.variables, values)
+
+
+def drafter(run: Run) -> tuple[StyleNetwork, StylePredictor]:
+    """Return network and predictor of a run, finished or not: of its last checkpoint.
+
+    Raises:
+        RunError: the run is of another kind, or has no checkpoint yet.
+    """
+    if "held_out" not in run.config:
+        raise RunError(f"{run.path} has no predictor of styles; accepted: a run of 'reverie train painter'")
+    checkpoint = run.checkpoints.load()
+    if checkpoint is None:
+        raise RunError(f"{run.path} has no weights yet; let it train to its first checkpoint")
+    keras.config.set_dtype_policy("float32")
+    network = build(PainterTraining.from_dict(run.config).network)
+    predictor = StylePredictor(network.length, statistics_of([np.zeros((64, 64, 3), np.uint8)]).shape[1])
+    # The model's variables come first, and in it these, with the balance's one between them.
+    networks = len(network.variables)
+    loop.assign(network.variables, checkpoint[1][:networks])
+    loop.assign(predictor.variables, checkpoint[1][networks + 1 : networks + 1 + len(predictor.variables)])
+    return network, predictor
 
 
 def fit(run: Run, model: PainterTrainer, batches: PainterBatches, held_out: Photos, schedule: loop.Schedule) -> None:
