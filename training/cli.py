@@ -1,4 +1,4 @@
-"""Commands `reverie train lm|average|style|add-style|features` and `reverie eval lm`.
+"""Commands `reverie train lm|average|style|painter|gallery|add-style|features` and `reverie eval lm`.
 
 TensorFlow is imported inside the commands, so that `--help` answers at once.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from training.style.cli import train_gallery, train_painter
 
 train_app = typer.Typer(
     no_args_is_help=True, help="Train a model; the same command with --run continues a run that was stopped."
@@ -109,7 +111,7 @@ def train_lm(
     initial = Run(source) if source else None
     trained = train(config, data, cache, opened.path, schedule, distribution, jit_compile, initial)
     if distribution.is_chief:
-        _report(trained)
+        report(trained)
     else:  # The chief may still be writing its result, or does so on another machine.
         typer.echo(f"this worker is done; worker 0, the chief, writes the run: {trained.path}")
 
@@ -132,7 +134,7 @@ def average_lm(
     from training.language_model.average import average
     from training.runs import Run
 
-    _report(average([Run(path) for path in runs], data or reviews.download(), cache, run))
+    report(average([Run(path) for path in runs], data or reviews.download(), cache, run))
 
 
 @eval_app.command("lm")
@@ -248,47 +250,11 @@ def train_style(
     photos = Photos.of(content, 2, strict)
     say = lambda made: typer.echo(f"pair {made} of {pairs}", err=True)  # noqa: E731
     chosen = teacher_of(config, paintings, photos, teacher, pairs, cache, say)
-    _report(train(config, paintings, photos, opened.path, schedule, chosen, Run(source) if source else None))
+    report(train(config, paintings, photos, opened.path, schedule, chosen, Run(source) if source else None))
 
 
-@train_app.command("painter")
-def train_painter(
-    context: typer.Context,
-    styles: Annotated[list[Path], typer.Option("--style", help="A painting whose style --from has; for all of them.")],
-    paintings: Annotated[Path, typer.Option(help="Folder of the paintings to learn from.")],
-    content: Annotated[Path, typer.Option(help="Folder of photographs.")],
-    source: Annotated[Path, typer.Option("--from", help="Start from the weights of this run.")],
-    run: Annotated[Path, typer.Option(help="The run's folder; one that exists is resumed.")],
-    held_out: Annotated[list[str] | None, typer.Option(help="Name of a painting never to train on; repeat.")] = None,
-    steps: Annotated[int, typer.Option(help="Batches to train for.")] = 3_500,
-    size: Annotated[int, typer.Option(help="Side of the training crops in pixels.")] = 256,
-    content_error: Annotated[list[float] | None, typer.Option(help="Of each --style; see train style.")] = None,
-    content_weight: Annotated[float, typer.Option(help="Weight of the content error at the start.")] = 0.4,
-    learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 1e-3,
-    features: Annotated[str, typer.Option(help="Extractor that measures the loss: vgg19 or compact.")] = "vgg19",
-    cache: Annotated[Path, typer.Option(help="Where measures of paintings are kept.")] = Path("cache") / "paintings",
-    sample_every: SampleEvery = 250,
-    checkpoint_every: CheckpointEvery = 250,
-    weights_dir: WeightsDir = None,
-) -> None:
-    """Train the style network on many paintings, with a predictor that knows the style of any other."""
-    use_weights(weights_dir, needs_vgg19=features == "vgg19")
-    from training.loop import Schedule
-    from training.photos import Photos
-    from training.runs import Run
-    from training.style import many
-    from training.style.train import StyleTraining, named_paintings
-
-    named = named_paintings(styles)
-    others = named_paintings(Photos.of(paintings).paths)
-    shape = StyleTraining.from_dict(Run(source).config).changed(named).network
-    given = _given(context, many.PainterTraining.__dataclass_fields__)
-    given |= {"content_error": tuple(content_error)} if content_error else {}
-    defaults = {"steps": steps, "size": size, "content_weight": content_weight, "learning_rate": learning_rate}
-    config = many.PainterTraining(shape, **(defaults | given))
-    schedule = Schedule(config.steps, sample_every=sample_every, checkpoint_every=checkpoint_every)
-    photos = Photos.of(content, 2)
-    _report(many.train(config, others | named, photos, run, schedule, cache, Run(source)))
+train_app.command("painter")(train_painter)
+train_app.command("gallery")(train_gallery)
 
 
 @train_app.command("add-style")
@@ -331,7 +297,7 @@ def add_style(
         {"style": style, "name": name, "from": extended.path, "content": content, "weights_dir": weights_dir}
     )
     schedule = Schedule(changes.pop("steps"), sample_every=100, checkpoint_every=checkpoint_every)
-    _report(add(extended, name, style, Photos.of(content, 2, strict), opened.path, schedule, **changes))
+    report(add(extended, name, style, Photos.of(content, 2, strict), opened.path, schedule, **changes))
 
 
 @train_app.command("features")
@@ -366,7 +332,7 @@ def train_features(
     opened.inputs.remember({"content": content, "styles": styles, "weights_dir": weights_dir})
     config = FeaturesTraining(**settings)
     schedule = Schedule(config.steps, checkpoint_every=checkpoint_every)
-    _report(train(config, Photos.of(content, 32, strict), Photos(tuple(styles)), opened.path, schedule))
+    report(train(config, Photos.of(content, 32, strict), Photos(tuple(styles)), opened.path, schedule))
 
 
 def _given(context: typer.Context, names: Iterable[str]) -> dict[str, Any]:
@@ -395,6 +361,7 @@ def use_weights(weights_dir: Path | None, needs_vgg19: bool) -> None:
         fetch_vgg19()
 
 
-def _report(run) -> None:
+def report(run) -> None:
+    """Say what a run reached."""
     figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.result.items())
     typer.echo(f"{run.path}: {figures}")

@@ -19,8 +19,8 @@ of vectors for the styles it has names for, and paints with any other (`StyleNet
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -345,6 +345,18 @@ def _copy_into(source, target) -> None:
     values = ops.convert_to_numpy(target).copy()
     values[tuple(slice(side) for side in source.shape)] = ops.convert_to_numpy(source)
     target.assign(values)
+
+
+def with_styles(network: StyleNetwork, vectors: Mapping[str, np.ndarray]) -> StyleNetwork:
+    """Return a network with the convolutions of this one, whose styles are vectors, float32 (length,), by their names."""
+    made = build(replace(network.config, styles=tuple(vectors)))
+    for source, target in zip(network.convolutions(), made.convolutions(), strict=True):
+        target.set_weights(source.get_weights())
+    rows, begin = np.stack(list(vectors.values())), 0
+    for table in made.tables():
+        table.assign(rows[:, begin : begin + table.shape[1]])
+        begin += table.shape[1]
+    return made
 
 
 def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray) -> np.ndarray:

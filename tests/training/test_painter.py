@@ -10,6 +10,7 @@ import pytest
 from imaging import images
 from synthesis import features
 from synthesis.style.balance import ContentBalance, kinship
+from synthesis.style.learn import LearnParameters
 from synthesis.style.loss import STYLE_LAYERS, StyleTargets
 from synthesis.style.network import StyleNetworkConfig, build
 from synthesis.style.predictor import restored
@@ -17,6 +18,7 @@ from tests.conftest import running_eagerly
 from training.loop import Schedule, TrainingStopped
 from training.photos import Photos
 from training.runs import Run, RunError
+from training.style import gallery
 from training.style import train as style
 from training.style.many import PainterBatches, PainterTraining, check, drafter, go_on_from, train, trained, trainer
 from training.style.paintings import Paintings
@@ -191,3 +193,30 @@ def test_a_painting_that_is_missing_or_asked_for_twice_is_refused(paths):
         check(replace(CONFIG, held_out=("dots",)), paths)
     with pytest.raises(ValueError, match="own_share"):
         replace(CONFIG, own_share=1.5)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_gallery_holds_the_rows_that_were_there_and_learned_styles_and_goes_on_where_it_stopped(
+    unbroken, paths, photos, tmp_path, monkeypatch
+):
+    shown = [images.read(path) for path in photos.paths[:1]]
+    few = LearnParameters(max_seconds=3600, max_steps=1, size=64, style_size=64, crops=1, features="compact")
+    wanted = {name: paths[name] for name in ("lines", "a", "c")}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(gallery, "statistics_of", interrupted)
+        gallery.hang(unbroken, wanted, shown, few, tmp_path / "run")
+    kept = (tmp_path / "run" / "vectors" / "lines.npz").stat().st_mtime_ns
+    hung = gallery.hang(unbroken, wanted, shown, few, tmp_path / "run")
+    assert (tmp_path / "run" / "vectors" / "lines.npz").stat().st_mtime_ns == kept
+    assert (hung.result["styles"], hung.result["learned"]) == (3, 2)
+    ours, theirs = style.load(hung), style.load(unbroken)
+    assert ours.config.styles == ("lines", "a", "c")
+    photo = next(photos.one_crop_each(32))
+    row, old = np.eye(3, dtype=np.float32)[[0]], np.eye(2, dtype=np.float32)[[1]]
+    np.testing.assert_allclose(ours((photo, row)), theirs((photo, old)), atol=1e-3)
+    with np.load(tmp_path / "run" / "vectors" / "a.npz") as data:
+        np.testing.assert_array_equal(ours.vectors(np.eye(3, dtype=np.float32)[[1]])[0], data["vector"])
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
