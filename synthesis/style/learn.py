@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +25,7 @@ from synthesis.style.network import StyleNetwork
 
 _MARGIN = 16
 """What the network sees around what the loss sees: at the network's borders nothing should be learned."""
-_BALANCE_RATE = 0.05
+_BALANCE_RATE = 0.1
 """Step of the logarithm of the content weight, for a crop whose content error is twice its target."""
 _CONTENT_WEIGHTS = (0.02, 20.0)
 _AVERAGED = 0.95
@@ -52,7 +53,7 @@ class LearnParameters:
     size: int = 192
     style_size: int = 512
     content_error: float = 0.6
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     crops: int = 16
     features: str = "auto"
     seed: int = 1
@@ -156,12 +157,11 @@ class _Fitting:
     ):
         self._parameters, self._vector = parameters, vector
         extractor = features.chosen(parameters.features, preferred="vgg19")
-        loss = PerceptualLoss((), extractor)
+        self._content_of, self._gradient = _compiled(network, extractor)
+        self._targets = _targets(extractor, painting, parameters.style_size)
         self._rng = np.random.default_rng(parameters.seed)
         self._crops = [self._crop(photographs[i % len(photographs)]) for i in range(parameters.crops)]
         self._contents: dict[int, tf.Tensor] = {}
-        self._content_of = tf.function(lambda crop: loss.content_of(_inner(crop)))
-        self._gradient = tf.function(_gradient_of(network, loss, _targets(extractor, painting, parameters.style_size)))
         self._adam = Adam(parameters.learning_rate, square_decay=0.99)
         self._log_weight = np.log(0.4)
         self._mean, self._errors = vector, np.zeros(2)
@@ -173,11 +173,11 @@ class _Fitting:
         crop = self._crops[index]
         if index not in self._contents:
             self._contents[index] = self._content_of(crop)
-        weight = np.float32(np.exp(self._log_weight))
-        gradient, content, style = (
-            array.numpy()
-            for array in self._gradient(tf.constant(self._vector[None]), crop, self._contents[index], weight)
+        vector, weight = tf.constant(self._vector[None]), tf.constant(np.exp(self._log_weight), tf.float32)
+        found = self._gradient(
+            vector, crop, self._contents[index], weight, self._targets.grams, self._targets.roughness
         )
+        gradient, content, style = (array.numpy() for array in found)
         self._adam.rate = self._parameters.learning_rate * (0.5 + 0.5 * np.cos(np.pi * done))
         self._vector = self._adam.step(self._vector, gradient[0]).astype(np.float32)
         self._balance(float(content))
@@ -209,20 +209,29 @@ class _Fitting:
 
 
 def _targets(extractor: str, painting: np.ndarray, size: int) -> StyleTargets:
-    return StyleTargets.of(features.load(extractor, STYLE_LAYERS), [images.fit_within(painting, size)])
+    targets = StyleTargets.of(features.load(extractor, STYLE_LAYERS), [images.fit_within(painting, size)])
+    # Tensors: arrays would be copied at every step.
+    return StyleTargets([tf.constant(gram) for gram in targets.grams], tf.constant(targets.roughness))
 
 
-def _gradient_of(network: StyleNetwork, loss: PerceptualLoss, targets: StyleTargets) -> Callable:
-    """A vector, a crop, its content and the content's weight to the gradient for the vector, and both errors."""
+@lru_cache(maxsize=2)
+def _compiled(network: StyleNetwork, extractor: str) -> tuple[Callable, Callable]:
+    """What is traced once for all paintings, which takes seconds: a crop to its content, and the gradient.
 
-    def gradient(vector, crop, content, weight):
+    The latter takes a vector, a crop, its content, the content's weight, and the targets' matrices and roughness. It returns
+    the gradient for the vector, and both errors.
+    """
+    loss = PerceptualLoss((), extractor)
+
+    def gradient(vector, crop, content, weight, grams, rough):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(vector)
-            terms = loss.against(_inner(network.paint(crop, vector)), content, targets, weight)
+            painted = _inner(network.paint(crop, vector))
+            terms = loss.against(painted, content, StyleTargets(grams, rough), weight)
             total = tf.reduce_mean(terms.total)
         return tape.gradient(total, vector), terms["content"][0], terms["style"][0]
 
-    return gradient
+    return tf.function(lambda crop: loss.content_of(_inner(crop))), tf.function(gradient)
 
 
 def _inner(crop):

@@ -1,6 +1,7 @@
 """Styles as vectors: painting with them, drafting them from a painting, and fitting them to one."""
 
 import itertools
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -135,3 +136,15 @@ def test_a_draft_that_is_none_and_no_photographs_are_refused(network):
 def test_learning_that_cannot_be_is_refused(wrong):
     with pytest.raises(InputError, match="accepted"):
         LearnParameters(**wrong)
+
+
+def test_a_second_painting_is_learned_without_tracing_anything_again(network):
+    traced = []
+    counting = lambda *args: traced.append(1) or paint(*args)  # noqa: E731
+    paint, network.paint = network.paint, counting
+    try:
+        for painting in (PAINTING, PAINTING[::-1, :40]):
+            assert list(learn(network, draft_of(network), painting, [PHOTOGRAPH], replace(FEW, crops=1)))[-1].step == 3
+    finally:
+        del network.paint
+    assert len(traced) <= 1

@@ -111,7 +111,9 @@ class PainterBatches:
     """The batches of a run: each depends on the step alone.
 
     Attributes:
+        photos: what crops are taken from.
         names: the paintings that are trained on; those with their own rows come first.
+        spread: standard deviations of their statistics, float32 (numbers,).
     """
 
     config: PainterTraining
