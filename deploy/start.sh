@@ -29,6 +29,14 @@ fi
 # Triton's models inherit its environment, and need no keys.
 unset REVERIE_CONTROL_KEY REVERIE_CONTROL_KEY_FILE REVERIE_API_KEY
 
+# Triton's own metrics stay inside; what is served has its models' too (docs/metrics.md). It is started again if it ends.
+PROMETHEUS_MULTIPROC_DIR=$(mktemp -d)
+export PROMETHEUS_MULTIPROC_DIR
+triton_metrics=8003
+(while :; do
+  python3 -m serving.telemetry.exporter --triton "http://127.0.0.1:$triton_metrics/metrics" --listen 0.0.0.0:8002 || sleep 1
+done) &
+
 # Connections end after ten minutes, so that calls reach servers that were added; streams on them have an hour to end.
 exec tritonserver \
   --model-repository="${REVERIE_REPOSITORY:-/models}" \
@@ -41,10 +49,12 @@ exec tritonserver \
   --grpc-restricted-protocol="$restricted" \
   --http-restricted-api="$restricted" \
   "${closed[@]}" \
-  --grpc-header-forward-pattern=reverie-client \
-  --http-header-forward-pattern=reverie-client \
+  --grpc-header-forward-pattern='reverie-client|reverie-timeout' \
+  --http-header-forward-pattern='reverie-client|reverie-timeout' \
   --grpc-max-connection-age=600000 \
   --grpc-max-connection-age-grace=3600000 \
+  --metrics-address=127.0.0.1 \
+  --metrics-port="$triton_metrics" \
   --metrics-config=summary_latencies=true \
   --log-info=false \
   "$@"

@@ -1,11 +1,11 @@
 """A canary: a share of the traffic goes to a new version, and the server's own numbers decide about it.
 
-Errors and latency come from Triton's metrics, version by version, so every client counts. The task's own
+Errors and latency come from the server's metrics, version by version, so every client counts. The task's own
 measure is taken on the same inputs for both where the model allows it: perplexity of a language model on
 text that was recorded with the stable version, or with the canary; of a style network what its training measured on
 held-out photographs. Both versions also answer the recorded inputs of both, and are compared (`registry.answers`).
-What cannot be judged is not promoted, but for p95: of few calls it says too little to refuse an equal version
-(`registry.canary_latency`). The verdict says in words what was compared on what.
+What cannot be judged is not promoted, but for what falls on a version by chance: p95 of few calls
+(`registry.canary_latency`), and a few refusals or callers' mistakes (`registry.canary_failures`). The verdict says in words what was compared on what.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from reverie_client import ReverieError
 from reverie_client.labels import CANARY, STABLE
 
-from registry import answers, canary_latency, golden, quality
+from registry import answers, canary_failures, canary_latency, golden, quality
 from registry.canary_metrics import CanaryMetrics, watch
 from registry.history import History
 from registry.quality import QualityBasis
@@ -34,7 +34,7 @@ class CanaryLimits:
     """What a canary may cost.
 
     Attributes:
-        errors: its failed share may be higher by this much.
+        errors: its failed share may be higher by this much, or more where chance explains it.
         p95: its 95th percentile may be this many times the stable version's, or more where chance explains it.
         quality_metric: likewise the task's metric, of which less is better.
         requests: fewer than this prove nothing, and the stable version stays.
@@ -47,7 +47,7 @@ class CanaryLimits:
 
     def are_exceeded(self, stable: CanaryMetrics, canary: CanaryMetrics) -> bool:
         """Whether the canary fails so often that there is no need to watch on."""
-        return canary.requests >= self.requests and canary.error_rate > stable.error_rate + self.errors
+        return canary.error_rate > stable.error_rate + self.errors and canary_failures.are_certain(stable, canary)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def judge(
     reasons = []
     if canary.requests < limits.requests:
         reasons.append(f"{canary.requests} requests reached it; at least {limits.requests} are needed")
-    if canary.error_rate > stable.error_rate + limits.errors:
+    is_higher = canary.error_rate > stable.error_rate + limits.errors
+    if is_higher and not canary_failures.may_be_chance(stable, canary):
         reasons.append(
             f"{canary.error_rate:.1%} of its requests failed, of the stable version's {stable.error_rate:.1%}"
         )

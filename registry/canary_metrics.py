@@ -1,26 +1,33 @@
-"""What Triton's metrics say of two versions while they are watched: calls, failures and 95th percentiles.
+"""What a server's metrics say of two versions while they are watched: calls, how they ended, and how long they took.
 
-Every client counts, since the numbers are the server's own. Knows nothing of labels, nor of who wins.
+Every client counts, since the numbers are the server's own. Ours count each request when its answer has left, by its gRPC
+status. Triton's own do so only for its C++ backends: of a Python model they call an answer with an error a success, and stop
+the clock when `execute` returns (https://github.com/triton-inference-server/server/issues/7713). So Triton's are read only
+where a model has none of ours. Knows nothing of labels, nor of who wins.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from reverie_client import proxies
 
 from registry import canary_latency
 from registry.rollout import SwitchError
-from reverie.prometheus import read_samples
+from reverie.prometheus import Snapshot
 
-_SUMMARY = "nv_inference_request_summary_us"
+_REQUESTS, _SECONDS = "reverie_requests", "reverie_request_seconds"
+_LEFT = "CANCELLED"
+"""The status of a call whose caller has left, which says nothing of the version."""
+_BROKEN = ("INTERNAL", "UNKNOWN")
+"""Statuses that are a version's own fault."""
+_TRITON_SUCCESSES, _TRITON_FAILURES = "nv_inference_request_success", "nv_inference_request_failure"
+_TRITON_SUMMARY = "nv_inference_request_summary_us"
 """Quantiles of the calls of the last minute."""
-_FAILURES = ("BACKEND", "OTHER", "REJECTED")
-"""Reasons that count; CANCELED is the caller's."""
+_TRITON_BROKEN = ("BACKEND", "OTHER")
+_QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,10 @@ class CanaryMetrics:
     """What a version did while it was watched; `p95_ms`, `spread` and `quality` None where unknown.
 
     Attributes:
+        requests: calls whose callers stayed.
+        failures: those of them that were not answered with OK.
+        broken: those of the failures that are the version's own fault; the others are refusals, deadlines and callers'
+            mistakes, which fall on a version by chance.
         quality: the task's quality metric, of which less is better.
         spread: standard deviation of the logarithm of its calls' times.
     """
@@ -38,29 +49,50 @@ class CanaryMetrics:
     p95_ms: float | None = None
     quality: float | None = None
     spread: float | None = None
+    broken: int = 0
 
     @property
     def error_rate(self) -> float:
         return self.failures / self.requests if self.requests else 0.0
 
 
-def observe(text: str, model: str, version: int) -> CanaryMetrics:
-    """One version's counters and 95th percentile in Triton's metrics."""
-    values: dict[tuple[str, str], float] = {}
-    for sample in read_samples(text):
-        found = sample.labels
-        if found.get("model") == model and found.get("version") == str(version):
-            values[sample.name, found.get("reason") or found.get("quantile") or ""] = sample.value
-    quantiles = {q: values[_SUMMARY, str(q)] for q in (0.5, 0.9, 0.95, 0.99) if (_SUMMARY, str(q)) in values}
-    failures = int(sum(values.get(("nv_inference_request_failure", reason), 0) for reason in _FAILURES))
-    p95 = quantiles.get(0.95, math.nan) / 1000
-    successes = int(values.get(("nv_inference_request_success", ""), 0))
+def observe(added: Snapshot, model: str, version: int, now: Snapshot | None = None) -> CanaryMetrics:
+    """What the metrics say of a version.
+
+    Args:
+        added: to them while it was watched.
+        now: they themselves, whose quantiles count where they are Triton's; default: `added`.
+    """
+    which = {"model": model, "version": str(version)}
+    statuses = added.by("status", _REQUESTS, **which)
+    if not statuses:
+        return _observe_triton(added, now or added, which, version)
+    calls = sum(statuses.values()) - statuses.get(_LEFT, 0)
+    quantiles = {q: added.quantile(q, _SECONDS, **which) for q in _QUANTILES}
+    known = {q: 1000 * seconds for q, seconds in quantiles.items() if seconds is not None}
     return CanaryMetrics(
         version,
-        successes + failures,
+        int(calls),
+        int(calls - statuses.get("OK", 0)),
+        known.get(0.95),
+        spread=canary_latency.spread(known),
+        broken=int(sum(statuses.get(status, 0) for status in _BROKEN)),
+    )
+
+
+def _observe_triton(added: Snapshot, now: Snapshot, which: dict[str, str], version: int) -> CanaryMetrics:
+    reasons = added.by("reason", _TRITON_FAILURES, **which)
+    broken = int(sum(reasons.get(reason, 0) for reason in _TRITON_BROKEN))
+    failures = broken + int(reasons.get("REJECTED", 0))
+    found = {float(q): value for q, value in now.by("quantile", _TRITON_SUMMARY, **which).items() if value == value}
+    p95 = found.get(0.95)
+    return CanaryMetrics(
+        version,
+        int(added.total(_TRITON_SUCCESSES, **which)) + failures,
         failures,
-        None if math.isnan(p95) else p95,
-        spread=canary_latency.spread(quantiles),
+        None if p95 is None else p95 / 1000,
+        spread=canary_latency.spread(found),
+        broken=broken,
     )
 
 
@@ -83,43 +115,21 @@ def watch(
     Raises:
         SwitchError: nothing answers at `url`.
     """
-    pause = min(10.0, max(0.2, seconds / 20))
-    first = [_fetch(url, model, v) for v in versions]
-    samples: list[list[CanaryMetrics]] = [[], []]
-    end = time.monotonic() + seconds
+    pause = min(5.0, max(0.2, seconds / 20))
+    first, end = _fetch(url), time.monotonic() + seconds
     while True:
         time.sleep(min(pause, max(0.0, end - time.monotonic())))
-        seen = [_since(_fetch(url, model, o.version), o) for o in first]
-        for known, one in zip(samples, seen, strict=True):
-            known.append(one)
-        stable, canary = (_typical(now, known) for now, known in zip(seen, samples, strict=True))
+        now = _fetch(url)
+        stable, canary = (observe(now.since(first), model, version, now) for version in versions)
         if on_sample:
             on_sample(stable, canary)
         if is_over(stable, canary) or time.monotonic() >= end:
             return stable, canary
 
 
-def _typical(now: CanaryMetrics, samples: Sequence[CanaryMetrics]) -> CanaryMetrics:
-    """The counts as they are `now`, with the medians of the percentiles that were seen."""
-    return replace(now, p95_ms=_median(s.p95_ms for s in samples), spread=_median(s.spread for s in samples))
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    """Of those that are known."""
-    known = [v for v in values if v is not None]
-    return statistics.median(known) if known else None
-
-
-def _since(now: CanaryMetrics, before: CanaryMetrics) -> CanaryMetrics:
-    """Counters start again at nothing where a version was reloaded."""
-    if now.requests < before.requests:
-        return now
-    return replace(now, requests=now.requests - before.requests, failures=now.failures - before.failures)
-
-
-def _fetch(url: str, model: str, version: int) -> CanaryMetrics:
+def _fetch(url: str) -> Snapshot:
     try:
         with proxies.open_url(url, timeout=10) as answer:
-            return observe(answer.read().decode(), model, version)
+            return Snapshot.read(answer.read().decode())
     except (OSError, ValueError) as error:
         raise SwitchError(f"{url} does not answer ({error}); give the server's --metrics") from None

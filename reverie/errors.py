@@ -1,4 +1,4 @@
-"""Every exception of the toolkit and the service has one base; three of them travel to callers as gRPC statuses.
+"""Every exception of the toolkit and the service has one base; four of them travel to callers as gRPC statuses.
 
 The client, which is installed alone, has its own (`reverie_client`).
 """
@@ -20,3 +20,7 @@ class Unavailable(ToolkitError, RuntimeError):
 
 class Cancelled(ToolkitError):
     """The caller has left, or stopped the work from a callback: CANCELLED."""
+
+
+class TimedOut(Cancelled):
+    """The caller's deadline has passed: DEADLINE_EXCEEDED."""

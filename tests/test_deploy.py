@@ -15,7 +15,9 @@ import yaml
 from reverie_client import headers
 
 from registry.model_configuration import ENGINE_CACHE
+from serving.telemetry.definitions import DEFINITIONS
 from serving.triton import installation
+from serving.triton.server import FORWARDED
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 TRITON_METRICS = {
@@ -155,7 +157,7 @@ def test_a_pod_that_goes_has_time_to_drain():
 
 def test_replicas_follow_the_calls_that_wait():
     (metric,) = the("HorizontalPodAutoscaler")["spec"]["metrics"]
-    assert metric["pods"]["metric"]["name"] in TRITON_METRICS
+    assert metric["pods"]["metric"]["name"] in series()
     assert the("PodDisruptionBudget")["spec"]["minAvailable"] < the("HorizontalPodAutoscaler")["spec"]["minReplicas"]
 
 
@@ -213,7 +215,7 @@ def test_triton_knows_every_option_of_the_start_script_and_nothing_starts_withou
     assert options <= set(re.findall(r"(--[a-z-]+)\b", shown.stdout + shown.stderr))
     header = re.search(r",logging:([a-z-]+)=", script)
     assert header and header[1] == headers.CONTROL
-    assert script.count(f"header-forward-pattern={headers.CLIENT}") == 2
+    assert script.count(f"header-forward-pattern='{FORWARDED}'") == 2
     refused = subprocess.run(
         ["bash", DEPLOY / "start.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )
@@ -262,8 +264,16 @@ def expressions() -> list[str]:
     return rules + [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
+def series() -> set[str]:
+    """The names of all samples of our own metrics."""
+    histograms = {d.name for d in DEFINITIONS if d.kind == "histogram"}
+    return {d.name for d in DEFINITIONS} | {
+        f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")
+    }
+
+
 def test_rules_and_panels_ask_for_metrics_that_are_exported():
-    ours = {"reverie_canary_promoted", "up"}
+    ours = {"reverie_canary_promoted", "up"} | series()
     for expression in expressions():
         names = set(re.findall(r"\b(?:nv|reverie)_\w+", expression)) or set(re.findall(r"^\w+", expression))
         assert names <= TRITON_METRICS | ours, expression

@@ -18,7 +18,7 @@ from serving.python_backend.pinned_model import PinnedModel
 from serving.python_backend.response import Responder
 from serving.text.parameters import GenerateParameters
 from serving.text.pool import EnginePool
-from serving.text.request import TextDelta, TokenLogprobs
+from serving.text.request import CANCELLED, TextDelta, TokenLogprobs
 
 READERS = 2
 """Reading a request can mean tokenizing a long prompt; another request should not wait for that."""
@@ -65,10 +65,17 @@ class _ResponseSink:
         self._responder, self._tokenizer = responder, tokenizer
 
     def send(self, deltas: list[TextDelta], last: bool) -> None:
-        if deltas:
+        self._responder.measurement.tokens += sum(delta.tokens for delta in deltas)
+        if deltas and not any(delta.finish_reason == CANCELLED for delta in deltas):
             self._responder.send(self._response(deltas), last)
-        else:
-            self._responder.close()
+            return
+        if deltas:
+            self._responder.send(self._response(deltas))
+        if last:
+            self._responder.close(status="CANCELLED")
+
+    def begin(self) -> None:
+        self._responder.measurement.begin()
 
     def fail(self, error: BaseException) -> None:
         self._responder.fail(error)

@@ -10,6 +10,7 @@ from serving.python_backend.request import InferenceRequest
 from serving.python_backend.response import Outputs, byte_array
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
+from serving.telemetry import definitions
 
 
 class TritonPythonModel(UnaryModel):
@@ -17,9 +18,11 @@ class TritonPythonModel(UnaryModel):
 
     def setup(self) -> None:
         style = PinnedModel(self.args, "style")
+        pixels = definitions.PIXELS.labels(self.args["model_name"])
 
         def network(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
             stylized, version = style({"image": photo[None], "style_weights": weights[None]}, "stylized", client)
+            pixels.inc(photo.shape[0] * photo.shape[1])
             return stylized[0], version
 
         self._stylist = Stylist(style.folder, network)

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 from reverie.errors import Cancelled, InputError, Unavailable
 from serving.python_backend import shared_memory
 from serving.python_backend.admission import AdmissionController, FairQueue, Reservation
-from serving.python_backend.request import InferenceRequest
+from serving.python_backend.request import Caller, InferenceRequest
 from serving.python_backend.response import Outputs, Responder, Send, to_error, to_response, to_stream_error
+from serving.telemetry.model_metrics import ModelMetrics
 
 log = logging.getLogger("reverie")
 
@@ -45,6 +46,7 @@ class PooledModel:
             many places. The parameters `workers` and `max_waiting` of a model's configuration say otherwise.
         to_error: makes the error that ends an answer.
         admission: the places; `setup` may put others.
+        metrics: of its requests.
     """
 
     workers = 2
@@ -55,6 +57,7 @@ class PooledModel:
         self.args = args
         self.config = json.loads(args["model_config"])
         workers, waiting = self.limits()
+        self.metrics = ModelMetrics(args["model_name"], args["model_version"])
         self.admission = AdmissionController(2 * (workers + waiting), workers + waiting)
         self._queue: FairQueue[Call] = FairQueue(workers)
         self._closed = threading.Event()
@@ -82,8 +85,9 @@ class PooledModel:
 
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:
-            responder = Responder(raw.get_response_sender(), self.to_error)
-            request = InferenceRequest(raw, responder)
+            caller = Caller.of(raw)
+            responder = Responder(raw.get_response_sender(), self.to_error, self.metrics.arrival(caller.timeout))
+            request = InferenceRequest(raw, responder, caller)
             try:
                 place = self.admission.reserve(request.client)
             except Unavailable as full:
@@ -181,6 +185,7 @@ class UnaryModel(PooledModel):
         raise NotImplementedError
 
     def answer_call(self, call: Call) -> None:
+        call.responder.measurement.begin()
         outputs = self.answer(call.request)
         # Triton takes no error in the place of an answer that did not fit; its caller would wait for ever.
         shared_memory.check_room(outputs.values(), call.request.arrays())

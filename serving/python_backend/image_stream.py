@@ -27,6 +27,7 @@ from serving.python_backend.fair_share import FairShareScheduler
 from serving.python_backend.request import InferenceRequest
 from serving.python_backend.response import Outputs, Send, byte_array
 from serving.python_backend.result_files import ResultFiles
+from serving.telemetry import definitions
 from synthesis import checkpoints, features
 from synthesis.progress import NotANumberError, OnProgress, Progress
 
@@ -111,11 +112,27 @@ class IterativeImageModel(StreamingModel):
         packet = self._provenance(parameters, extractor).packet() if parameters.provenance else b""
         files = ResultFiles(photo.alpha, photo.icc_profile, packet, zoom)
         with self._scheduler.job(request.client, request.raise_if_cancelled) as slot:
+            request.measurement.begin()
             try:
-                stream_pictures(optimize, parameters, send, slot.yield_slot, files)
+                stream_pictures(self._counted(optimize), parameters, send, slot.yield_slot, files)
             except tf.errors.OpError:
                 request.raise_if_cancelled()  # TensorFlow hides what a checkpoint inside a call has raised.
                 raise
+
+    def _counted(self, optimize: Callable[[OnProgress], np.ndarray]) -> Callable[[OnProgress], np.ndarray]:
+        """`optimize`, whose steps and picture are counted in the metrics."""
+        model = self.args["model_name"]
+
+        def counted(on_progress: OnProgress) -> np.ndarray:
+            def step(progress: Progress) -> None:
+                definitions.STEPS.labels(model).inc()
+                on_progress(progress)
+
+            picture = optimize(step)
+            definitions.PIXELS.labels(model).inc(picture.shape[0] * picture.shape[1])
+            return picture
+
+        return counted
 
     def _provenance(self, parameters: StreamFormat, extractor: str) -> Provenance:
         said, weights = parameters.model_dump(), features.weights_path(extractor)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,15 +20,33 @@ Files = list[bytes]
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
 _RESERVED = {
-    "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", headers.CLIENT
+    "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", headers.CLIENT,
+    headers.TIMEOUT,
 }  # fmt: skip
 """Request parameters that belong to the protocol, not to a model."""
 
 
-def client_of(raw: Any) -> str:
-    """Who sent a request, as the header `reverie-client` says, which Triton passes on as a parameter; "" if nobody."""
-    parameters = raw.parameters()
-    return str(json.loads(parameters).get(headers.CLIENT, "")) if headers.CLIENT in (parameters or "") else ""
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request, and how long it waits, as the headers say that Triton passes on as parameters.
+
+    Attributes:
+        name: of `reverie-client`; "" if nobody says.
+        timeout: seconds for the whole answer; infinite if nobody says.
+    """
+
+    name: str = ""
+    timeout: float = math.inf
+
+    @classmethod
+    def of(cls, raw: Any) -> Caller:
+        """Read one of Triton's requests."""
+        parameters = raw.parameters() or ""
+        if headers.CLIENT not in parameters and headers.TIMEOUT not in parameters:
+            return cls()
+        said = json.loads(parameters)
+        timeout = headers.read_timeout(str(said.get(headers.TIMEOUT, "")))
+        return cls(str(said.get(headers.CLIENT, "")), math.inf if timeout is None else timeout)
 
 
 class InferenceRequest:
@@ -35,14 +55,16 @@ class InferenceRequest:
     Args:
         raw: Triton's.
         responder: its way back.
+        caller: who sent it.
 
     Attributes:
-        client: who sent it; see `client_of`.
+        client: the caller's name.
+        measurement: of its way through the model.
     """
 
-    def __init__(self, raw: Any, responder: Responder):
+    def __init__(self, raw: Any, responder: Responder, caller: Caller):
         self._raw, self._responder = raw, responder
-        self.client = client_of(raw)
+        self.client, self.measurement = caller.name, responder.measurement
 
     def raise_if_cancelled(self) -> None:
         """Raise `Cancelled` once the caller has left, or its deadline has passed."""

@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from reverie.errors import Cancelled, InputError, Unavailable
+from reverie.errors import Cancelled, InputError, TimedOut, Unavailable
+from serving.telemetry.model_metrics import OK, RequestMeasurement
 
 log = logging.getLogger("reverie")
 
 Outputs = dict[str, np.ndarray]
 Send = Callable[[Outputs], None]
+ToError = Callable[[str, str], Any]
+"""Of a gRPC status by name and a message."""
 
+_TRITON_CODES = {"INVALID_ARGUMENT": "INVALID_ARG", "DEADLINE_EXCEEDED": "CANCELLED"}
+"""What Triton calls a gRPC status, where it has another name for it or none."""
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -29,10 +34,11 @@ class Responder:
     Args:
         sender: of the request.
         to_error: makes the error that ends the answer; see `to_error` and `to_stream_error`.
+        measurement: of the request; told what leaves.
     """
 
-    def __init__(self, sender: Any, to_error: Callable[[BaseException], Any]):
-        self._sender, self._to_error = sender, to_error
+    def __init__(self, sender: Any, to_error: ToError, measurement: RequestMeasurement):
+        self._sender, self._to_error, self.measurement = sender, to_error, measurement
         self._lock = threading.Lock()
         self._ended = False
 
@@ -40,24 +46,34 @@ class Responder:
     def is_cancelled(self) -> bool:
         """Whether the caller has left, or its deadline has passed, before the last response."""
         with self._lock:
-            return not self._ended and self._sender.is_cancelled()
+            return not self._ended and (self.measurement.is_late or self._sender.is_cancelled())
 
     def raise_if_cancelled(self) -> None:
-        """Raise `Cancelled` if `is_cancelled`."""
+        """Raise `Cancelled` if `is_cancelled`; `TimedOut` where it is for the deadline."""
         if self.is_cancelled:
-            raise Cancelled
+            raise TimedOut if self.measurement.is_late else Cancelled
 
     def send(self, response: Any, last: bool = False) -> None:
         """Send one of Triton's responses; `last` says that none will follow."""
         self._send(response, last=last)
+        self.measurement.message()
+        if last:
+            self.measurement.finish(OK)
 
     def fail(self, failure: BaseException) -> None:
         """End the answer with an error."""
-        self._send(pb_utils.InferenceResponse(error=self._to_error(failure)), last=True)
+        status, message = status_of(failure)
+        self.measurement.finish(status)
+        self._send(pb_utils.InferenceResponse(error=self._to_error(status, message)), last=True)
 
-    def close(self) -> None:
-        """End the answer: nothing follows what was sent."""
+    def close(self, status: str = OK) -> None:
+        """End the answer: nothing follows what was sent.
+
+        Args:
+            status: what the request is counted as.
+        """
         self._send(last=True)
+        self.measurement.finish(status)
 
     def _send(self, *response: Any, last: bool) -> None:
         with self._lock:
@@ -70,24 +86,24 @@ def to_response(outputs: Outputs) -> Any:
     return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(n, a) for n, a in outputs.items()])
 
 
-def to_error(failure: BaseException) -> Any:
-    """An exception as the answer of a model that answers once; Triton turns its code into the gRPC status."""
-    status, message = status_of(failure)
+def to_error(status: str, message: str) -> Any:
+    """The error that a model that answers once gives; Triton turns its code into the gRPC status."""
     return _triton_error(status, message)
 
 
-def to_stream_error(failure: BaseException) -> Any:
-    """An exception as the last message of a stream, its gRPC status in front: "INVALID_ARGUMENT: ...".
+def to_stream_error(status: str, message: str) -> Any:
+    """An error as the last message of a stream, its gRPC status in front: "INVALID_ARGUMENT: ...".
 
     Triton sends a stream's error as text without a status. Its header `triton_grpc_error`, which makes it a
     status, crashes Triton 2.51 (see docs/decisions.md).
     """
-    status, message = status_of(failure)
     return _triton_error(status, f"{status}: {message}")
 
 
 def status_of(failure: BaseException) -> tuple[str, str]:
     """The gRPC status an exception deserves and its message; what we did not foresee is logged and INTERNAL."""
+    if isinstance(failure, TimedOut):
+        return "DEADLINE_EXCEEDED", "the request's deadline has passed"
     if isinstance(failure, Cancelled):
         return "CANCELLED", "the request was cancelled"
     if isinstance(failure, Unavailable):
@@ -99,7 +115,7 @@ def status_of(failure: BaseException) -> tuple[str, str]:
 
 
 def _triton_error(status: str, message: str) -> Any:
-    code = "INVALID_ARG" if status == "INVALID_ARGUMENT" else status
+    code = _TRITON_CODES.get(status, status)
     return pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
 
 

@@ -20,16 +20,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from language.tokenizer import Tokenizer
+from serving.telemetry.decoder_metrics import DecoderMetrics
 from serving.text.decoder import Decoder
 from serving.text.detokenizer import IncrementalDetokenizer
 from serving.text.prefill import PREFILL_BUDGET, PromptReader
-from serving.text.request import Task, TextDelta, TokenLogprobs, Update
+from serving.text.request import CANCELLED, Task, TextDelta, TokenLogprobs, Update
 from serving.text.scheduler import StepScheduler
 from serving.text.sequence import GenerationSequence
 from serving.text.slots import SlotTable
 
 log = logging.getLogger("reverie")
 Result = TypeVar("Result")
+
+MODEL = "generate"
+"""Whose decoder it is, in the metrics."""
 
 _MIN_INTERVAL = 0.03
 _MESSAGES_A_SECOND = 100
@@ -68,6 +72,7 @@ class TextEngine:
         self._updates: list[Update] = []
         self._spoiled: list[tuple[GenerationSequence, Exception]] = []
         self._next_flush = 0.0
+        self._metrics = DecoderMetrics(MODEL, decoder.slots)
 
     @property
     def load(self) -> int:
@@ -116,6 +121,8 @@ class TextEngine:
             log.exception("the text engine failed, and nothing tells whose text was to blame")
             self._spoiled = [(sequence, error) for sequence in self._slots.occupied()]
         self._fail_spoiled()
+        if not self._sequences:
+            self._metrics.flush(self.load)
         updates, self._updates = self._updates, []
         return updates
 
@@ -127,7 +134,7 @@ class TextEngine:
     def _work(self) -> None:
         """End what was cancelled, begin what fits, step what runs."""
         for sequence in [s for s in self._slots.occupied() if s.cancelled]:
-            self._attempt(self._finish, sequence, "cancelled")
+            self._attempt(self._finish, sequence, CANCELLED)
         self._admit()
         if self._slots.active.any():
             self._advance()
@@ -182,6 +189,7 @@ class TextEngine:
         tokens = self._next_tokens(rows)
         ended = slots.append(rows, tokens)
         active, watched = slots.active[rows], slots.watched[rows]
+        self._metrics.step(int(np.count_nonzero(active)), slots.load)
         if watched.any():
             for row in np.flatnonzero(watched & active):
                 ended[row] |= bool(self._attempt(self._watch_token, slots.at(rows.start + row), int(tokens[row])))

@@ -24,7 +24,9 @@ from pathlib import Path
 from language.tokenizer import load_tokenizer
 from reverie.errors import Unavailable
 from serving.python_backend.admission import AdmissionController, Reservation
+from serving.telemetry import definitions
 from serving.text.decoder import positions_of
+from serving.text.engine import MODEL
 from serving.text.parameters import GenerateParameters
 from serving.text.process import EngineProcess
 from serving.text.prompts import task_of
@@ -37,6 +39,7 @@ _PREFETCH = 2
 _WATCH_INTERVAL = 0.1
 """Seconds between questions whether a caller is still there: each costs a message to Triton."""
 _END_SECONDS = 10
+_PROMPT_TOKENS = definitions.PROMPT_TOKENS.labels(MODEL)
 
 
 class EnginePool:
@@ -111,6 +114,7 @@ class EnginePool:
             EngineLost: no process is left.
         """
         task = task_of(text, parameters, self.tokenizer, self.positions, client)
+        _PROMPT_TOKENS.inc(len(task.prompt))
         with self._lock:
             if self._closed or all(process.has_ended for process in self._processes):
                 raise EngineLost("the text engine has ended")

@@ -17,6 +17,10 @@ from serving.text.parameters import GenerateParameters
 log = logging.getLogger("reverie")
 
 
+CANCELLED = "cancelled"
+"""The reason that a text ended which nobody wanted any more."""
+
+
 class QueueFull(Unavailable):
     """As many sequences are waiting as may."""
 
@@ -46,14 +50,16 @@ class TextDelta:
 
     Attributes:
         index: which of the request's `n` continuations.
-        finish_reason: "stop", "length" or "cancelled" in a continuation's last delta, else "".
+        finish_reason: "stop", "length" or `CANCELLED` in a continuation's last delta, else "".
         logprobs: of the tokens in it, where asked for.
+        tokens: generated since the one before.
     """
 
     index: int
     text: str
     finish_reason: str
     logprobs: tuple[TokenLogprobs, ...] = ()
+    tokens: int = field(default=0, compare=False)
 
 
 Update = tuple[int, TextDelta | BaseException | None, bool]
@@ -98,6 +104,9 @@ class Sink(Protocol):
     def cancelled(self) -> bool:
         """Whether nobody wants the text any more."""
 
+    def begin(self) -> None:
+        """Its first continuation has left the queue."""
+
 
 class Collector:
     """A sink for a caller in this process that waits for the whole text."""
@@ -118,6 +127,9 @@ class Collector:
 
     def cancelled(self) -> bool:
         return False
+
+    def begin(self) -> None:
+        """Nobody asks how long it waited."""
 
     def deltas(self) -> list[TextDelta]:
         """All deltas, once the last has come; raises what the request failed with."""
@@ -153,6 +165,8 @@ class TextRequest:
 
     def next_task(self) -> Task:
         """The next continuation that waits; from now on it runs."""
+        if len(self.waiting) == self.task.parameters.n:
+            self.sink.begin()
         self.running += 1
         return replace(self.task, index=self.waiting.popleft())
 

@@ -22,7 +22,7 @@ class GenerationSequence:
         filled: prompt tokens that are in the cache.
         reported: prompt tokens after which the next one's log-probability is known, where it is wanted.
         prompt_logprobs: of the prompt, where wanted.
-        shown: generated tokens that were turned into text.
+        shown, sent: generated tokens that were turned into text, and those of them that a delta has counted.
         text, logprobs: not yet sent.
         spans: generated tokens with log-probabilities whose text is held back.
     """
@@ -38,6 +38,7 @@ class GenerationSequence:
     reported: int = 0
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     shown: int = 0
+    sent: int = 0
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     spans: TokenSpans[TokenLogprobs] = field(default_factory=TokenSpans)
@@ -74,7 +75,10 @@ class GenerationSequence:
 
     def take(self, finish_reason: str) -> TextDelta:
         """What was not yet sent."""
-        delta = TextDelta(self.task.index, "".join(self.text), finish_reason, tuple(self.logprobs))
+        delta = TextDelta(
+            self.task.index, "".join(self.text), finish_reason, tuple(self.logprobs), self.shown - self.sent
+        )
+        self.sent = self.shown
         self.text.clear()
         self.logprobs.clear()
         return delta

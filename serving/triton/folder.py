@@ -77,6 +77,11 @@ class ServerFolder:
         """What Triton takes as `--backend-directory`."""
         return self.path / "backends"
 
+    @property
+    def metrics(self) -> Path:
+        """Where the models' processes keep their metrics' values; made by who serves them."""
+        return self.path / "metrics"
+
     def plain(self, path: Path, name: str) -> Path:
         """Return `path` as Triton's command lines and lists of folders can carry it: itself, or a link to it.
 

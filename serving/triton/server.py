@@ -31,6 +31,9 @@ from reverie_client.control_keys import ControlKeyFile
 from reverie_client.credentials import SECRET_VARIABLES, SecurityError
 
 from serving.security import Security
+from serving.telemetry.definitions import FOLDER_VARIABLE
+from serving.telemetry.exporter import PATH as METRICS_PATH
+from serving.telemetry.exporter import Exporter
 from serving.triton import arguments, installation, memory
 from serving.triton.address import ListenAddress
 from serving.triton.errors import ServerError, StartInterrupted, TritonCrashed
@@ -38,6 +41,8 @@ from serving.triton.folder import ServerFolder
 from synthesis import gpu
 
 PROJECT = Path(__file__).resolve().parents[2]
+FORWARDED = f"{headers.CLIENT}|{headers.TIMEOUT}"
+"""Headers that models are told, as a regular expression."""
 _PR_SET_PDEATHSIG = 1
 _MOST_STARTS = 3
 """Triton 2.51 aborts now and then while it starts on a busy machine; the next start succeeds."""
@@ -76,6 +81,10 @@ class TritonServer:
     interrupt: threading.Event = field(default_factory=threading.Event)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _folder: ServerFolder | None = field(default=None, init=False, repr=False)
+    _exporter: Exporter | None = field(default=None, init=False, repr=False)
+    _triton_metrics_port: int = field(default=0, init=False, repr=False)
+    _counts: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
+    """What the processes of earlier starts have counted, for the metrics."""
     _key_file: ControlKeyFile | None = field(default=None, init=False, repr=False)
     _id: str = field(default_factory=lambda: f"reverie-{secrets.token_hex(8)}", init=False, repr=False)
     """Triton's name for itself, which tells it from all others."""
@@ -115,6 +124,7 @@ class TritonServer:
         output: IO[bytes] | None = None
         try:
             self._folder = ServerFolder.create(wheel)
+            self._start_exporter(self._folder.metrics)
             output = self.log.open("ab") if self.log else None
             self._process = subprocess.Popen(
                 [*self._command(wheel, self._folder), f"--exit-on-error={str(needs_every_model).lower()}"],
@@ -158,9 +168,25 @@ class TritonServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        self._stop_exporter()
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.remove()
+
+    def _start_exporter(self, folder: Path) -> None:
+        """Serve the metrics at the server's address; Triton's own go to a port that only this process is told."""
+        folder.mkdir()
+        self._triton_metrics_port = ListenAddress.free().metrics_port
+        triton = f"http://127.0.0.1:{self._triton_metrics_port}{METRICS_PATH}"
+        self._exporter = Exporter(self.address.metrics_host, self.address.metrics_port, triton, folder)
+        self._exporter.values.put_counts(self._counts)
+        self._exporter.start()
+
+    def _stop_exporter(self) -> None:
+        exporter, self._exporter = self._exporter, None
+        if exporter is not None:
+            exporter.stop()
+            self._counts = exporter.values.take_counts()
 
     def shared_memory(self) -> list[Path]:
         """Return the regions of shared memory that this server has now; none unless it runs."""
@@ -267,13 +293,13 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={folder.shared_memory_prefix}",
             f"--grpc-address={hosts.bracketed(address.host)}",
             f"--http-address={_for_libevent(self._http_host)}",
-            f"--metrics-address={_for_libevent(address.metrics_host)}",
+            "--metrics-address=127.0.0.1",
             *self.security.arguments(),
             # Who calls, for the limits of one client; see `serving.python_backend.admission`.
-            *(f"--{protocol}-header-forward-pattern={headers.CLIENT}" for protocol in ("grpc", "http")),
+            *(f"--{protocol}-header-forward-pattern={FORWARDED}" for protocol in ("grpc", "http")),
             f"--grpc-port={address.grpc_port}",
             f"--http-port={address.http_port}",
-            f"--metrics-port={address.metrics_port}",
+            f"--metrics-port={self._triton_metrics_port}",
             "--metrics-config=summary_latencies=true",
             f"--exit-timeout-secs={self.stop_seconds}",
             "--log-info=false",
@@ -292,6 +318,7 @@ class TritonServer:
             "TF_CPP_MIN_LOG_LEVEL": gpu.log_level(),
             **{name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
             **self.environment,
+            FOLDER_VARIABLE: str(folder.metrics),
             "LD_LIBRARY_PATH": ":".join(str(folder.plain(path, f"lib{i}")) for i, path in enumerate(libraries)),
             "PATH": f"{python / 'bin'}:{os.environ.get('PATH', '')}",
             "PYTHONPATH": f"{folder.plain(PROJECT, 'project')}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"),

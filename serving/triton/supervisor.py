@@ -27,6 +27,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from serving.telemetry.definitions import MODEL_RELOADS, RESTARTS
 from serving.triton import processes
 from serving.triton.errors import ServerError, StartInterrupted
 from serving.triton.server import TritonServer
@@ -161,6 +162,7 @@ class Supervisor:
         """Start Triton again, with all models that load; the others are owed."""
         if why:
             self._say(why)
+        RESTARTS.labels("triton").inc()
         self.healthy.clear()
         self.ready.clear()
         self.reloads, self._listed_at = 0, -math.inf
@@ -176,7 +178,7 @@ class Supervisor:
         lost = {version.name for version in incomplete if _is_ready(self.server, version)}
         for model in sorted(lost):
             self._say(f"a process of model {model} ended; loading it again")
-            self._load(model)
+            self._load(model, {version.version for version in incomplete if version.name == model})
         self.reloads += len(lost)
         self.healthy = {v: n for v, n in self.healthy.items() if v not in incomplete and v.name not in lost}
 
@@ -190,11 +192,13 @@ class Supervisor:
                 return
             self._load(model)
 
-    def _load(self, model: str) -> None:
+    def _load(self, model: str, ended: Set[str] = frozenset()) -> None:
+        """Load a model again; `ended` are its versions of which a process has."""
         tries = self.owed[model].tries if model in self.owed else 0
+        MODEL_RELOADS.labels(model).inc()
         self._listed_at = -math.inf
         self.ready = {version for version in self.ready if version.name != model}  # Until it is listed again.
-        failure = _reload(self.server, model)
+        failure = _reload(self.server, model, ended)
         if failure:
             self.owed[model] = Owed.after(tries + 1)
             self._say(f"model {model} could not be loaded: {failure}; trying again in {pause_after(tries + 1):.0f} s")
@@ -277,10 +281,15 @@ def _states(server: TritonServer) -> dict[ModelVersion, State]:
 
 def model_processes(triton: int) -> Iterator[ModelVersion]:
     """Yield the version of every running process of Triton's Python backend that is a child of process `triton`."""
-    for process in processes.children(triton):
-        if process.arguments and Path(process.arguments[0]).name == _STUB:
-            *_, name, version, _file = Path(process.arguments[1]).parts
-            yield ModelVersion(name, version)
+    yield from filter(None, map(model_version, processes.children(triton)))
+
+
+def model_version(process: processes.Process) -> ModelVersion | None:
+    """Return the version that a process of Triton's Python backend runs; None for any other process."""
+    if not (process.arguments and Path(process.arguments[0]).name == _STUB):
+        return None
+    *_, name, version, _file = Path(process.arguments[1]).parts
+    return ModelVersion(name, version)
 
 
 @dataclass
@@ -346,21 +355,38 @@ def _is_ready(server: TritonServer, model: ModelVersion) -> bool:
     return True
 
 
-def _reload(server: TritonServer, model: str) -> str:
-    """Unload and load: loading alone does nothing where no file is newer.
+def _reload(server: TritonServer, model: str, ended: Set[str]) -> str:
+    """Load a model again, and go on serving those of its versions that are whole.
+
+    Loading alone does nothing where no file is newer, but for another configuration: first one of the versions that are whole,
+    which takes the others out, then the model's own. Where none is whole, nobody is served while it is unloaded and loaded.
+
+    Args:
+        ended: versions that Triton calls ready though a process of theirs has ended.
 
     Returns:
         Why it failed; empty where it did not.
     """
     try:
         server.restore_folder()
-        server.control(f"repository/models/{model}/unload", 30, {})
-        server.control(f"repository/models/{model}/load", _LOAD_TIMEOUT_S, {})
+        ready = [v.version for v, state in _states(server).items() if v.name == model and state.is_ready]
+        if whole := sorted(int(version) for version in ready if version not in ended):
+            configuration = server.control(f"models/{model}/config", 5)
+            _load_configuration(server, model, configuration | {"version_policy": {"specific": {"versions": whole}}})
+            _load_configuration(server, model, configuration)
+        else:
+            server.control(f"repository/models/{model}/unload", 30, {})
+            server.control(f"repository/models/{model}/load", _LOAD_TIMEOUT_S, {})
     except urllib.error.HTTPError as error:
         return _said(error)
     except OSError as error:
         return str(error)
     return ""
+
+
+def _load_configuration(server: TritonServer, model: str, configuration: dict[str, Any]) -> None:
+    parameters = {"parameters": {"config": json.dumps(configuration)}}
+    server.control(f"repository/models/{model}/load", _LOAD_TIMEOUT_S, parameters)
 
 
 def _said(error: urllib.error.HTTPError) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
@@ -22,7 +24,9 @@ from registry.model_configuration import ModelConfiguration
 from registry.publishing import PublishError
 from registry.repository import Repository
 from registry.rollout import Rollout
+from serving.triton import processes
 from serving.triton.server import TritonServer
+from serving.triton.supervisor import ModelVersion, Supervisor, model_version
 from synthesis.style.network import StyleNetworkConfig
 from tests.conftest import running_eagerly
 from tests.export import tiny
@@ -64,12 +68,14 @@ INPUTS = {"image": PIXELS, "style_weights": np.ones((1, 1), np.float32)}
 class Callers:
     """Two clients that call `style` and `stylize` without pause, what answered, and what failed."""
 
-    def __init__(self, address: str, photo: bytes):
+    def __init__(self, address: str, photo: bytes, label: str = "", size: int = 64):
         self.versions: list[str] = []
         self.begun: list[float] = []
         self.failures: list[Exception] = []
+        self._failed: list[tuple[float, Exception]] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._label, self._size = label, size
         self._threads = [threading.Thread(target=self._call, args=(address, photo), daemon=True) for _ in range(2)]
 
     def __enter__(self) -> Callers:
@@ -93,24 +99,33 @@ class Callers:
         with self._lock:
             return {v for v, begun in zip(self.versions, self.begun, strict=True) if begun > instant}
 
+    def failures_since(self, instant: float) -> list[Exception]:
+        """Of calls that were begun after `instant`."""
+        with self._lock:
+            return [error for begun, error in self._failed if begun > instant]
+
     def _call(self, address: str, photo: bytes) -> None:
         with Client(address, retry=None) as client:  # Each failure counts.
             while not self._stop.is_set():
                 try:
                     begun = time.monotonic()
-                    version = client.infer("style", INPUTS).version
+                    version = client.infer("style", INPUTS, label=self._label).version
                     with self._lock:
                         self.begun.append(begun)
                         self.versions.append(version)
-                    client.stylize(photo, size=64)
+                    if not self._label:
+                        begun = time.monotonic()
+                        client.stylize(photo, size=self._size)
                 except ReverieError as error:
-                    self.failures.append(error)
+                    with self._lock:
+                        self.failures.append(error)
+                        self._failed.append((begun, error))
 
 
-def publish(server: TritonServer, shift: float, **options) -> int:
+def publish(server: TritonServer, shift: float, fault: tiny.Fault = tiny.SOUND, **options) -> int:
     """Publish a version that adds `shift`, and have the server serve it."""
     repository = Repository(server.repository)
-    staged = tiny.stage(repository, shift)
+    staged = tiny.stage(repository, shift, fault=fault)
     return publishing.publish(staged, repository, server.address.grpc, drain_seconds=0.5, **options).version
 
 
@@ -229,9 +244,7 @@ def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(ser
     version = publishing.publish(tiny.stage(repository, 5, loss=loss), repository, label="museum").version
     with Callers(served.address.grpc, photo) as callers, model_of(served) as model:
         callers.wait_for(stable, calls=20)
-        # This machine is shared; latency is judged in tests/registry/test_canary.py.
-        limits = canary.CanaryLimits(p95=1000.0)
-        verdict = canary.run(model, version, 40, 4, served.address.metrics, limits)
+        verdict = canary.run(model, version, 40, 4, served.address.metrics)
         assert verdict.promoted == promoted, verdict.reasons
         assert 0 < verdict.canary.requests < verdict.stable.requests
         assert verdict.canary.quality == loss
@@ -251,6 +264,93 @@ def test_a_canary_whose_pictures_are_black_is_not_promoted_though_it_was_measure
         assert not verdict.promoted
         assert any("a picture of one color" in reason for reason in verdict.reasons), verdict.reasons
         assert model.labels.stable != version
+
+
+@dataclass
+class Trial:
+    """A canary beside a stable version, under load, and what became of it."""
+
+    verdict: canary.Verdict
+    seconds: float
+    callers: Callers
+
+
+def stable_of(server: TritonServer) -> int:
+    with model_of(server) as model:
+        assert model.labels.stable is not None
+        return model.labels.stable
+
+
+def try_canary(server: TritonServer, photo: bytes, fault: tiny.Fault, seconds: float) -> Trial:
+    repository, stable = Repository(server.repository), stable_of(server)
+    version = publishing.publish(tiny.stage(repository, 1, fault=fault), repository, label="museum").version
+    with Callers(server.address.grpc, photo, size=400) as callers, model_of(server) as model:
+        callers.wait_for(stable, calls=20)
+        began = time.monotonic()
+        verdict = canary.run(model, version, 40, seconds, server.address.metrics)
+        took = time.monotonic() - began
+        ended = time.monotonic()
+        callers.failures.clear()  # Which `wait_for` looks at.
+        callers.wait_for(model.labels.stable, calls=20)
+        assert callers.failures_since(ended) == []  # Nothing goes to it any more.
+        assert model.labels.stable == (version if verdict.promoted else stable)
+    return Trial(verdict, took, callers)
+
+
+def test_a_canary_that_fails_wide_pictures_is_rejected_after_a_few(served, two, photo):
+    """`Callers` ask for small pictures through `style` and for wide ones through `stylize`."""
+    trial = try_canary(served, photo, tiny.Fault(widest=300), seconds=60)
+    assert not trial.verdict.promoted
+    assert "of its requests failed" in " ".join(trial.verdict.reasons)
+    assert trial.seconds < 30
+    assert 0 < trial.verdict.canary.failures < trial.verdict.canary.requests
+
+
+def test_a_canary_that_is_five_times_slower_is_rejected_for_its_p95(served, two, photo):
+    publish(served, 2, tiny.Fault(rounds=500))
+    trial = try_canary(served, photo, tiny.Fault(rounds=5 * 500), seconds=5)
+    assert not trial.verdict.promoted
+    assert any(reason.startswith("its p95 in ms is") for reason in trial.verdict.reasons), trial.verdict.reasons
+    slower = trial.verdict.canary.p95_ms / trial.verdict.stable.p95_ms
+    assert slower > 2
+
+
+@pytest.mark.parametrize("loss", [1.5, float("nan"), None])
+def test_a_canary_whose_quality_is_worse_or_no_number_is_rejected(served, two, photo, loss):
+    repository = Repository(served.repository)
+    version = publishing.publish(tiny.stage(repository, 5, loss=loss), repository, label="museum").version
+    with Callers(served.address.grpc, photo), model_of(served) as model:
+        verdict = canary.run(model, version, 40, 0.2, served.address.metrics)
+    assert not verdict.promoted
+    assert any(reason.startswith(("its measure", "measure", "unknown")) for reason in verdict.reasons), verdict.reasons
+
+
+def test_a_canary_whose_process_dies_leaves_the_stable_version_serving(served, two, photo):
+    repository, stable = Repository(served.repository), stable_of(served)
+    version = publishing.publish(tiny.stage(repository, 5), repository, label="museum").version
+    told: list[str] = []
+    supervisor = Supervisor(served, threading.Event(), told.append)
+    with Callers(served.address.grpc, photo, label="stable") as callers, model_of(served) as model:
+        with model.repository.lock():
+            model.switch(model.labels.with_split(version, 40))
+        callers.wait_for(stable)
+        supervisor.begin()
+        died = next(pid for pid, v in stubs(served) if v == ModelVersion("style", str(version)))
+        os.kill(died, signal.SIGKILL)
+        while not any("loading it again" in line for line in told):
+            supervisor.look()
+            time.sleep(0.1)
+        callers.wait_for(stable, calls=20)
+        assert callers.failures == []
+        assert {v for _, v in stubs(served)} >= {ModelVersion("style", str(v)) for v in (stable, version)}
+        with model.repository.lock():
+            model.switch(model.labels.without_label("canary"))
+
+
+def stubs(server: TritonServer) -> list[tuple[int, ModelVersion]]:
+    """The processes of models, and of which versions they are."""
+    assert server.pid is not None
+    return [(p.pid, v) for p in processes.children(server.pid) for v in filter(None, [model_version(p)])]
 
 
 def test_without_a_server_publishing_still_works(tmp_path):

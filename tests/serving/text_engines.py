@@ -53,7 +53,7 @@ class Listener:
 
     def __init__(self, give_up_after: int = 0, work: Callable[[], object] | None = None):
         self.deltas: list[TextDelta] = []
-        self.messages = 0
+        self.messages = self.begins = 0
         self.error: BaseException | None = None
         self.ended = threading.Event()
         self._give_up_after, self._work = give_up_after, work
@@ -70,6 +70,9 @@ class Listener:
 
     def cancelled(self) -> bool:
         return bool(self._give_up_after) and self.messages >= self._give_up_after
+
+    def begin(self) -> None:
+        self.begins += 1
 
     def wait(self) -> None:
         """Until the last message has come."""

@@ -20,7 +20,7 @@ from reverie_client.messages import to_arrays
 from reverie_client.results import Arrays
 from reverie_client.retries import Attempts
 from reverie_client.settings import Settings
-from reverie_client.transport import AFTERMATH_S, STREAM_METHOD, Message, Parse, no_answer
+from reverie_client.transport import AFTERMATH_S, STREAM_METHOD, Message, Parse, deadline, no_answer
 
 
 class AsyncConnection:
@@ -61,7 +61,7 @@ class AsyncConnection:
         )
 
         def start(seconds: float) -> Any:
-            return open_stream(request, timeout=seconds, metadata=self._settings.metadata)
+            return open_stream(request, timeout=seconds, metadata=self._settings.metadata + deadline(seconds))
 
         return AsyncStream(start, parse, self.calls.attempts(timeout))
 
@@ -90,7 +90,7 @@ class AsyncConnection:
     async def _send(self, rpc: Rpc) -> Any:
         aftermath = 0.0 if rpc.may_be_cancelled else AFTERMATH_S
         method = getattr(service_pb2_grpc.GRPCInferenceServiceStub(self._connected()), rpc.method)
-        metadata = self._settings.metadata + rpc.metadata
+        metadata = self._settings.metadata + rpc.metadata + deadline(rpc.seconds)
         answer = asyncio.ensure_future(_answer(method(rpc.request, timeout=rpc.seconds + aftermath, metadata=metadata)))
         self._waiting.add(answer)
         answer.add_done_callback(self._forget)

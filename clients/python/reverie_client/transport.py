@@ -14,7 +14,7 @@ import grpc
 import grpc.experimental
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from reverie_client import errors, failures
+from reverie_client import errors, failures, headers
 from reverie_client.calls import Calls, Pause, Result, Rpc, Steps
 from reverie_client.errors import ReverieError
 from reverie_client.messages import to_arrays
@@ -82,7 +82,7 @@ class Connection:
 
         # Never with the header `triton_grpc_error`: errors then crash Triton 2.51 (see docs/decisions.md).
         def start(seconds: float) -> Any:
-            return self._open_stream(request, timeout=seconds, metadata=self._metadata)
+            return self._open_stream(request, timeout=seconds, metadata=self._metadata + deadline(seconds))
 
         return Stream(start, parse, self.calls.attempts(timeout))
 
@@ -101,7 +101,8 @@ class Connection:
     def _send(self, rpc: Rpc) -> Any:
         aftermath = 0.0 if rpc.may_be_cancelled else AFTERMATH_S
         method = getattr(self._stub, rpc.method)
-        call = method.future(rpc.request, timeout=rpc.seconds + aftermath, metadata=self._metadata + rpc.metadata)
+        metadata = self._metadata + rpc.metadata + deadline(rpc.seconds)
+        call = method.future(rpc.request, timeout=rpc.seconds + aftermath, metadata=metadata)
         try:
             return call.result(None if rpc.may_be_cancelled else rpc.seconds)
         except grpc.FutureTimeoutError:
@@ -112,6 +113,11 @@ class Connection:
             raise errors.of_status(grpc.StatusCode.CANCELLED, "the connection was closed") from None
         except grpc.RpcError as error:
             raise failures.of_call(error) from None
+
+
+def deadline(seconds: float) -> tuple[tuple[str, str], ...]:
+    """What tells a model how long its caller waits."""
+    return ((headers.TIMEOUT, headers.write_timeout(seconds)),)
 
 
 def no_answer(rpc: Rpc) -> ReverieError:
