@@ -108,6 +108,9 @@ bench-dream: $(VENV)/.dev ## DeepDream beside the book's loop; DATA=folder with 
 bench-style: $(VENV)/.bench ## milliseconds a picture beside Johnson's network; STYLES="a.jpg b.jpg" PHOTOS=held-out/ CLASSIFIER=file WEIGHTS=folder for the quality too
 	@$(call each,--style,STYLES) $(if $(value WEIGHTS),REVERIE_WEIGHTS_DIR=$(call quoted,WEIGHTS)) $(PYTHON_M) benchmarks.style "$${paths[@]}" $(call option,--photos,PHOTOS) $(call option,--classifier,CLASSIFIER) $(ARGS)
 
+bench-styles: $(VENV)/.eval ## styles of paintings that no training saw, drafted and learned; RUN=painter's run PAINTINGS=folder STYLES="a.jpg b.jpg" PHOTOS=held-out/ CONTENT=photos/ CLASSIFIER=file WEIGHTS=folder
+	@$(call each,--style,STYLES) $(if $(value WEIGHTS),REVERIE_WEIGHTS_DIR=$(call quoted,WEIGHTS)) $(PYTHON_M) benchmarks.styles "$${paths[@]}" --run $(call quoted,RUN) --paintings $(call quoted,PAINTINGS) --photos $(call quoted,PHOTOS) --content $(call quoted,CONTENT) $(call option,--classifier,CLASSIFIER) $(ARGS)
+
 bench-distillation: $(VENV)/.runtime ## what copying a teacher buys a style network; STYLES="a.jpg b.jpg" CONTENT=photos/ WEIGHTS=folder TEACHER=run
 	@$(call each,--style,STYLES) $(if $(value WEIGHTS),REVERIE_WEIGHTS_DIR=$(call quoted,WEIGHTS)) $(PYTHON_M) benchmarks.distillation "$${paths[@]}" --content $(call quoted,CONTENT) --teacher $(call quoted,TEACHER) $(ARGS)
 

@@ -4,7 +4,7 @@
 
 Every network starts from the same random weights and takes the same number of steps: all with the perceptual loss, or a
 part of them copying first, pairs that Gatys' optimization makes (the book's description) or a trained network. Judged by
-the loss on held-out photographs that every training ends with (`training.style.loss`): the style error and the weighted
+the loss on held-out photographs that every training ends with (`synthesis.style.loss`): the style error and the weighted
 content error. Copying steps need no VGG19, so `seconds` differ; those of making the pairs are apart.
 """
 
@@ -21,10 +21,10 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.timing import say
+from synthesis.style.network import StyleNetworkConfig
 from training.loop import Schedule
 from training.photos import Photos
 from training.style import train
-from training.style.network import StyleNetworkConfig
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,12 @@ from registry import canary, publishing, table
 from registry.repository import Repository
 from registry.rollout import Rollout
 from serving.triton.server import TritonServer
+from synthesis.style.network import StyleNetworkConfig
 from training.language_model import train as language_model
 from training.language_model.model import LanguageModelConfig
 from training.loop import Schedule
 from training.photos import Photos
 from training.style import train as style
-from training.style.network import StyleNetworkConfig
 
 PROJECT = Path(__file__).resolve().parents[1]
 _SENTENCES = ("this movie was good and the cast was great", "this movie was bad and the plot was dull", "a film to see")

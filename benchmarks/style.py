@@ -49,6 +49,7 @@ from serving.demo.run import PICTURES
 from serving.style.files import GPU_MODEL
 from serving.style.margin import Margins
 from serving.triton.server import TritonServer
+from synthesis.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.runs import Run
 from training.style import train
 from training.style.evaluation.classifier import Classifier
@@ -56,7 +57,6 @@ from training.style.evaluation.evaluate import Judges, evaluate, look_at
 from training.style.evaluation.faces import FaceDetector
 from training.style.evaluation.passes import PassesSettings, count_passes
 from training.style.evaluation.perception import painting_statistics
-from training.style.network import StyleNetwork, StyleNetworkConfig, build
 
 PROJECT = Path(__file__).resolve().parents[1]
 REPOSITORY = PROJECT / "model_repository"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,9 @@ from reverie.onnx_sessions import open_session
 from serving.style.files import MODEL
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
+from synthesis.style.network import StyleNetwork, build, restyle, restyle_as
 from training.runs import Run
 from training.style.evaluation.evaluate import Restyler
-from training.style.network import build, restyle
 from training.style.train import StyleTraining, warm_start
 
 DEFAULT_STRENGTH: float = StylizeParameters().strength
@@ -84,6 +84,12 @@ def _of_run(run: Run) -> Restyler:
     network = build(StyleTraining.from_dict(run.config).network)
     warm_start(run, network)
     return _restyler(str(run.path), network.config.styles, lambda image, weights: restyle(network, image, weights))
+
+
+def of_vectors(name: str, network: StyleNetwork, vectors: Mapping[str, np.ndarray]) -> Restyler:
+    """Return a network in styles that are vectors, float32 (length,) each, by their names."""
+    table = np.stack(list(vectors.values())).astype(np.float32)
+    return _restyler(name, tuple(vectors), lambda image, weights: restyle_as(network, image, weights @ table))
 
 
 def _restyler(name: str, styles: list[str] | tuple[str, ...], network: _Network) -> Restyler:

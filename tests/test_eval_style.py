@@ -15,10 +15,10 @@ from reverie.restylers import RestylerError, restyler_of
 from reverie.style_evaluation import held_out, rounded
 from reverie.style_plot import front
 from serving.style.margin import Margins
+from synthesis.style.network import StyleNetworkConfig, build, restyle
 from tests.conftest import PROJECT
 from training.runs import Run
 from training.style.evaluation.peers import Peer
-from training.style.network import StyleNetworkConfig, build, restyle
 from training.style.train import KIND, StyleTraining
 
 pytestmark = pytest.mark.tensorflow

@@ -1,4 +1,4 @@
-"""Commands `reverie train lm|average|style|add-style|features` and `reverie eval lm`.
+"""Commands `reverie train lm|average|style|painter|gallery|add-style|features` and `reverie eval lm`.
 
 TensorFlow is imported inside the commands, so that `--help` answers at once.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from training.style.cli import train_gallery, train_painter
 
 train_app = typer.Typer(
     no_args_is_help=True, help="Train a model; the same command with --run continues a run that was stopped."
@@ -109,7 +111,7 @@ def train_lm(
     initial = Run(source) if source else None
     trained = train(config, data, cache, opened.path, schedule, distribution, jit_compile, initial)
     if distribution.is_chief:
-        _report(trained)
+        report(trained)
     else:  # The chief may still be writing its result, or does so on another machine.
         typer.echo(f"this worker is done; worker 0, the chief, writes the run: {trained.path}")
 
@@ -132,7 +134,7 @@ def average_lm(
     from training.language_model.average import average
     from training.runs import Run
 
-    _report(average([Run(path) for path in runs], data or reviews.download(), cache, run))
+    report(average([Run(path) for path in runs], data or reviews.download(), cache, run))
 
 
 @eval_app.command("lm")
@@ -248,7 +250,11 @@ def train_style(
     photos = Photos.of(content, 2, strict)
     say = lambda made: typer.echo(f"pair {made} of {pairs}", err=True)  # noqa: E731
     chosen = teacher_of(config, paintings, photos, teacher, pairs, cache, say)
-    _report(train(config, paintings, photos, opened.path, schedule, chosen, Run(source) if source else None))
+    report(train(config, paintings, photos, opened.path, schedule, chosen, Run(source) if source else None))
+
+
+train_app.command("painter")(train_painter)
+train_app.command("gallery")(train_gallery)
 
 
 @train_app.command("add-style")
@@ -291,7 +297,7 @@ def add_style(
         {"style": style, "name": name, "from": extended.path, "content": content, "weights_dir": weights_dir}
     )
     schedule = Schedule(changes.pop("steps"), sample_every=100, checkpoint_every=checkpoint_every)
-    _report(add(extended, name, style, Photos.of(content, 2, strict), opened.path, schedule, **changes))
+    report(add(extended, name, style, Photos.of(content, 2, strict), opened.path, schedule, **changes))
 
 
 @train_app.command("features")
@@ -326,7 +332,7 @@ def train_features(
     opened.inputs.remember({"content": content, "styles": styles, "weights_dir": weights_dir})
     config = FeaturesTraining(**settings)
     schedule = Schedule(config.steps, checkpoint_every=checkpoint_every)
-    _report(train(config, Photos.of(content, 32, strict), Photos(tuple(styles)), opened.path, schedule))
+    report(train(config, Photos.of(content, 32, strict), Photos(tuple(styles)), opened.path, schedule))
 
 
 def _given(context: typer.Context, names: Iterable[str]) -> dict[str, Any]:
@@ -355,6 +361,7 @@ def use_weights(weights_dir: Path | None, needs_vgg19: bool) -> None:
         fetch_vgg19()
 
 
-def _report(run) -> None:
+def report(run) -> None:
+    """Say what a run reached."""
     figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.result.items())
     typer.echo(f"{run.path}: {figures}")

@@ -26,9 +26,9 @@ from registry import configuration
 from registry.staging import ExportResult
 from reverie.progress import followed, say
 from serving.style.files import GPU_MODEL, MODEL
+from synthesis.style.network import StyleNetwork, restyle
 from training.runs import Run
 from training.style import train
-from training.style.network import StyleNetwork, restyle
 
 NAME = "style"
 TOLERANCE = parity.Tolerance(largest=6.0, mean=0.1, unit="of 255")
@@ -105,7 +105,7 @@ def _first_departure(
 ) -> str:
     image, multiple = inputs["image"], network.config.multiple
     whole = image[:, : image.shape[1] // multiple * multiple, : image.shape[2] // multiple * multiple]
-    stages = network.stages(whole.astype(np.float32) / 127.5 - 1, inputs["style_weights"])
+    stages = network.stages(whole.astype(np.float32) / 127.5 - 1, network.vectors(inputs["style_weights"]))
     expected = {layer: ops.convert_to_numpy(output).transpose(0, 3, 1, 2) for layer, output in stages}
     tensors = [builder.stages[layer] for layer in expected]
     found = parity.probe(graph, inputs | {"image": whole}, tensors)

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from export.onnx import conversion
 from export.onnx.builder import Graph, value
-from training.style.network import (
+from synthesis.style.network import (
     EPSILON,
     ConditionalInstanceNormalization,
     ConvNorm,

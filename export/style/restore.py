@@ -18,9 +18,9 @@ from export.language_model.restore import RestoreError
 from export.style.graph import PHASES, weight_name, whole_kernels
 from registry import manifest
 from serving.style.files import GPU_MODEL
+from synthesis.style.network import StyleNetworkConfig, build
 from training import loop
 from training.runs import Run
-from training.style.network import StyleNetworkConfig, build
 from training.style.train import KIND, StyleTraining
 
 NETWORK = "network"

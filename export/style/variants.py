@@ -24,7 +24,7 @@ from export.onnx.parity import PrecisionError
 from export.onnx.precision import Precision
 from export.style.graph import StyleGraph
 from reverie.onnx_sessions import open_session
-from training.style.network import StyleNetwork
+from synthesis.style.network import StyleNetwork
 
 
 @dataclass(frozen=True)

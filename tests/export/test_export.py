@@ -21,14 +21,14 @@ from registry import manifest, publishing
 from registry.repository import Repository
 from registry.staging import stage
 from serving.text.decoder import Decoder
+from synthesis.style.network import StyleNetworkConfig
+from synthesis.style.network import build as build_style
 from training.language_model.model import LanguageModel, LanguageModelConfig
 from training.language_model.model import build as build_language_model
 from training.language_model.pre_norm import PreNormConfig, PreNormLanguageModel
 from training.language_model.train import HELD_OUT_FILE, LanguageModelTraining, load, train
 from training.loop import Schedule
 from training.runs import Run, RunError
-from training.style.network import StyleNetworkConfig
-from training.style.network import build as build_style
 from training.style.train import StyleTraining
 
 

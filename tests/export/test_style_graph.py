@@ -11,8 +11,8 @@ from export.style.graph import StyleGraph, phase_kernels, whole_kernels
 from export.style.restore import restore
 from registry.repository import Repository
 from registry.staging import stage
+from synthesis.style.network import PRESETS, StyleNetworkConfig, build, restyle
 from training.runs import Run
-from training.style.network import PRESETS, StyleNetworkConfig, build, restyle
 from training.style.train import StyleTraining, load
 
 

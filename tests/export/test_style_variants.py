@@ -12,7 +12,7 @@ from registry import configuration, golden
 from registry.golden import RecordingError
 from reverie.onnx_sessions import open_session
 from serving.style.statistics import split_statistics
-from training.style.network import StyleNetworkConfig, build
+from synthesis.style.network import StyleNetworkConfig, build
 
 
 def pictures(count, side=48):

@@ -27,12 +27,12 @@ from registry.rollout import Rollout
 from serving.triton import processes
 from serving.triton.server import TritonServer
 from serving.triton.supervisor import ModelVersion, Supervisor, model_version
+from synthesis.style.network import StyleNetworkConfig
 from tests.conftest import running_eagerly
 from tests.export import tiny
 from training.loop import Schedule
 from training.photos import Photos
 from training.runs import Run
-from training.style.network import StyleNetworkConfig
 from training.style.train import StyleTraining, train
 
 PROJECT = Path(__file__).resolve().parents[2]

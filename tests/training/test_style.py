@@ -14,14 +14,14 @@ from reverie.cli import cli
 from synthesis import features
 from synthesis.gatys import GatysParameters
 from synthesis.loss_terms import Measured
+from synthesis.style.balance import ContentBalance
+from synthesis.style.loss import STYLE_LAYERS, PerceptualLoss, Weights
+from synthesis.style.network import PRESETS, StyleNetworkConfig, build, grow
 from tests.conftest import running_eagerly
 from training.loop import Schedule, TrainingStopped
 from training.photos import Photos, PhotosError
 from training.runs import Run, RunError
 from training.style.add import add, extended
-from training.style.balance import ContentBalance
-from training.style.loss import STYLE_LAYERS, PerceptualLoss, Weights
-from training.style.network import PRESETS, StyleNetworkConfig, build, grow
 from training.style.teachers import NetworkTeacher, Pairs
 from training.style.train import (
     StyleTrainer,
@@ -209,8 +209,11 @@ def test_both_views_of_a_crop_show_the_loss_one_scene(random_photos):
         def __init__(self, config):
             super().__init__()
 
-        def call(self, inputs):
-            return inputs[0]
+        def vectors(self, style_weights):
+            return style_weights
+
+        def paint(self, image, vectors):
+            return image
 
     def measure(painted, photo, style_weights, content_weight):
         differences.append(np.abs(painted - photo).max())

@@ -12,11 +12,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from synthesis.style.network import StyleNetwork, StyleNetworkConfig, build
 from training import loop
 from training.photos import Photos
 from training.runs import Run, RunError
 from training.style.batches import ViewBatch
-from training.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.style.train import (
     KIND,
     StyleTraining,

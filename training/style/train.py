@@ -22,13 +22,13 @@ from imaging import images
 from reverie.progress import followed
 from synthesis.gatys import GatysParameters
 from synthesis.loss_terms import Measured
+from synthesis.style.balance import ContentBalance
+from synthesis.style.loss import PerceptualLoss, Weights
+from synthesis.style.network import StyleNetwork, StyleNetworkConfig, build, grow
 from training import files, loop
 from training.photos import Photos
 from training.runs import Run, RunError
-from training.style.balance import ContentBalance
 from training.style.batches import Batch, ViewBatch
-from training.style.loss import PerceptualLoss, Weights
-from training.style.network import StyleNetwork, StyleNetworkConfig, build, grow
 from training.style.teachers import NetworkTeacher, Pairs, Teacher
 
 KIND = "style"
@@ -50,7 +50,7 @@ class StyleTraining:
             scale of the strokes. Both in pixels.
         distilled_steps: how many steps, at the start, only copy a teacher (see `training.style.teachers`).
         content_error: how much of the photograph is given up, one a style or one for all; the weight of the error moves
-            from `content_weight` until it is that (see `training.style.balance` and `training.style.loss`).
+            from `content_weight` until it is that (see `synthesis.style.balance` and `synthesis.style.loss`).
         features: extractor that measures the loss, "vgg19" or, with a fifth of the arithmetic, "compact".
     """
 
@@ -127,18 +127,28 @@ class StyleTrainer(keras.Model):
 
     def call(self, inputs):
         image = inputs["image"] if "target" in inputs else self._view(inputs["image"], (0, 0))
-        return self.network((image, inputs["style_weights"]))
+        return self.network.paint(image, self.vectors(inputs))
+
+    def vectors(self, inputs):
+        """Return the styles to paint in, float32 (batch, length)."""
+        return self.network.vectors(inputs["style_weights"])
+
+    def terms(self, painted, photo, inputs) -> Measured:
+        """Return the loss of windows, with the content weights of the moment, which move by it."""
+        style_weights = inputs["style_weights"]
+        terms = self.loss_terms(painted, photo, style_weights, self.balance(style_weights))
+        self.balance.update(terms["content"], style_weights)
+        return terms
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if "target" in x:
             return ops.mean(ops.abs(y_pred - x["target"])) / 127.5
-        image, style_weights, views = x["image"], x["style_weights"], x["views"]
+        image, views = x["image"], x["views"]
         corner, shift = views[0, :2], views[0, 2:]
         painted = _window(y_pred, corner, self._size)
         photo = _window(image, corner, self._size)
-        terms = self.loss_terms(painted, photo, style_weights, self.balance(style_weights))
-        self.balance.update(terms["content"], style_weights)
-        again = self.network((self._view(image, shift), style_weights))
+        terms = self.terms(painted, photo, x)
+        again = self.network.paint(self._view(image, shift), self.vectors(x))
         moved = instability(painted, _window(again, corner - shift, self._size))
         return ops.mean(terms.total + self._loss_weights.instability * moved)
 
@@ -176,7 +186,7 @@ def train(
     Args:
         teacher: what the first `config.distilled_steps` steps copy.
         initial: a run to start from: its weights instead of random ones. Its network may be smaller (see
-            `training.style.network.grow`).
+            `synthesis.style.network.grow`).
 
     Raises:
         RunError: `initial` has a network that cannot grow into this one, or no weights yet.

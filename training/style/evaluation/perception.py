@@ -18,8 +18,8 @@ import tensorflow as tf
 from imaging import images
 from synthesis import features
 from synthesis.losses import relative_error
+from synthesis.style.loss import STYLE_LAYERS, mean_gram
 from training import files
-from training.style.loss import STYLE_LAYERS, mean_gram
 
 CONTENT_LAYERS = ("block3_conv3", "block4_conv2")
 """Where shapes and parts of things are, below the classes; the last is the axis of the plot."""

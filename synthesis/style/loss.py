@@ -2,7 +2,7 @@
 
 The photograph must survive (`content`) and the painting must be met (`style`). Both are relative, so that 0 is perfect
 and a picture that has nothing of its target gets about 1: in every style, at every layer and at every stage the same
-error counts the same. How much the one is worth in terms of the other is the trainer's (`training.style.balance`).
+error counts the same. How much the one is worth in terms of the other is the trainer's (`synthesis.style.balance`).
 
 Departures from Johnson et al. 2016: the Gram matrices' error is relative to the painting's, layer by layer, where sums
 would listen to the layer with the largest activations only; roughness counts where it exceeds the painting's, where
@@ -33,7 +33,7 @@ class Weights:
 
     Attributes:
         roughness, overshoot: see `ExcessRoughness` and `Overshoot`.
-        instability: see `training.style.train.StyleTrainer`.
+        instability: of how much two views of a scene are painted unlike, which the trainer measures.
     """
 
     roughness: float = 0.05
@@ -113,7 +113,7 @@ class PerceptualLoss:
     """What the network is trained for; see the module's docstring.
 
     Args:
-        paintings: uint8 (height, width, 3) each, one a style.
+        paintings: uint8 (height, width, 3) each, one a style; none where only `measure` is called.
         extractor, dtype: see `synthesis.features.load`.
         weights: of the terms beside content and style.
     """
@@ -139,16 +139,27 @@ class PerceptualLoss:
             style_weights: float (batch, styles), rows that sum to 1.
             content_weight: float (batch,) or a scalar.
         """
-        activations = dict(zip(self._layers, self._extract(in_range(stylized)), strict=True))
-        (content_target,) = self._extract_content(image)
-        objective = self._objective(ops.stop_gradient(content_target), style_weights, content_weight)
-        return objective.measure(stylized, activations)
+        return self.measure(stylized, image, self._targets.blended(style_weights), content_weight)
 
-    def _objective(self, content_target, style_weights, content_weight) -> Loss:
+    def measure(self, stylized, image, targets: StyleTargets, content_weight=1.0) -> Measured:
+        """Return the terms against other paintings, one a picture; else like a call."""
+        return self.against(stylized, self.content_of(image), targets, content_weight)
+
+    def content_of(self, image):
+        """Return a photograph's activations at the content layer, which it is to keep."""
+        (content,) = self._extract_content(image)
+        return ops.stop_gradient(content)
+
+    def against(self, stylized, content, targets: StyleTargets, content_weight=1.0) -> Measured:
+        """Return the terms like `measure`, with the photographs' `content_of`."""
+        activations = dict(zip(self._layers, self._extract(in_range(stylized)), strict=True))
+        return self._objective(content, targets, content_weight).measure(stylized, activations)
+
+    def _objective(self, content_target, targets: StyleTargets, content_weight) -> Loss:
         return (
-            StyleError(self._targets.grams_of(style_weights))
+            StyleError(targets.grams)
             + content_weight * ContentError(self._content_layer, content_target)
-            + self._weights.roughness * ExcessRoughness(self._targets.roughness_of(style_weights))
+            + self._weights.roughness * ExcessRoughness(targets.roughness)
             + self._weights.overshoot * Overshoot()
         )
 
@@ -158,29 +169,28 @@ class StyleTargets:
     """What the paintings look like to the extractor.
 
     Attributes:
-        grams: for each layer the Gram matrices over the number of positions, float32 (styles, channels, channels).
-        roughness: total variation a pixel, float32 (styles,).
+        grams: for each layer the Gram matrices over the number of positions, float32 (paintings, channels, channels).
+        roughness: total variation a pixel, float32 (paintings,).
     """
 
-    grams: list[np.ndarray]
-    roughness: np.ndarray
+    grams: list[Any]
+    roughness: Any
 
     @classmethod
     def of(cls, extract: Callable, paintings: Sequence[np.ndarray]) -> StyleTargets:
         """Measure the paintings, uint8 (height, width, 3) each, through `extract`."""
+        if not paintings:
+            return cls([], np.zeros(0, np.float32))
         batches = [painting[None].astype(np.float32) for painting in paintings]
         grams = [[np.asarray(mean_gram(ops.cast(a, "float32"))) for a in extract(batch)] for batch in batches]
         rough = [np.asarray(roughness(batch), np.float32) for batch in batches]
         return cls([np.concatenate(layer) for layer in zip(*grams, strict=True)], np.concatenate(rough))
 
-    def grams_of(self, style_weights) -> list:
-        """Return the blended matrices of each layer, float32 (batch, channels, channels)."""
+    def blended(self, style_weights) -> StyleTargets:
+        """Return the weighted sums of the paintings, one a row of float (batch, paintings)."""
         weights = ops.cast(style_weights, "float32")
-        return [ops.einsum("bs,scd->bcd", weights, grams) for grams in self.grams]
-
-    def roughness_of(self, style_weights):
-        """Return the blended roughness, float32 (batch,)."""
-        return ops.matmul(ops.cast(style_weights, "float32"), self.roughness)
+        grams = [ops.einsum("bs,scd->bcd", weights, grams) for grams in self.grams]
+        return StyleTargets(grams, ops.matmul(weights, self.roughness))
 
 
 def in_range(image):

@@ -10,14 +10,17 @@ convolution against checkerboards:
 - `johnson` is the network of Johnson et al. 2016, for comparison.
 
 Both depart from their sources in the photograph's own share of the painting (see `ToRGB`), which a short training
-learns sooner than the whole painting. Knows nothing about losses.
+learns sooner than the whole painting.
+
+All that tells one style from another is a vector: every scale and every shift, and the share. The network keeps a table
+of vectors for the styles it has names for, and paints with any other (`StyleNetwork.paint`). Knows nothing about losses.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -104,21 +107,28 @@ def enlarge(x):
     return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
 
 
+Scaling = tuple[Any, Any]
+"""Scales and shifts of the channels after a normalization, float32 (batch, channels) each."""
+
+
 class ConditionalInstanceNormalization(layers.Layer):
-    """Normalize each channel of each image, then scale and shift as the weighted styles say."""
+    """Normalize each channel of each image, then scale and shift as the style says.
+
+    Attributes:
+        gamma, beta: scales and shifts of the styles with a name, (styles, channels).
+    """
 
     def __init__(self, styles: int, channels: int):
         super().__init__()
         self.gamma = self.add_weight(shape=(styles, channels), initializer="ones", name="gamma")
         self.beta = self.add_weight(shape=(styles, channels), initializer="zeros", name="beta")
 
-    def call(self, x, style_weights):
+    def call(self, x, style: Scaling):
+        gamma, beta = style
         x32 = ops.cast(x, "float32")
         mean = ops.mean(x32, axis=(1, 2), keepdims=True)
         centered = x32 - mean
         variance = ops.mean(ops.square(centered), axis=(1, 2), keepdims=True)
-        weights = ops.cast(style_weights, "float32")
-        gamma, beta = ops.matmul(weights, self.gamma), ops.matmul(weights, self.beta)
         scale = ops.rsqrt(variance + EPSILON) * gamma[:, None, None, :]
         return ops.cast(centered * scale + beta[:, None, None, :], x.dtype)
 
@@ -133,9 +143,9 @@ class ConvNorm(layers.Layer):
         self.conv = layers.Conv2D(filters, kernel, strides, use_bias=False)
         self.norm = ConditionalInstanceNormalization(styles, filters)
 
-    def call(self, x, style_weights):
+    def call(self, x, style: Scaling):
         x = self.conv(reflect_pad(enlarge(x) if self.enlarges else x, self.padding))
-        x = self.norm(x, style_weights)
+        x = self.norm(x, style)
         return ops.relu(x) if self.activates else x
 
 
@@ -147,8 +157,8 @@ class Residual(layers.Layer):
         self.first = ConvNorm(styles, filters, 3)
         self.second = ConvNorm(styles, filters, 3, activates=False)
 
-    def call(self, x, style_weights):
-        return x + self.second(self.first(x, style_weights), style_weights)
+    def call(self, x, first: Scaling, second: Scaling):
+        return x + self.second(self.first(x, first), second)
 
 
 class ToRGB(layers.Layer):
@@ -165,10 +175,9 @@ class ToRGB(layers.Layer):
         # From zero: the features come in as they learn.
         self.conv = layers.Conv2D(3, kernel, kernel_initializer="zeros")
 
-    def call(self, x, photo, style_weights):
+    def call(self, x, photo, share):
         added = self.conv(reflect_pad(enlarge(x) if self.enlarges else x, self.padding))
-        share = ops.matmul(ops.cast(style_weights, "float32"), self.share)[:, None, None, :]
-        return share * ops.cast(photo, "float32") + ops.cast(added, "float32")
+        return share[:, None, None, :] * ops.cast(photo, "float32") + ops.cast(added, "float32")
 
 
 class StyleNetwork(keras.Model):
@@ -198,24 +207,67 @@ class StyleNetwork(keras.Model):
             float32 (batch, height, width, 3), nominally in [0, 255], not clipped.
         """
         image, style_weights = inputs
+        return self.paint(image, self.vectors(style_weights))
+
+    def paint(self, image, vectors):
+        """Restyle images in any styles.
+
+        Args:
+            image: as in `call`.
+            vectors: float (batch, length), a style for each image; see `vectors`.
+
+        Returns:
+            As `call`.
+        """
         photo = image / 127.5 - 1.0
         x = photo
-        for _, x in self.stages(photo, style_weights):  # noqa: B007 (the last one; those before it may be freed)
+        for _, x in self.stages(photo, vectors):  # noqa: B007 (the last one; those before it may be freed)
             pass
-        return 127.5 * (self.to_rgb(x, photo, style_weights) + 1.0)
+        return 127.5 * (self.to_rgb(x, photo, vectors[:, -1:]) + 1.0)
 
-    def stages(self, photo, style_weights) -> Iterator[tuple[str, Any]]:
+    @property
+    def length(self) -> int:
+        """Numbers in a style's vector."""
+        return sum(table.shape[1] for table in self.tables())
+
+    def tables(self) -> list[keras.Variable]:
+        """Return the variables that hold the styles with a name, one row a style, in the order of a vector."""
+        norms = [layer.norm for layer in self.normalized()]
+        return [*(table for norm in norms for table in (norm.gamma, norm.beta)), self.to_rgb.share]
+
+    def vectors(self, style_weights):
+        """Return weighted sums of the styles with a name.
+
+        Args:
+            style_weights: float (batch, styles).
+
+        Returns:
+            float32 (batch, length): scales and shifts of each normalization in turn, and the photograph's share.
+        """
+        weights = ops.cast(style_weights, "float32")
+        return ops.concatenate([ops.matmul(weights, table) for table in self.tables()], axis=1)
+
+    def scalings(self, vectors) -> Iterator[Scaling]:
+        """Yield the scales and shifts of each normalization in turn."""
+        begin = 0
+        for layer in self.normalized():
+            channels = layer.conv.filters
+            yield vectors[:, begin : begin + channels], vectors[:, begin + channels : begin + 2 * channels]
+            begin += 2 * channels
+
+    def stages(self, photo, vectors) -> Iterator[tuple[str, Any]]:
         """Yield what each layer but the last makes of a picture in [-1, 1], under the layer's name."""
-        x = first = self.down[0](photo, style_weights)
+        scalings = self.scalings(ops.cast(vectors, "float32"))
+        x = first = self.down[0](photo, next(scalings))
         yield "down 0", x
         for i, layer in enumerate(self.down[1:], 1):
-            x = layer(x, style_weights)
+            x = layer(x, next(scalings))
             yield f"down {i}", x
         for i, block in enumerate(self.residuals):
-            x = block(x, style_weights)
+            x = block(x, next(scalings), next(scalings))
             yield f"residual {i}", x
         for i, layer in enumerate(self.up):
-            x = layer(x, style_weights)
+            x = layer(x, next(scalings))
             x = x + first if self.skip and i == 0 else x
             yield f"up {i}", x
 
@@ -295,6 +347,18 @@ def _copy_into(source, target) -> None:
     target.assign(values)
 
 
+def with_styles(network: StyleNetwork, vectors: Mapping[str, np.ndarray]) -> StyleNetwork:
+    """Return a network with the convolutions of this one, whose styles are vectors, float32 (length,), by their names."""
+    made = build(replace(network.config, styles=tuple(vectors)))
+    for source, target in zip(network.convolutions(), made.convolutions(), strict=True):
+        target.set_weights(source.get_weights())
+    rows, begin = np.stack(list(vectors.values())), 0
+    for table in made.tables():
+        table.assign(rows[:, begin : begin + table.shape[1]])
+        begin += table.shape[1]
+    return made
+
+
 def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray) -> np.ndarray:
     """Restyle pictures as they are served: pad to the network's multiple, restyle, crop, round.
 
@@ -305,7 +369,12 @@ def restyle(network: StyleNetwork, image: np.ndarray, style_weights: np.ndarray)
     Returns:
         uint8, as `image`.
     """
+    return restyle_as(network, image, network.vectors(style_weights))
+
+
+def restyle_as(network: StyleNetwork, image: np.ndarray, vectors) -> np.ndarray:
+    """As `restyle`, in styles that are given as vectors: float (batch, length)."""
     height, width = image.shape[1:3]
     missing = [(0, -side % network.config.multiple) for side in (height, width)]
     padded = np.pad(image.astype(np.float32), [(0, 0), *missing, (0, 0)], mode="reflect")
-    return images.to_uint8(ops.convert_to_numpy(network((padded, style_weights)))[:, :height, :width])
+    return images.to_uint8(ops.convert_to_numpy(network.paint(padded, vectors))[:, :height, :width])
