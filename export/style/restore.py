@@ -1,11 +1,11 @@
 """A published style network back to a training run, to go on from or to teach another style.
 
-Reads the constants of `model_float16.onnx` by the names that `export/style/graph.py` gives them.
+Reads the constants of `model_float16.onnx` by the names that `export/style/graph.py` gives them, and the rows of the styles
+from `styles.npz`; older versions keep these among the constants too.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import onnx
 from onnx import numpy_helper
 
 from export.language_model.restore import RestoreError
+from export.style import vectors
 from export.style.graph import PHASES, weight_name, whole_kernels
 from registry import manifest
 from serving.style.files import GPU_MODEL
+from serving.style.table import StyleTable
 from training import loop
 from training.runs import Run
-from training.style.network import StyleNetworkConfig, build
+from training.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.style.train import KIND, StyleTraining
 
 NETWORK = "network"
@@ -43,16 +45,28 @@ def restore(version: Path, path: Path | None = None) -> Run:
     known = manifest.read(version)
     if NETWORK not in known.measured:
         raise RestoreError(f"{version / manifest.FILE} does not say what shape the network has")
-    styles = tuple(json.loads((version / "styles.json").read_text()))
-    config = StyleTraining(StyleNetworkConfig(styles, **known.measured[NETWORK]), steps=known.result.get("steps", 1))
+    table = StyleTable.read(version)
+    config = StyleTraining(
+        StyleNetworkConfig(table.names, **known.measured[NETWORK]), steps=known.result.get("steps", 1)
+    )
     keras.config.set_dtype_policy("float32")
     network = build(config.network)
     constants = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in onnx.load(graph).graph.initializer}
+    if table.takes_vectors:
+        constants |= _rows(network, table.rows)
     loop.assign(network.variables, [_value(constants, i, v.shape) for i, v in enumerate(network.variables)])
     run = Run.create(KIND, asdict(config), path)
     network.save_weights(run.weights)
     run.finish(dict(known.result))
     return run
+
+
+def _rows(network: StyleNetwork, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The styles' rows of each variable under the name that its constant would have."""
+    places = {id(variable): weight_name(i) for i, variable in enumerate(network.variables)}
+    names = [places[id(variable)] for variable in vectors.style_variables(network)]
+    parts = np.split(rows, np.cumsum(vectors.lengths(network))[:-1], axis=1)
+    return dict(zip(names, parts, strict=True))
 
 
 def _value(constants: dict[str, np.ndarray], index: int, shape: tuple[int, ...]) -> np.ndarray:

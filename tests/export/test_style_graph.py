@@ -9,6 +9,7 @@ from export.onnx import parity
 from export.style.export import export_style, graph_of
 from export.style.graph import StyleGraph, phase_kernels, whole_kernels
 from export.style.restore import restore
+from export.style.vectors import style_vectors
 from registry.repository import Repository
 from registry.staging import stage
 from training.runs import Run
@@ -36,7 +37,7 @@ def picture(height, width, batch=1):
 
 
 def styled(network, image, weights, merges=True):
-    return parity.run_graph(graph_of(network, merges), {"image": image, "style_weights": weights})
+    return parity.run_graph(graph_of(network, merges), {"image": image, "style": weights @ style_vectors(network)})
 
 
 @pytest.mark.parametrize("merges", [True, False])
