@@ -30,7 +30,7 @@ _STAMP = tuple[int, int, int]
 
 
 class StyleExistsError(ToolkitError):
-    """A name is taken; ALREADY_EXISTS."""
+    """A name is taken: ALREADY_EXISTS."""
 
 
 class UnknownStyleError(ToolkitError):

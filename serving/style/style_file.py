@@ -92,6 +92,11 @@ class StyleFile(BaseModel):
             raise ValueError(f"{len(value)} bytes; accepted: finite float32 numbers, at least one")
         return value
 
+    @classmethod
+    def of(cls, name: str, network: str, vector: np.ndarray, **more: Any) -> StyleFile:
+        """A style with a vector, float32 (numbers,); `more` are other fields."""
+        return cls(name=name, network=network, numbers=vector.astype("<f4").tobytes(), **more)
+
     @property
     def vector(self) -> np.ndarray:
         """float32 (numbers,)."""
@@ -129,7 +134,7 @@ class StyleFile(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise StyleFileError(f"{what} holds no style: {where}: {first['msg']}") from None
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             raise StyleFileError(f"{what} holds no style; accepted: what 'reverie styles export' has written") from None
         if data != found.to_bytes():
             raise StyleFileError(f"{what} was altered: its own hash is not that of its contents; export it again")

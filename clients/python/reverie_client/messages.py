@@ -115,6 +115,21 @@ def to_utf8(name: str, value: Any) -> bytes:
         raise ParameterError(f"{name}: {error.reason} at {error.start}; accepted: text that UTF-8 can carry") from None
 
 
+def to_floats(name: str, value: Any) -> np.ndarray:
+    """Numbers as a float32 tensor of their own shape.
+
+    Raises:
+        ParameterError: they are none, or ragged.
+    """
+    try:
+        with np.errstate(over="ignore"):  # Becomes infinite, of which the server says what is accepted.
+            return np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise ParameterError(
+            f"{name}: {_shown(value)} of type {type(value).__name__}; accepted: a sequence or an array of numbers"
+        ) from None
+
+
 def to_list(value: Any, lone: type | tuple[type, ...]) -> list[Any]:
     """The elements of a list, tuple or array of objects; none of None, and `value` itself where it is a `lone` one."""
     if value is None:
