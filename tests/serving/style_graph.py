@@ -64,7 +64,7 @@ def tinting_network(takes_vectors: bool = False) -> onnx.ModelProto:
         "tinting",
         [helper.make_tensor_value_info(*i) for i in inputs],
         [helper.make_tensor_value_info("stylized", TensorProto.UINT8, shape)],
-        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+        [numpy_helper.from_array(v, k) for k, v in constants.items() if not (takes_vectors and k == "colors")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
