@@ -95,10 +95,10 @@ class StyleChooser:
             return self._in_version(self.pinned, asked)
 
     def names(self, client: str) -> list[str]:
-        """All that a client may name: the network's, then those of the library."""
-        own = self.library.names(client) if self.library else []
-        trained = self.table_of(self.pinned).names
-        return [*trained, *(name for name in own if name not in trained)]
+        """All that a client may name: the network's, then those of the library that were made for it."""
+        table = self.table_of(self.pinned)
+        own = self.library.names(client, table.network) if self.library and table.takes_vectors else []
+        return [*table.names, *(name for name in own if name not in table.names)]
 
     def table_of(self, folder: Path) -> StyleTable:
         """The styles that a version was trained on."""

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 from registry.history import History
 from registry.repository import Repository
 from reverie.errors import ToolkitError
-from serving.style.style_file import StyleFile, checked_name, is_name
+from serving.style.style_file import StyleFile, StyleFileError, checked_name, is_name
 from serving.style.table import StyleTable
 
 MODEL = "style"
@@ -95,9 +95,14 @@ class StyleLibrary:
                 return self._file(shelf.path(name))
         return None
 
-    def names(self, client: str = "") -> list[str]:
-        """What a client may name here."""
-        return list(dict.fromkeys(name for shelf in self._shelves(client) for name in shelf.names()))
+    def names(self, client: str = "", network: str = "") -> list[str]:
+        """What a client may name here.
+
+        Args:
+            network: only what was made for it; "" for all. Damaged files are left out then.
+        """
+        found = dict.fromkeys(name for shelf in self._shelves(client) for name in shelf.names())
+        return [name for name in found if not network or self._is_for(network, name, client)]
 
     def shelves(self) -> list[Shelf]:
         """Of all owners that have one."""
@@ -163,13 +168,22 @@ class StyleLibrary:
     def _shelves(self, client: str) -> list[Shelf]:
         return [Shelf.of(self._folder, owner) for owner in dict.fromkeys((client, ""))]
 
+    def _is_for(self, network: str, name: str, client: str) -> bool:
+        with contextlib.suppress(StyleFileError):
+            style = self.find(name, client)
+            return style is not None and style.network == network
+        return False
+
     def _file(self, path: Path) -> StyleFile:
         """As it is now; read again only if the file is another."""
         status = path.stat()
         stamp = status.st_mtime_ns, status.st_ino, status.st_size
         known = self._read.get(path)
         if known is None or known[0] != stamp:
-            known = self._read[path] = stamp, StyleFile.of_bytes(path.read_bytes(), str(path))
+            known = self._read[path] = (
+                stamp,
+                StyleFile.of_bytes(path.read_bytes(), f"the file of style {path.name.removesuffix(_ENDING)!r}"),
+            )
         return known[1]
 
     def _own(self, name: str, owner: str) -> Path:

@@ -227,6 +227,18 @@ def test_a_style_of_another_network_is_refused_when_it_comes_and_when_the_networ
     ):
         restyled(retrained, style="pink")
     np.testing.assert_array_equal(restyled(retrained, style="red"), painted(np.array(COLORS["red"])))
+    assert (stylist.styles()[3:], retrained.styles()[3:]) == (["pink"], [])
+
+
+def test_a_damaged_file_is_named_and_no_other_style_suffers(stylist, library):
+    library.add(style())
+    library.add(style("rose"))
+    path = Shelf.of(library.repository / "style" / FOLDER, "").path("pink")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StyleFileError, match="the file of style 'pink' holds no style"):
+        restyled(stylist, style="pink")
+    np.testing.assert_array_equal(restyled(stylist, style="rose"), painted(PINK))
+    assert stylist.styles() == ["red", "green", "blue", "rose"]
 
 
 def test_a_style_far_from_all_trained_ones_is_not_taken(library):
