@@ -107,7 +107,10 @@ def test_a_parameter_that_no_client_of_ours_sends_is_named(three_styles, photo):
         ({"style": "red", "styles": {"red": 1}}, "parameters: "),
         ({"style_vector": [1, 2]}, "style_vector: shape [2]; accepted: [3]"),
         ({"style_vector": [[[1, 2, 3]]]}, "style_vector"),
-        ({"style_vector": []}, "style_vector"),
+        (
+            {"style_vector": []},
+            "style_vector: [] of type list; accepted: a sequence or an array of numbers, at least one",
+        ),
         ({"style_vector": [1, 2, float("nan")]}, "style_vector: holds NaN or infinity"),
         ({"style_vector": [1, 2, 1e39]}, "style_vector: holds NaN or infinity"),
         ({"style_vector": [1, 2, 3e3]}, "1 of 3 numbers are far from those of all trained styles; number 2 is 3000"),

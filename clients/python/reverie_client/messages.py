@@ -119,15 +119,18 @@ def to_floats(name: str, value: Any) -> np.ndarray:
     """Numbers as a float32 tensor of their own shape.
 
     Raises:
-        ParameterError: they are none, or ragged.
+        ParameterError: they are none, or ragged, or there are none: Triton 2.51 would never answer.
     """
     try:
         with np.errstate(over="ignore"):  # Becomes infinite, of which the server says what is accepted.
-            return np.asarray(value, np.float32)
+            found = np.asarray(value, np.float32)
     except (TypeError, ValueError):
+        found = np.empty(0, np.float32)
+    if not found.size:
         raise ParameterError(
-            f"{name}: {_shown(value)} of type {type(value).__name__}; accepted: a sequence or an array of numbers"
-        ) from None
+            f"{name}: {_shown(value)} of type {type(value).__name__}; accepted: a sequence or an array of numbers, at least one"
+        )
+    return found
 
 
 def to_list(value: Any, lone: type | tuple[type, ...]) -> list[Any]:
