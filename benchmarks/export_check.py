@@ -29,7 +29,7 @@ from reverie_client import Client, ReverieError
 
 from export.publishing import export_runs
 from imaging import images
-from registry import canary, publishing, table
+from registry import canary, manifest, publishing, table
 from registry.repository import Repository
 from registry.rollout import Rollout
 from serving.style.table import StyleTable
@@ -97,15 +97,20 @@ def endpoints(text: bool) -> dict[str, Callable[[Client], Any]]:
 
 def shipped_styles() -> StyleTable:
     """The styles that are served: a network of others could not be a canary beside theirs."""
+    return StyleTable.read(shipped_version())
+
+
+def shipped_version() -> Path:
+    """The newest style network."""
     shipped = Repository(PROJECT / "model_repository")
-    newest = shipped.folder("style", shipped.versions("style")[-1])
-    return StyleTable.read(newest)
+    return shipped.folder("style", shipped.versions("style")[-1])
 
 
 def train_style(folder: Path, photos: Path, seed: int) -> Path:
-    """A few steps of a small style network; returns the folder of runs."""
+    """A few steps of a style network whose vectors are as long as the shipped one's; returns the folder of runs."""
     keras.utils.set_random_seed(seed)
-    network = StyleNetworkConfig(shipped_styles().names, width=8, blocks=1)
+    shape = manifest.read(shipped_version()).measured["network"]
+    network = StyleNetworkConfig(shipped_styles().names, **shape)
     config = style.StyleTraining(network, steps=2, batch_size=2, size=32, style_size=48, features="compact")
     painting = next(iter(Photos.of(photos).paths))
     paintings = dict.fromkeys(network.styles, painting)
