@@ -66,6 +66,7 @@ def export_style(run: Run, folder: Path, precision: Precision = CPU_DEFAULT) -> 
         departures[made_in] = variants.check(made_in, variants.session_paint(made), expected)
         (folder / file).write_bytes(made.SerializeToString())
     table.write(folder)
+    restore.write_kernels(network, folder)
     return ExportResult(
         NAME,
         configuration.style(table.names, table.rows.shape[1], table.network),

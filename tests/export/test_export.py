@@ -78,7 +78,7 @@ GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant
     ("module", "export", "extra"),
     [
         (language_model, export_language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}),
-        (style, export_style, {"styles.json", "styles.npz", "model_float16.onnx"}),
+        (style, export_style, {"styles.json", "styles.npz", "kernels.npz", "model_float16.onnx"}),
     ],
 )
 def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository, module, export, extra):

@@ -87,6 +87,7 @@ def test_a_published_network_is_restored_to_a_run(network, tmp_path):
         with pytest.raises(RestoreError, match="holds no style network"):
             restore(made.files)
     again = load(restored)
+    assert trunk_hash(again) == trunk_hash(network)
     assert (again.config, restored.result["steps"]) == (network.config, 7)
     for a, b in zip(again.get_weights(), network.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
@@ -101,7 +102,6 @@ def test_the_shipped_network_is_restored_whatever_its_graph_takes(tmp_path):
     )
     expected = restyle(restored, photo, np.eye(len(STYLES), dtype=np.float32)[[1]])
     assert np.abs(published.astype(int) - expected).mean() < 0.5
-    assert trunk_hash(restored) == TABLE.network or not TABLE.takes_vectors
 
 
 def test_the_hash_of_what_styles_share_stays_where_a_style_is_added_and_changes_with_a_kernel(network):
