@@ -29,9 +29,10 @@ from reverie_client import Client, ReverieError
 
 from export.publishing import export_runs
 from imaging import images
-from registry import canary, publishing, table
+from registry import canary, manifest, publishing, table
 from registry.repository import Repository
 from registry.rollout import Rollout
+from serving.style.table import StyleTable
 from serving.triton.server import TritonServer
 from synthesis.style.network import StyleNetworkConfig
 from training.language_model import train as language_model
@@ -79,7 +80,7 @@ def endpoints(text: bool) -> dict[str, Callable[[Client], Any]]:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
     photo = images.encode(pixels[0], "png")
-    raw: dict[str, np.ndarray] = {"image": pixels, "style_weights": np.eye(1, len(shipped_styles()), dtype=np.float32)}
+    raw: dict[str, np.ndarray] = {"image": pixels, **shipped_styles().inputs()[0]}
     calls: dict[str, Callable[[Client], Any]] = {
         "stylize": lambda c: c.stylize(photo),
         "style": lambda c: c.infer("style", raw),
@@ -94,17 +95,22 @@ def endpoints(text: bool) -> dict[str, Callable[[Client], Any]]:
     return calls
 
 
-def shipped_styles() -> tuple[str, ...]:
-    """Names of the styles that are served: a network of others could not be a canary beside theirs."""
+def shipped_styles() -> StyleTable:
+    """The styles that are served: a network of others could not be a canary beside theirs."""
+    return StyleTable.read(shipped_version())
+
+
+def shipped_version() -> Path:
+    """The newest style network."""
     shipped = Repository(PROJECT / "model_repository")
-    newest = shipped.folder("style", shipped.versions("style")[-1])
-    return tuple(json.loads((newest / "styles.json").read_text()))
+    return shipped.folder("style", shipped.versions("style")[-1])
 
 
 def train_style(folder: Path, photos: Path, seed: int) -> Path:
-    """A few steps of a small style network; returns the folder of runs."""
+    """A few steps of a style network whose vectors are as long as the shipped one's; returns the folder of runs."""
     keras.utils.set_random_seed(seed)
-    network = StyleNetworkConfig(shipped_styles(), width=8, blocks=1)
+    shape = manifest.read(shipped_version()).measured["network"]
+    network = StyleNetworkConfig(shipped_styles().names, **shape)
     config = style.StyleTraining(network, steps=2, batch_size=2, size=32, style_size=48, features="compact")
     painting = next(iter(Photos.of(photos).paths))
     paintings = dict.fromkeys(network.styles, painting)

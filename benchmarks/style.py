@@ -40,14 +40,16 @@ from reverie_client import Client
 
 from benchmarks.timing import say, seconds_of
 from export.onnx.precision import CPU_DEFAULT, Precision
-from export.style.export import graph_in, graph_of, sample_photos
+from export.style.export import graph_in, graph_of, sample_photos, table_of
 from imaging import images
 from reverie.onnx_sessions import open_session
 from reverie.restylers import DEFAULT_STRENGTH, of_graph
 from reverie.style_evaluation import held_out, rounded
 from serving.demo.run import PICTURES
+from serving.style.choice import StyleInput
 from serving.style.files import GPU_MODEL
 from serving.style.margin import Margins
+from serving.style.table import WEIGHTS, StyleTable
 from serving.triton.server import TritonServer
 from synthesis.style.network import StyleNetwork, StyleNetworkConfig, build
 from training.runs import Run
@@ -67,7 +69,7 @@ ROUNDS = 5
 SERVED_ROUNDS = 25
 """More, since a few milliseconds of a short request are what is asked."""
 
-Paint = Callable[[np.ndarray, np.ndarray], Any]
+Paint = Callable[[np.ndarray, StyleInput], Any]
 Key = TypeVar("Key")
 
 
@@ -76,23 +78,33 @@ class Style:
     """A style network as a file.
 
     Attributes:
-        file: the ONNX graph; names: its styles.
+        file: the ONNX graph; table: its styles.
     """
 
     file: Path
-    names: tuple[str, ...]
+    table: StyleTable
 
     @classmethod
     def served(cls) -> Style:
         """Return the newest version in the repository."""
         folder = max((p for p in (REPOSITORY / "style").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-        return cls(folder / "model.onnx", tuple(json.loads((folder / "styles.json").read_text())))
+        return cls(folder / "model.onnx", StyleTable.read(folder))
 
     @classmethod
     def of(cls, network: StyleNetwork, file: Path, graph: onnx.ModelProto) -> Style:
         """Return the export of a network, written to `file`."""
         file.write_bytes(graph.SerializeToString())
-        return cls(file, network.config.styles)
+        return cls(file, table_of(network))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its styles."""
+        return self.table.names
+
+    @property
+    def first(self) -> StyleInput:
+        """What the graph takes for the first style."""
+        return self.table.inputs()[0]
 
 
 @dataclass(frozen=True)
@@ -163,10 +175,10 @@ def _ours(options: Options, folder: Path) -> dict[str, Style]:
     run = Run(options.run) if options.run else None
     if not (options.untrained or run):
         served = Style.served()
-        gpu = Style(served.file.with_name(GPU_MODEL), served.names)
+        gpu = Style(served.file.with_name(GPU_MODEL), served.table)
         return {"served": served} | ({"float16": gpu} if gpu.file.exists() else {})
     network = train.load(run) if run and not options.untrained else _random("fast")
-    photos = sample_photos(run) if run else [_request(256, 1)[0][0]]
+    photos = sample_photos(run) if run else [_photo(256)[0]]
     precisions = sorted(Precision, key=lambda p: p is not CPU_DEFAULT)
     return {p.value: Style.of(network, folder / f"{p.value}.onnx", graph_in(p, network, photos)) for p in precisions}
 
@@ -189,24 +201,28 @@ def _random(preset: str) -> StyleNetwork:
 def latencies(ours: Style, theirs: Style, johnson: StyleNetwork) -> dict[str, float | None]:
     """Return the milliseconds of one picture at each size, in every runtime that is here."""
     sides = {
-        "reverie_ms": (onnxruntime_paint(ours), len(ours.names)),
-        "johnson_onnxruntime_ms": (onnxruntime_paint(theirs), len(theirs.names)),
-        "johnson_tensorflow_ms": (tensorflow_paint(johnson), len(theirs.names)),
-        "johnson_openvino_ms": (openvino_paint(theirs), len(theirs.names)),
-        "reverie_openvino_ms": (openvino_paint(ours), len(ours.names)),
+        "reverie_ms": (onnxruntime_paint(ours), ours.first),
+        "johnson_onnxruntime_ms": (onnxruntime_paint(theirs), theirs.first),
+        "johnson_tensorflow_ms": (tensorflow_paint(johnson), _first_weight(johnson)),
+        "johnson_openvino_ms": (openvino_paint(theirs), theirs.first),
+        "reverie_openvino_ms": (openvino_paint(ours), ours.first),
     }
     result: dict[str, float | None] = {}
     for size in SIZES:
         say(f"{size}x{size} pixels")
-        here = {name: partial(paint, *_request(size, styles)) for name, (paint, styles) in sides.items() if paint}
+        here = {name: partial(paint, _photo(size), style) for name, (paint, style) in sides.items() if paint}
         best = alternating(here)
         result |= {f"{name}_{size}": best.get(name) for name in sides}
     return result
 
 
-def _request(size: int, styles: int) -> tuple[np.ndarray, np.ndarray]:
-    photo = images.resize(images.read(PICTURES / "pagoda.jpg"), size, size)
-    return photo[None], np.eye(styles, dtype=np.float32)[:1]
+def _photo(size: int) -> np.ndarray:
+    return images.resize(images.read(PICTURES / "pagoda.jpg"), size, size)[None]
+
+
+def _first_weight(network: StyleNetwork) -> StyleInput:
+    """The first style as Keras takes it."""
+    return StyleTable.of_weights(network.config.styles).inputs()[0]
 
 
 def alternating(functions: Mapping[Key, Callable[[], Any]], rounds: int = ROUNDS) -> dict[Key, float]:
@@ -223,7 +239,7 @@ def alternating(functions: Mapping[Key, Callable[[], Any]], rounds: int = ROUNDS
 def onnxruntime_paint(network: Style) -> Paint:
     """Return a function that runs the graph in ONNX Runtime on all cores."""
     session = open_session(network.file)
-    return lambda image, weights: session.run(None, {"image": image, "style_weights": weights})[0]
+    return lambda image, style: session.run(None, {"image": image, **style})[0]
 
 
 def tensorflow_paint(network: StyleNetwork) -> Paint:
@@ -234,7 +250,7 @@ def tensorflow_paint(network: StyleNetwork) -> Paint:
         painted = network((tf.cast(image, tf.float32), weights))
         return tf.cast(tf.clip_by_value(tf.round(painted), 0.0, 255.0), tf.uint8)
 
-    return lambda image, weights: paint(tf.constant(image), tf.constant(weights)).numpy()
+    return lambda image, style: paint(tf.constant(image), tf.constant(style[WEIGHTS])).numpy()
 
 
 def openvino_paint(network: Style) -> Paint | None:
@@ -245,7 +261,7 @@ def openvino_paint(network: Style) -> Paint | None:
     openvino = import_module("openvino")
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(str(network.file), "CPU", settings).create_infer_request()
-    return lambda image, weights: request.infer({"image": image, "style_weights": weights})[0]
+    return lambda image, style: request.infer({"image": image, **style})[0]
 
 
 def speedups(measured: Mapping[str, Any]) -> dict[str, float | None]:
@@ -269,16 +285,16 @@ def through_triton(network: Style) -> dict[str, float]:
     What the margin costs is not counted as the server's but given by itself, and so is `detail` of 2.
     """
     say("through Triton")
-    picture, weights = _request(512, len(network.names))
+    picture, style = _photo(512), network.first
     data = images.encode(picture[0], "jpeg")
     paint = onnxruntime_paint(network)
 
     def without_margin() -> bytes:
-        return images.encode(paint(images.decode(data)[None], weights)[0], "jpeg")
+        return images.encode(paint(images.decode(data)[None], style)[0], "jpeg")
 
     def alone() -> bytes:
         wide = Margins().put_on(images.decode(data))
-        return images.encode(Margins().take_off(paint(wide[None], weights)[0]), "jpeg")
+        return images.encode(Margins().take_off(paint(wide[None], style)[0]), "jpeg")
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -311,7 +327,7 @@ def _stylize_large(client: Client, size: int) -> bytes:
 
 @lru_cache
 def _jpeg(size: int) -> bytes:
-    return images.encode(_request(size, 1)[0][0], "jpeg")
+    return images.encode(_photo(size)[0], "jpeg")
 
 
 def _growth(times: Mapping[int, float]) -> float:
@@ -347,9 +363,7 @@ def quality(options: Options, variants: Mapping[str, Style], others: Mapping[str
         others: networks beside ours, by name.
     """
     say("every precision")
-    times = alternating(
-        {name: partial(onnxruntime_paint(v), *_request(512, len(v.names))) for name, v in variants.items()}
-    )
+    times = alternating({name: partial(onnxruntime_paint(v), _photo(512), v.first) for name, v in variants.items()})
     result: dict[str, Any] = {"variants": {name: {"ms_512": times[name]} for name in variants}}
     if not (options.style and (options.photos or options.content)):
         say("without paintings and photographs (STYLES=, PHOTOS=) there is no quality")
@@ -372,7 +386,7 @@ def _yardstick(options: Options) -> Callable[[str, Style], dict[str, Any]]:
     settings = PassesSettings(options.passes, options.noise_passes, cache=CACHE / "style_curves")
 
     def measure(name: str, network: Style) -> dict[str, Any]:
-        restyler = of_graph(name, network.file, list(network.names))
+        restyler = of_graph(name, network.file, network.table)
         found = evaluate(restyler, photos, targets, DEFAULT_STRENGTH, judges, say)
         if options.passes:
             found["passes"] = count_passes(restyler, paintings, paths, DEFAULT_STRENGTH, settings, say)

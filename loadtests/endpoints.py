@@ -60,15 +60,15 @@ class Caller(Client):
         return self
 
     def style(self, image: np.ndarray) -> np.ndarray:
-        """Restyle a uint8 (height, width, 3) image in the first style; the answer is of the same kind."""
-        weights = np.eye(1, self._styles, dtype=np.float32)
-        return self.infer("style", {"image": image[None], "style_weights": weights}).outputs["stylized"][0]
+        """Restyle a uint8 (height, width, 3) image in some style; the answer is of the same kind."""
+        return self.infer("style", {"image": image[None], **self._first_style}).outputs["stylized"][0]
 
     @functools.cached_property
-    def _styles(self) -> int:
-        """How many styles the served network has."""
+    def _first_style(self) -> dict[str, np.ndarray]:
+        """What the served network takes beside the picture, with its first number set: a weight, or part of a vector."""
         metadata = self.admin.call("ModelMetadata", service_pb2.ModelMetadataRequest(name="style"))
-        return next(i.shape[-1] for i in metadata.inputs if i.name == "style_weights")
+        taken = next(i for i in metadata.inputs if i.name != "image")
+        return {taken.name: np.eye(1, taken.shape[-1], dtype=np.float32)}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ What cannot be judged is not promoted, but for what falls on a version by chance
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from registry.quality import QualityBasis
 from registry.quality_metric import QualityMetric
 from registry.rollout import Rollout, SwitchError
 from reverie import outputs
+from serving.style.table import StyleTable
 
 
 @dataclass(frozen=True)
@@ -224,23 +225,37 @@ def compare_answers(model: Rollout, stable: int, version: int) -> list[str]:
         return ["neither version has recorded inputs to compare its answers on"]
     for inputs in questions:
         try:
-            both = [model.infer(v, inputs) for v in (stable, version)]
+            both = [model.infer(v, asked) for v, asked in zip((stable, version), inputs, strict=True)]
         except ReverieError as error:
             found.append(f"recorded inputs were not answered: {error.message.partition(chr(10))[0]}")
         else:
-            found += answers.faults(inputs, *both)
+            found += answers.faults(inputs[0], *both)
     return list(dict.fromkeys(found))
 
 
-def _questions(model: Rollout, stable: int, version: int) -> Iterator[dict[str, np.ndarray]]:
+Question = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
+"""The inputs for the stable version, and for the other, to which a style's vector is another one."""
+
+
+def _questions(model: Rollout, stable: int, version: int) -> Iterator[Question]:
     """What was recorded of both versions; of a model of pictures also one that shows something, in every style."""
-    for folder in (model.repository.folder(model.name, v) for v in (stable, version)):
+    folders = [model.repository.folder(model.name, v) for v in (stable, version)]
+    networks = [model.description(v).facts.get("network") for v in (stable, version)]
+    for folder in folders if networks[0] == networks[1] else ():
         if recorded := golden.read(folder):
-            yield recorded.inputs
+            yield recorded.inputs, recorded.inputs
     if model.name == "style":
-        styles = np.eye(len(model.description(stable).facts["styles"]), dtype=np.float32)
-        for weights in styles:
-            yield {"image": answers.sample_picture(), "style_weights": weights[None]}
+        picture = {"image": answers.sample_picture()}
+        for ours, theirs in _same_styles(*map(StyleTable.read, folders)):
+            yield {**picture, **ours}, {**picture, **theirs}
+
+
+def _same_styles(stable: StyleTable, other: StyleTable) -> Iterator[Question]:
+    """Each style that both versions have."""
+    theirs = dict(zip(other.names, other.inputs(), strict=True))
+    for name, inputs in zip(stable.names, stable.inputs(), strict=True):
+        if name in theirs:
+            yield inputs, theirs[name]
 
 
 def _end(model: Rollout, version: int, promote: bool) -> None:

@@ -8,6 +8,7 @@ from registry.model_configuration import InstanceKind, ModelConfiguration, Param
 from serving.style.files import GPU_MODEL
 from serving.style.margin import MARGIN
 from serving.style.stylist import UNTILED_SIDE
+from serving.style.table import VECTOR, WEIGHTS
 
 
 def language_model(positions: int) -> ModelConfiguration:
@@ -35,25 +36,36 @@ def language_model(positions: int) -> ModelConfiguration:
     )
 
 
-def style(styles: Sequence[str]) -> ModelConfiguration:
-    """The ONNX model `style`."""
-    count = len(styles)
+_NAMES_OF_WEIGHTS = "Names, in the order of the weights; clients list them."
+_NAMES_OF_VECTORS = "Names, in the order of the vectors in styles.npz; clients list them."
+
+
+def style(styles: Sequence[str], numbers: int = 0, network: str = "") -> ModelConfiguration:
+    """The ONNX model `style`; of versions before styles were vectors, `numbers` is 0.
+
+    Args:
+        styles: names.
+        numbers: in a style's vector; 0 where the graph takes weights over `styles`.
+        network: hash of what the vectors belong to.
+    """
+    taken = Tensor(VECTOR, "TYPE_FP32", (numbers,)) if numbers else Tensor(WEIGHTS, "TYPE_FP32", (len(styles),))
 
     def pictures(batch: int, side: int) -> ShapeProfile:
-        return ShapeProfile(batch, {"image": (side, side, 3), "style_weights": (count,)})
+        return ShapeProfile(batch, {"image": (side, side, 3), taken.name: taken.dims})
 
     return ModelConfiguration(
         name="style",
         backend="onnxruntime",
         about=f"Pictures in, restyled pictures out; styles: {', '.join(styles)}.",
-        inputs=(Tensor("image", "TYPE_UINT8", (-1, -1, 3)), Tensor("style_weights", "TYPE_FP32", (count,))),
+        inputs=(Tensor("image", "TYPE_UINT8", (-1, -1, 3)), taken),
         outputs=(Tensor("stylized", "TYPE_UINT8", (-1, -1, 3)),),
         max_batch_size=8,
         max_queue=64,
         kind=InstanceKind.auto,
         warmup=(pictures(1, 256),),
         parameters=(
-            Parameter("styles", ",".join(styles), "Names, in the order of the weights; clients list them."),
+            Parameter("styles", ",".join(styles), _NAMES_OF_VECTORS if numbers else _NAMES_OF_WEIGHTS),
+            *((Parameter("network", network, "What a vector was made for; it fits no other."),) if numbers else ()),
             Parameter(
                 "max_waiting", "10", "Of the stand-in for the ONNX Runtime backend; a GPU's takes whole batches."
             ),
@@ -68,7 +80,7 @@ def style(styles: Sequence[str]) -> ModelConfiguration:
         gpu_file=GPU_MODEL,
         versions_about="Those that a label names. `stylize` pins the stable version; the one before stays until it "
         "has moved on, and for a rollback.",
-        facts={"styles": list(styles)},
+        facts={"styles": list(styles), **({"numbers": numbers, "network": network} if numbers else {})},
     )
 
 
@@ -79,8 +91,8 @@ def stylize() -> ModelConfiguration:
         backend="python",
         about="A picture file in, the picture in a style or a blend of styles out; calls style.\n"
         "Parameters of a request: docs/stylize.md.",
-        inputs=(Tensor("image", "TYPE_STRING", (1,)),),
-        outputs=(Tensor("stylized", "TYPE_STRING", (1,)),),
+        inputs=(Tensor("image", "TYPE_STRING", (1,)), Tensor("style_vector", "TYPE_FP32", (-1,), optional=True)),
+        outputs=(Tensor("stylized", "TYPE_STRING", (1,)), Tensor("styles", "TYPE_STRING", (-1,))),
         parameters=(
             Parameter(
                 "workers",

@@ -152,7 +152,15 @@ def _positions(folder: Path) -> dict[str, Any]:
     return {"positions": positions_of(folder)}
 
 
+def _styles(folder: Path) -> dict[str, Any]:
+    from serving.style.table import StyleTable
+
+    found = StyleTable.read(folder)
+    vectors = {"numbers": found.rows.shape[1], "network": found.network} if found.takes_vectors else {}
+    return {"styles": list(found.names), **vectors}
+
+
 _FACTS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "language_model": _positions,
-    "style": lambda folder: {"styles": json.loads((folder / "styles.json").read_text())},
+    "style": _styles,
 }

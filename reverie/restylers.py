@@ -7,8 +7,6 @@ Both are painted by `serving.style.stylist`, with all that a request meets there
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,9 +16,11 @@ from imaging import images
 from registry.repository import Repository
 from reverie.errors import ToolkitError
 from reverie.onnx_sessions import open_session
+from serving.style.choice import StyleChooser, StyleInput
 from serving.style.files import MODEL
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
+from serving.style.table import NAMES, WEIGHTS, StyleTable
 from synthesis.style.network import StyleNetwork, build, restyle, restyle_as
 from training.runs import Run
 from training.style.evaluation.evaluate import Restyler
@@ -28,8 +28,8 @@ from training.style.train import StyleTraining, warm_start
 
 DEFAULT_STRENGTH: float = StylizeParameters().strength
 
-_Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""uint8 (1, height, width, 3) and float32 (1, styles) to uint8 (1, height, width, 3)."""
+_Network = Callable[[np.ndarray, StyleInput], np.ndarray]
+"""uint8 (1, height, width, 3) and a style to uint8 (1, height, width, 3)."""
 
 
 class RestylerError(ToolkitError):
@@ -56,8 +56,8 @@ def restyler_of(name: str, repository: Path) -> Restyler:
         RunError: a run without any weights yet.
     """
     folder = Repository(repository).folder("style", int(name)) if name.isdecimal() else Path(name)
-    if (folder / "styles.json").is_file():
-        return of_graph(f"style/{folder.name}", folder / MODEL, json.loads((folder / "styles.json").read_text()))
+    if (folder / NAMES).is_file():
+        return of_graph(f"style/{folder.name}", folder / MODEL, StyleTable.read(folder))
     if (folder / "config.json").is_file():
         return _of_run(Run(folder))
     known = ", ".join(map(str, Repository(repository).versions("style"))) or "none"
@@ -67,36 +67,36 @@ def restyler_of(name: str, repository: Path) -> Restyler:
     )
 
 
-def of_graph(name: str, graph: Path, styles: list[str]) -> Restyler:
+def of_graph(name: str, graph: Path, table: StyleTable) -> Restyler:
     """Return an exported network that runs in ONNX Runtime on the CPU.
 
     Args:
-        styles: in the order of its weights.
+        table: its styles.
     """
     session = open_session(graph)
-    return _restyler(
-        name, styles, lambda image, weights: session.run(None, {"image": image, "style_weights": weights})[0]
-    )
+    return _restyler(name, table, lambda image, style: session.run(None, {"image": image, **style})[0])
 
 
 def _of_run(run: Run) -> Restyler:
     """Also of one that is not finished: its last checkpoint."""
     network = build(StyleTraining.from_dict(run.config).network)
     warm_start(run, network)
-    return _restyler(str(run.path), network.config.styles, lambda image, weights: restyle(network, image, weights))
+    table = StyleTable.of_weights(network.config.styles)
+    return _restyler(str(run.path), table, lambda image, style: restyle(network, image, style[WEIGHTS]))
 
 
 def of_vectors(name: str, network: StyleNetwork, vectors: Mapping[str, np.ndarray]) -> Restyler:
     """Return a network in styles that are vectors, float32 (length,) each, by their names."""
     table = np.stack(list(vectors.values())).astype(np.float32)
-    return _restyler(name, tuple(vectors), lambda image, weights: restyle_as(network, image, weights @ table))
+    known = StyleTable.of_weights(tuple(vectors))
+    return _restyler(name, known, lambda image, style: restyle_as(network, image, style[WEIGHTS] @ table))
 
 
-def _restyler(name: str, styles: list[str] | tuple[str, ...], network: _Network) -> Restyler:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "styles.json").write_text(json.dumps(styles))
-        # No number: the pictures do not say how they were made, and are too small for the tiles that read a file.
-        stylist = Stylist(Path(folder), lambda photo, weights, client: (network(photo[None], weights[None])[0], 0))
+def _restyler(name: str, table: StyleTable, network: _Network) -> Restyler:
+    # No folder: the pictures do not say how they were made, and are too small for the tiles that read a file.
+    nowhere = Path()
+    chooser = StyleChooser(nowhere, lambda: nowhere, tables={nowhere: table})
+    stylist = Stylist(lambda photo, style, client, folder: network(photo[None], style)[0], chooser)
 
     def paint(photo: np.ndarray, style: str, strength: float) -> np.ndarray:
         parameters = StylizeParameters(
@@ -104,5 +104,4 @@ def _restyler(name: str, styles: list[str] | tuple[str, ...], network: _Network)
         )
         return images.decode(stylist.stylize(images.encode(photo, "png"), parameters))
 
-    first = np.eye(len(styles), dtype=np.float32)[:1]
-    return Restyler(name, tuple(styles), paint, lambda photo: network(photo[None], first)[0])
+    return Restyler(name, table.names, paint, lambda photo: network(photo[None], table.inputs()[0])[0])

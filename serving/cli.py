@@ -27,6 +27,7 @@ from serving.batch_command import batch
 from serving.door.key_commands import keys_app
 from serving.local_commands import inspect, weights
 from serving.server_commands import demo, serve
+from serving.style_commands import read_style, styles_app
 from serving.stylize_kinds import frame_rate, kind_of_result
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of the server.")]
@@ -47,6 +48,7 @@ def add_commands(cli: typer.Typer) -> None:
     for command in (serve, demo, stylize, generate, dream, transfer, batch, inspect, health, weights):
         cli.command()(command)
     cli.add_typer(keys_app, name="keys")
+    cli.add_typer(styles_app, name="styles")
 
 
 def stylize(
@@ -62,6 +64,9 @@ def stylize(
     ],
     style: Annotated[str, typer.Option(help="Name of the style; empty takes the model's first.")] = "",
     styles: Annotated[str, typer.Option(help="A blend instead: name=weight, separated by commas.")] = "",
+    style_file: Annotated[
+        Path | None, typer.Option(help="A style of your own instead: what `reverie styles export` has written.")
+    ] = None,
     strength: Annotated[float, typer.Option(help="From the photograph, 0, to the whole style, 1.")] = 1.0,
     preserve_colors: Annotated[bool, typer.Option(help="Keep the photograph's colors.")] = False,
     quality: Annotated[int, typer.Option(help="Of jpeg and webp, 1 to 100.")] = 92,
@@ -83,6 +88,9 @@ def stylize(
     }  # fmt: skip
     if styles:
         options["styles"] = _blend(styles)
+    if style_file:
+        own = read_style(style_file)
+        options |= {"style_vector": own.vector, "style_network": own.network}
     kind = kind_of_result(source, output)
     with _ended_by_signals(), Client(address, timeout=3600) as client:  # 8192 pixels take a small machine minutes.
         if kind == "picture":

@@ -2,7 +2,7 @@
 
 Pictures are uint8 (batch, height, width, 3) at the edge and float32 NCHW inside. Against what a converter makes:
 normalizations are `InstanceNormalization` nodes, reflection pads are one node each, and nothing is transposed
-between the layers. Enlarging before a 3x3 convolution is merged into it (see `_enlarging_convolution`).
+between the layers. A style comes in as a vector (`export.style.vectors`), of which each layer takes its part. Enlarging before a 3x3 convolution is merged into it (see `_enlarging_convolution`).
 Normalization and the pictures themselves are float32 whatever the convolutions are in: a fully float16
 `InstanceNormalization` gives wrong results in ONNX Runtime (microsoft/onnxruntime#10079).
 """
@@ -17,6 +17,8 @@ from onnx import TensorProto
 
 from export.onnx import conversion
 from export.onnx.builder import Graph, value
+from export.style import vectors
+from serving.style.table import VECTOR
 from synthesis.style.network import (
     EPSILON,
     ConditionalInstanceNormalization,
@@ -64,10 +66,12 @@ class StyleGraph:
         self._graph = Graph(float_type)
         self._names = {id(variable): weight_name(i) for i, variable in enumerate(network.variables)}
         self._made = 0
+        self._parts: dict[int, str] = {}
         self.stages: dict[str, str] = {}
 
     def model(self) -> onnx.ModelProto:
-        """The whole graph: `image` and `style_weights` to `stylized`."""
+        """The whole graph: `image` and `style` to `stylized`."""
+        self._split_style()
         pixels = self._op("Transpose", self._op("Cast", "image", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
         scaled = self._op("Mul", pixels, self._constant(np.float32(1 / 127.5)))
         photo = self._op("Sub", scaled, self._constant(np.float32(1)))
@@ -83,11 +87,8 @@ class StyleGraph:
 
     def _finished(self) -> onnx.ModelProto:
         sides = ["batch", "height", "width", 3]
-        styles = len(self._network.config.styles)
-        inputs = [
-            value("image", TensorProto.UINT8, sides),
-            value("style_weights", TensorProto.FLOAT, ["batch", styles]),
-        ]
+        numbers = sum(vectors.lengths(self._network))
+        inputs = [value("image", TensorProto.UINT8, sides), value(VECTOR, TensorProto.FLOAT, ["batch", numbers])]
         model = self._graph.model(self._name, inputs, [value("stylized", TensorProto.UINT8, sides)])
         model.graph.name = f"{self._name}_{conversion.weights_hash(model)}"
         return model
@@ -123,18 +124,24 @@ class StyleGraph:
         return self._convolution(x, layer.conv, layer.padding, layer.enlarges)
 
     def _normalization(self, x: str, norm: ConditionalInstanceNormalization) -> str:
-        """Instance normalization, then the scale and shift of the weighted styles, which differ by picture."""
+        """Instance normalization, then the scale and shift of the style, which differ by picture."""
         channels = norm.gamma.shape[1]
         ones, zeros = self._constant(np.ones(channels, np.float32)), self._constant(np.zeros(channels, np.float32))
         normal = self._op("InstanceNormalization", self._float32(x), ones, zeros, epsilon=EPSILON)
         scaled = self._op("Mul", normal, self._of_style(norm.gamma))
         return self._graph_float(self._op("Add", scaled, self._of_style(norm.beta)))
 
+    def _split_style(self) -> None:
+        """The vector into the part of each variable that has a row for each style, (batch, channels, 1, 1)."""
+        whole = self._op("Unsqueeze", VECTOR, self._constant(_HEIGHT_WIDTH))
+        variables = list(vectors.style_variables(self._network))
+        self._parts = {id(variable): f"style/{i}" for i, variable in enumerate(variables)}
+        sizes = self._constant(np.array(vectors.lengths(self._network)))
+        self._graph.op("Split", whole, sizes, name="style/parts", outputs=list(self._parts.values()), axis=1)
+
     def _of_style(self, variable) -> str:
-        """Rows of a (styles, channels) variable, weighted by the request's styles: (batch, channels, 1, 1)."""
-        table = self._graph.constant(self._names[id(variable)], _array(variable))
-        weighted = self._op("MatMul", "style_weights", table)
-        return self._op("Unsqueeze", weighted, self._constant(_HEIGHT_WIDTH))
+        """The style's part for a variable of (styles, channels): (batch, channels, 1, 1)."""
+        return self._parts[id(variable)]
 
     def _convolution(self, x: str, conv, padding: int, enlarges: bool) -> str:
         kernel = _array(conv.kernel).transpose(3, 2, 0, 1)

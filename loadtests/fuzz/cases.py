@@ -153,9 +153,13 @@ def _styled(request: Request, rng: random.Random) -> None:
 def _pixels(request: Request, rng: random.Random) -> None:
     batch, height, width = rng.choice((1, 1, 2)), rng.choice((16, 17, 40, 1)), rng.choice((16, 24, 33))
     _add(request, "image", "UINT8", (batch, height, width, 3), rng.randbytes(batch * height * width * 3))
-    styles = rng.choice((5, 5, 5, 1, 0))
-    weights = [rng.choice((1.0, 0.5, 0.0, -1.0, float("nan"), 1e38)) for _ in range(batch * styles)]
-    _add(request, "style_weights", "FP32", (batch, styles), struct.pack(f"<{len(weights)}f", *weights))
+    styles, name = rng.choice((5, 5, 5, 1, 0)), rng.choice(("style", "style_weights"))
+    _add(request, name, "FP32", (batch, styles), _floats(rng, batch * styles))
+
+
+def _floats(rng: random.Random, count: int) -> bytes:
+    numbers = [rng.choice((1.0, 0.5, 0.0, -1.0, float("nan"), 1e38)) for _ in range(count)]
+    return struct.pack(f"<{count}f", *numbers)
 
 
 def _ids(request: Request, rng: random.Random) -> None:

@@ -65,7 +65,7 @@ def parameters() -> Target:
             try:
                 found = model.model_validate(given)
                 if isinstance(found, StylizeParameters):
-                    found.weights(["a", "b"])
+                    found.shares("a")
             except (ValidationError, InputError):
                 pass
 

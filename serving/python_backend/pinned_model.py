@@ -2,7 +2,8 @@
 
 The version is pinned when the Python model loads, so a vocabulary or a list of styles always belongs to
 the weights that answer. Publishing loads the ONNX model first (both versions stay served), then this one.
-A canary with the same vocabulary or styles gets its share of the calls.
+A canary with the same vocabulary or styles gets its share of the calls; whoever prepares inputs by files of the version that
+answers (`choose`) reads those of the canary then.
 """
 
 from __future__ import annotations
@@ -34,13 +35,22 @@ class PinnedModel:
         self.name = name
         self.folder = versions.get(labels.stable or 0) or versions[max(versions)]
         canary = versions.get(labels.versions.get(CANARY, 0))
+        self._canary = canary
         self._labels = labels if canary and _companions(canary) == _companions(self.folder) else Labels()
 
-    def __call__(self, inputs: dict[str, np.ndarray], output: str, client: str) -> tuple[np.ndarray, int]:
-        """Run the pinned version through Triton (business logic scripting), where its batcher applies.
+    def choose(self) -> Path:
+        """The folder of the version that is to answer a call: the pinned one, or for a share of the calls its canary."""
+        version = self._labels.sample_version(random.random())
+        return self._canary if self._canary and version == int(self._canary.name) else self.folder
+
+    def __call__(
+        self, inputs: dict[str, np.ndarray], output: str, client: str, folder: Path | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Run a version through Triton (business logic scripting), where its batcher applies.
 
         Args:
             client: on whose behalf; the clients take turns there too.
+            folder: of the version, as `choose` gave it; by default it is chosen now.
 
         Returns:
             The output, and the number of the version that gave it: the pinned one or its canary.
@@ -50,7 +60,7 @@ class PinnedModel:
             InputError: the input will never fit into the server's shared memory.
             RuntimeError: it failed.
         """
-        version = self._labels.sample_version(random.random()) or int(self.folder.name)
+        version = int((folder or self.choose()).name)
         request = pb_utils.InferenceRequest(
             model_name=self.name,
             model_version=version,

@@ -100,6 +100,16 @@ class InferenceRequest:
         """An input as it came."""
         return pb_utils.get_input_tensor_by_name(self._raw, name).as_numpy()
 
+    def optional_array(self, name: str) -> np.ndarray | None:
+        """An optional input as it came; None if it was not sent."""
+        tensor = pb_utils.get_input_tensor_by_name(self._raw, name)
+        return None if tensor is None else tensor.as_numpy()
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs that the caller asked for; all there are, where it named none."""
+        return list(self._raw.requested_output_names())
+
     def files(self, name: str) -> Files:
         """All elements of a BYTES input; none if an optional input was not sent."""
         tensor = pb_utils.get_input_tensor_by_name(self._raw, name)

@@ -6,14 +6,11 @@ Requests are checked against it and `docs/stylize.md` is made from it (`python -
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from imaging import images
-from reverie.errors import InputError
 from serving.parameters import from_json, markdown_table
 
 
@@ -47,6 +44,10 @@ class StylizeParameters(BaseModel):
         default=1.0, ge=1, le=2, allow_inf_nan=False,
         description="The photograph is restyled at so many times that size, at most 8192 pixels, and brought back: finer strokes, in which faces and other small things survive; for up to detail * detail times the work.",
     )  # fmt: skip
+    style_network: str = Field(
+        default="",
+        description="Of a `style_vector` that comes with the request: the network that it was made for; where another one is served, the request is refused.",
+    )
     provenance: bool = Field(
         default=True, description="The result says in its XMP how it was made; see docs/provenance.md."
     )
@@ -72,20 +73,17 @@ class StylizeParameters(BaseModel):
             raise ValueError(f"style is {self.style!r} and styles names {list(self.styles)}; give one of the two")
         return self
 
-    def weights(self, known: Sequence[str]) -> np.ndarray:
-        """Weight of each style in `known`, which names the model's: float32 (styles,), sum 1.
+    def shares(self, default: str) -> dict[str, float]:
+        """The styles that are asked for by name, and their shares, which are above 0 and have the sum 1.
 
-        Raises:
-            InputError: a style is not among them.
+        Args:
+            default: the style of those who name none.
         """
-        chosen = self.styles or {self.style or known[0]: 1.0}
-        for name in chosen:
-            if name not in known:
-                parameter = "styles" if self.styles else "style"
-                raise InputError(f"{parameter}: {name!r} is unknown; accepted: {', '.join(known)}")
+        chosen = self.styles or {self.style or default: 1.0}
         largest = max(chosen.values())  # First divided by it, because a sum can overflow.
-        weights = np.array([chosen.get(name, 0.0) / largest for name in known])
-        return (weights / weights.sum()).astype(np.float32)
+        shares = {name: weight / largest for name, weight in chosen.items() if weight}
+        total = sum(shares.values())
+        return {name: share / total for name, share in shares.items()}
 
 
 if __name__ == "__main__":

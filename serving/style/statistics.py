@@ -21,7 +21,7 @@ class SplitGraphs:
     """Serialized graphs.
 
     Attributes:
-        measure: takes `image` and `style_weights`, returns the tensors called `statistics`.
+        measure: takes what the network takes, returns the tensors called `statistics`.
         restyle: takes them in addition and returns `stylized`.
     """
 

@@ -7,7 +7,6 @@ the network is a function.
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,15 +20,14 @@ from imaging.provenance import Provenance, file_hash
 from reverie.errors import InputError
 from serving.python_backend.admission import AdmissionController
 from serving.python_backend.fair_share import CHECK_SECONDS, Check, FairShareScheduler
+from serving.style.choice import AskedStyle, ChosenStyle, StyleChooser, StyleInput
 from serving.style.files import graph_for_tiles
 from serving.style.margin import Margins
 from serving.style.parameters import StylizeParameters
 from serving.style.tiles import restyle_in_tiles
 
-Network = Callable[[np.ndarray, np.ndarray, str], tuple[np.ndarray, int]]
-"""From uint8 (height, width, 3) and style weights float32 (styles,) to uint8 (height, width, 3), and the number of the
-version that made it.
-"""
+Network = Callable[[np.ndarray, StyleInput, str, Path], np.ndarray]
+"""From uint8 (height, width, 3), a style, a client's name and a version's folder to uint8 (height, width, 3)."""
 
 LARGE_PIXELS = 1024 * 1024
 """Larger pictures are restyled one at a time."""
@@ -53,35 +51,40 @@ class _Caller:
 
 
 class Stylist:
-    """Restyles with one version of the model `style`.
+    """Restyles with the model `style`.
 
     Args:
-        folder: the version's files.
-        network: runs that version, or for a share of the calls a canary beside it.
+        network: runs a version.
+        styles: says which version, and what it takes.
     """
 
-    def __init__(self, folder: Path, network: Network):
-        self.styles: list[str] = json.loads((folder / "styles.json").read_text())
-        self._folder = folder
+    def __init__(self, network: Network, styles: StyleChooser):
         self._network = network
+        self._styles = styles
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._large = AdmissionController(2 * LARGE_AT_ONCE, LARGE_AT_ONCE, "large pictures")
         self._one_large = FairShareScheduler()
 
     def stylize(
-        self, data: bytes, parameters: StylizeParameters, client: str = "", check: Check = lambda: None
+        self,
+        data: bytes,
+        parameters: StylizeParameters,
+        client: str = "",
+        check: Check = lambda: None,
+        vector: np.ndarray | None = None,
     ) -> bytes:
         """Restyle an encoded picture.
 
         Args:
             client: whose it is; "" is all who have no name.
             check: called while a large picture waits, and between its tiles; what it raises ends the work.
+            vector: float32, a style of the caller's own instead of a named one.
 
         Raises:
-            InputError: the picture or the name of a style is not accepted.
+            InputError: the picture, the name of a style or the vector is not accepted.
             Unavailable: too many large pictures are in work.
         """
-        weights = parameters.weights(self.styles)
+        style = self._styles.choose(AskedStyle(parameters, vector, client))
         height, width = images.measure(data)
         work = _enlarged(*images.size_within(height, width, parameters.size), parameters.detail)
         with (
@@ -89,43 +92,33 @@ class Stylist:
             self._pixels.take(max(height * width, work[0] * work[1]), check),
         ):
             picture = images.decode_picture(data, longest=parameters.size)
-            stylized, version = self._restyle_at(parameters.detail, picture.pixels, weights, _Caller(client, check))
-            packet = self._provenance(parameters, weights, version).packet() if parameters.provenance else b""
+            stylized = self._restyle_at(parameters.detail, picture.pixels, style, _Caller(client, check))
+            packet = _provenance(parameters, style).packet() if parameters.provenance else b""
             return _finished(picture, stylized, parameters, packet)
 
-    def _restyle_at(
-        self, detail: float, photo: np.ndarray, weights: np.ndarray, caller: _Caller
-    ) -> tuple[np.ndarray, int]:
+    def styles(self, client: str = "") -> list[str]:
+        """The names that a client may give; the first is what it gets without one."""
+        return self._styles.names(client)
+
+    def _restyle_at(self, detail: float, photo: np.ndarray, style: ChosenStyle, caller: _Caller) -> np.ndarray:
         height, width = photo.shape[:2]
         if detail == 1:
-            return self._restyle(photo, weights, caller)
-        stylized, version = self._restyle(images.resize(photo, *_enlarged(height, width, detail)), weights, caller)
-        return images.resize(stylized, height, width), version
+            return self._restyle(photo, style, caller)
+        stylized = self._restyle(images.resize(photo, *_enlarged(height, width, detail)), style, caller)
+        return images.resize(stylized, height, width)
 
-    def _restyle(self, photo: np.ndarray, weights: np.ndarray, caller: _Caller) -> tuple[np.ndarray, int]:
+    def _restyle(self, photo: np.ndarray, style: ChosenStyle, caller: _Caller) -> np.ndarray:
         height, width = photo.shape[:2]
         if not _is_large(height, width):
-            return self._in_one_piece(photo, weights, caller.name)
+            return self._in_one_piece(photo, style, caller.name)
         # One at a time: it uses all cores and takes memory, and large ones should not meet in a batch.
         with self._one_large.job(caller.name, caller.check) as turn:
             if max(height, width) <= UNTILED_SIDE:
-                return self._in_one_piece(photo, weights, caller.name)
-            graph = graph_for_tiles(self._folder)
-            return restyle_in_tiles(graph, photo, weights, before_tile=turn.ask), int(self._folder.name)
+                return self._in_one_piece(photo, style, caller.name)
+            return restyle_in_tiles(graph_for_tiles(style.folder), photo, style.inputs, before_tile=turn.ask)
 
-    def _in_one_piece(self, photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
-        stylized, version = self._network(Margins().put_on(photo), weights, client)
-        return Margins().take_off(stylized), version
-
-    def _provenance(self, parameters: StylizeParameters, weights: np.ndarray, version: int) -> Provenance:
-        shares = {name: float(share) for name, share in zip(self.styles, weights, strict=True) if share}
-        return Provenance(
-            model="style",
-            version=str(version),
-            manifest_sha256=file_hash(self._folder.parent / str(version) / "manifest.json"),
-            style=", ".join(f"{n}={s:.3g}" for n, s in shares.items()) if len(shares) > 1 else next(iter(shares)),
-            parameters=parameters.model_dump(),
-        )
+    def _in_one_piece(self, photo: np.ndarray, style: ChosenStyle, client: str) -> np.ndarray:
+        return Margins().take_off(self._network(Margins().put_on(photo), style.inputs, client, style.folder))
 
     @contextlib.contextmanager
     def _place_among_large(self, is_large: bool, client: str) -> Iterator[None]:
@@ -137,6 +130,16 @@ class Stylist:
             yield
         finally:
             self._large.release(client)
+
+
+def _provenance(parameters: StylizeParameters, style: ChosenStyle) -> Provenance:
+    return Provenance(
+        model="style",
+        version=style.folder.name,
+        manifest_sha256=file_hash(style.folder / "manifest.json"),
+        style=style.name,
+        parameters=parameters.model_dump(),
+    )
 
 
 def _finished(picture: images.Picture, stylized: np.ndarray, parameters: StylizeParameters, packet: bytes) -> bytes:

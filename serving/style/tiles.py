@@ -8,7 +8,7 @@ they allocated is returned. Knows nothing about files of pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,7 +34,7 @@ GRID = 16
 def restyle_in_tiles(
     model: Path,
     photo: np.ndarray,
-    style_weights: np.ndarray,
+    style: Mapping[str, np.ndarray],
     tile: int = TILE,
     before_tile: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
@@ -43,14 +43,14 @@ def restyle_in_tiles(
     Args:
         model: the file of the model `style`.
         photo: uint8 (height, width, 3).
-        style_weights: float32 (styles,), sum 1.
+        style: the graph's other inputs, the batch first.
         before_tile: called before each tile; may raise, which ends the work.
 
     Returns:
         uint8 (height, width, 3).
     """
     graphs = _graphs(model)
-    given = {"style_weights": style_weights[None]}
+    given = dict(style)
     thumbnail = Margins().put_on(images.fit_within(photo, thumbnail_side(*photo.shape[:2])))
     statistics = _session(graphs.measure).run(list(graphs.statistics), {"image": thumbnail[None]} | given)
     given |= dict(zip(graphs.statistics, statistics, strict=True))

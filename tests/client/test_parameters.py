@@ -41,7 +41,7 @@ METHODS = ("stylize", "generate", "score", "dream", "transfer", "styles", "infer
 
 def keywords(method: str, kind: type = Client) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(getattr(kind, method)).parameters.values()
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "timeout"}
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("timeout", "style_vector")}
 
 
 def by_recipe(method: str, name: str) -> bool:
@@ -139,7 +139,7 @@ def test_the_client_s_own_settings_are_the_same_in_both():
 
 COMMANDS = {command.__name__: command for command in (cli.stylize, cli.generate, cli.dream, cli.transfer)}
 NOT_OF_THE_REQUEST = {
-    "stylize": {"source", "output", "smooth", "fps", "address"},
+    "stylize": {"source", "output", "smooth", "fps", "style_file", "address"},
     "generate": {"prompt", "address"},
     "dream": {"picture", "output", "guide", "video", "address"},
     "transfer": {"picture", "style_pictures", "output", "mask", "video", "address"},

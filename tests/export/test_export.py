@@ -20,6 +20,7 @@ from language.vocabulary import Vocabulary
 from registry import manifest, publishing
 from registry.repository import Repository
 from registry.staging import stage
+from serving.style.table import StyleTable
 from serving.text.decoder import Decoder
 from synthesis.style.network import StyleNetworkConfig
 from synthesis.style.network import build as build_style
@@ -77,7 +78,7 @@ GRAPHS = {f"{kind}_{variant}.onnx" for kind in ("decode", "prefill") for variant
     ("module", "export", "extra"),
     [
         (language_model, export_language_model, {"vocabulary.txt", "weights.bin", *GRAPHS}),
-        (style, export_style, {"styles.json", "model_float16.onnx"}),
+        (style, export_style, {"styles.json", "styles.npz", "kernels.npz", "model_float16.onnx"}),
     ],
 )
 def test_a_finished_run_is_published_with_what_its_callers_need(runs, repository, module, export, extra):
@@ -275,7 +276,7 @@ def test_the_style_graph_takes_any_size_and_gives_it_back(runs, tmp_path):
     session = ort.InferenceSession(str(tmp_path / "model.onnx"))
     for height, width in ((16, 16), (17, 31), (64, 50)):
         picture = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
-        (out,) = session.run(None, {"image": picture, "style_weights": np.eye(2, dtype=np.float32)})
+        (out,) = session.run(None, {"image": picture, "style": StyleTable.read(tmp_path).rows})
         assert out.shape == picture.shape
         assert out.dtype == np.uint8
 

@@ -1,7 +1,8 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import keras
 import numpy as np
+import onnx
 import pytest
 
 from export.language_model.restore import RestoreError
@@ -9,10 +10,13 @@ from export.onnx import parity
 from export.style.export import export_style, graph_of
 from export.style.graph import StyleGraph, phase_kernels, whole_kernels
 from export.style.restore import restore
+from export.style.vectors import style_vectors, trunk_hash
 from registry.repository import Repository
 from registry.staging import stage
 from synthesis.style.network import PRESETS, StyleNetworkConfig, build, restyle
+from tests.serving.shipped import STYLES, TABLE, newest
 from training.runs import Run
+from training.style.add import with_style
 from training.style.train import StyleTraining, load
 
 
@@ -36,7 +40,7 @@ def picture(height, width, batch=1):
 
 
 def styled(network, image, weights, merges=True):
-    return parity.run_graph(graph_of(network, merges), {"image": image, "style_weights": weights})
+    return parity.run_graph(graph_of(network, merges), {"image": image, "style": weights @ style_vectors(network)})
 
 
 @pytest.mark.parametrize("merges", [True, False])
@@ -83,9 +87,31 @@ def test_a_published_network_is_restored_to_a_run(network, tmp_path):
         with pytest.raises(RestoreError, match="holds no style network"):
             restore(made.files)
     again = load(restored)
+    assert trunk_hash(again) == trunk_hash(network)
     assert (again.config, restored.result["steps"]) == (network.config, 7)
     for a, b in zip(again.get_weights(), network.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_the_shipped_network_is_restored_whatever_its_graph_takes(tmp_path):
+    restored = load(restore(newest("style"), tmp_path / "restored"))
+    photo = picture(32, 40)
+    published = parity.run_graph(
+        onnx.load(newest("style") / "model_float16.onnx"), {"image": photo, **TABLE.inputs()[1]}
+    )
+    expected = restyle(restored, photo, np.eye(len(STYLES), dtype=np.float32)[[1]])
+    assert np.abs(published.astype(int) - expected).mean() < 0.5
+
+
+def test_the_hash_of_what_styles_share_stays_where_a_style_is_added_and_changes_with_a_kernel(network):
+    before = trunk_hash(network)
+    larger = with_style(network, replace(network.config, styles=(*network.config.styles, "d")))
+    assert trunk_hash(larger) == before
+    assert style_vectors(larger).shape == (4, style_vectors(network).shape[1])
+    kernel = larger.to_rgb.conv.kernel
+    kernel.assign(kernel + 0.1)
+    assert trunk_hash(larger) != before
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from export.onnx.parity import PrecisionError
 from export.onnx.precision import Precision
 from export.style.export import graph_in
 from export.style.variants import LIMITS, Departure, check, departure, session_paint
+from export.style.vectors import style_vectors
 from registry import configuration, golden
 from registry.golden import RecordingError
 from reverie.onnx_sessions import open_session
@@ -23,7 +24,7 @@ def pictures(count, side=48):
 
 
 @pytest.fixture(scope="module")
-def graphs():
+def network():
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(1)
     network = build(StyleNetworkConfig(("a", "b"), width=24, blocks=2))
@@ -32,16 +33,24 @@ def graphs():
         if len(weight.shape) == 2:
             weight.assign(rng.normal(1, 0.2, weight.shape))
     network.to_rgb.conv.kernel.assign(rng.normal(0, 0.05, network.to_rgb.conv.kernel.shape))
+    return network
+
+
+@pytest.fixture(scope="module")
+def graphs(network):
     return {precision: graph_in(precision, network, pictures(4)) for precision in Precision}
 
 
-def inputs(image, index=0):
-    return {"image": image[None], "style_weights": np.eye(2, dtype=np.float32)[[index]]}
+@pytest.fixture(scope="module")
+def inputs(network):
+    """A picture and which style, to the graph's inputs."""
+    rows = style_vectors(network)
+    return lambda image, index=0: {"image": image[None], "style": rows[[index]]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.float16, Precision.int8])
-def test_a_variant_s_pictures_are_float32_s_within_its_limit_and_not_the_same(graphs, precision):
+def test_a_variant_s_pictures_are_float32_s_within_its_limit_and_not_the_same(graphs, inputs, precision):
     asked = [inputs(picture, i % 2) for i, picture in enumerate(pictures(3))]
     float32 = session_paint(graphs[Precision.float32])
     expected = [(one, float32(one)) for one in asked]
@@ -86,7 +95,7 @@ def test_graphs_of_the_same_weights_are_named_apart(graphs):
 
 
 @pytest.mark.parametrize("precision", Precision)
-def test_statistics_taken_from_a_picture_give_its_own_restyling(graphs, precision):
+def test_statistics_taken_from_a_picture_give_its_own_restyling(graphs, inputs, precision):
     split = split_statistics(graphs[precision])
     asked = inputs(pictures(1)[0])
     found = parity.run_graph(graphs[precision], asked)
@@ -97,7 +106,7 @@ def test_statistics_taken_from_a_picture_give_its_own_restyling(graphs, precisio
     assert np.abs(again.astype(int) - found).max() <= (3 if precision is Precision.float32 else 8)
 
 
-def test_a_server_may_answer_with_any_graph_of_the_version_and_with_nothing_else(graphs, tmp_path):
+def test_a_server_may_answer_with_any_graph_of_the_version_and_with_nothing_else(graphs, inputs, tmp_path):
     (tmp_path / "model.onnx").write_bytes(graphs[Precision.int8].SerializeToString())
     (tmp_path / "model_float16.onnx").write_bytes(graphs[Precision.float16].SerializeToString())
     golden.record(tmp_path, configuration.style(("a", "b")), inputs(pictures(1)[0]))

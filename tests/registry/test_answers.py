@@ -9,7 +9,7 @@ import pytest
 
 from registry.answers import faults, sample_picture
 from registry.golden import run
-from tests.serving.shipped import STYLES, newest
+from tests.serving.shipped import TABLE, newest
 
 SEED = np.random.default_rng(0)
 PHOTO = sample_picture()
@@ -18,8 +18,8 @@ PHOTO = sample_picture()
 @pytest.fixture(scope="module")
 def paintings() -> list[np.ndarray]:
     """The sample picture in every shipped style."""
-    graph, weights = newest("style") / "model.onnx", np.eye(len(STYLES), dtype=np.float32)
-    return [run(graph, {"image": PHOTO, "style_weights": w[None]})["stylized"] for w in weights]
+    graph = newest("style") / "model.onnx"
+    return [run(graph, {"image": PHOTO, **style})["stylized"] for style in TABLE.inputs()]
 
 
 def compared(stable: np.ndarray, canary: np.ndarray, photo: np.ndarray = PHOTO) -> list[str]:

@@ -15,14 +15,18 @@ from onnx import TensorProto, helper, numpy_helper
 from reverie_client import Inference, ReverieError
 from typer.testing import CliRunner
 
-from registry import canary, canary_latency, cli, configuration, golden, quality
+from registry import canary, canary_latency, cli, configuration, golden, manifest, quality
+from registry.answers import sample_picture
 from registry.canary import CanaryLimits, Verdict, compare_answers, describe_p95, judge
 from registry.canary_metrics import CanaryMetrics, observe
 from registry.quality_metric import QualityMetric
 from registry.repository import Repository
 from registry.rollout import Rollout, SwitchError
 from reverie.prometheus import Snapshot
+from serving.style.table import StyleTable
 from serving.telemetry import definitions
+from tests.serving.shipped import TABLE
+from tests.serving.style_graph import COLORS, NETWORK, write_version
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -247,11 +251,16 @@ def spoiled(model: Rollout, how: str) -> int:
     graph = onnx.load(folder / "model.onnx")
     for node in graph.graph.node:
         node.output[:] = ["painted" if name == "stylized" else name for name in node.output]
-    styles = {"all": np.zeros((5, 1)), "third": np.eye(5)[:, 2:3] == 0, "fails": np.zeros((7, 1))}[how]
-    graph.graph.initializer.append(numpy_helper.from_array(styles.astype(np.float32), "kept"))
+    count, numbers = TABLE.rows.shape
+    # What gives 1 for the styles that are kept, and 0 for the others; a little more, since it is cut to a whole number.
+    kept = np.linalg.pinv(TABLE.rows) @ {"all": np.zeros(count), "third": 1.001 * (np.arange(count) != 2)}.get(
+        how, np.zeros(count)
+    )
+    kept = np.zeros(numbers + 2) if how == "fails" else kept
+    graph.graph.initializer.append(numpy_helper.from_array(kept[:, None].astype(np.float32), "kept"))
     graph.graph.node.extend(
         [
-            helper.make_node("MatMul", ["style_weights", "kept"], ["keeps"]),
+            helper.make_node("MatMul", [TABLE.input, "kept"], ["keeps"]),
             helper.make_node("Cast", ["keeps"], ["keeps_bytes"], to=TensorProto.UINT8),
             helper.make_node("Unsqueeze", ["keeps_bytes", "axes"], ["factor"]),
             helper.make_node("Mul", ["painted", "factor"], ["stylized"]),
@@ -262,6 +271,27 @@ def spoiled(model: Rollout, how: str) -> int:
     if how != "fails":
         golden.record(folder, model.description(stable), {})
     return version
+
+
+def test_a_canary_of_another_network_is_compared_in_its_own_vectors_of_the_same_styles(tmp_path):
+    """The other network takes colors a thousandth as large: in the stable version's vectors it would paint white."""
+    for version, network in ((1, NETWORK), (2, "e" * 16)):
+        folder = write_version(tmp_path / "style" / str(version), network)
+        described = configuration.style([*COLORS], 3, network)
+        golden.record(folder, described, {"image": sample_picture(), "style": np.full((1, 3), 30, np.float32)})
+        manifest.describe(folder, "style", "tiny", {}, {}, {}, described.facts, revision=None).write(folder)
+    graph = onnx.load(folder / "model.onnx")
+    (taken,) = [node for node in graph.graph.node if list(node.input) == ["style"]]
+    taken.CopyFrom(helper.make_node("MatMul", ["style", "thousands"], list(taken.output)))
+    graph.graph.initializer.append(numpy_helper.from_array(np.full((3, 3), 1000, np.float32), "thousands"))
+    onnx.save(graph, folder / "model.onnx")
+    table = StyleTable.read(folder)
+    replace(table, rows=table.rows / 1000).write(folder)
+    repository = Repository(tmp_path)
+    assert compare_answers(Rollout("style", repository, Runner(repository)), 1, 2) == []
+    table.write(folder)
+    faults = compare_answers(Rollout("style", repository, Runner(repository)), 1, 2)
+    assert faults == ["stylized: a picture of one color (luminance 255 of 255)"]
 
 
 @pytest.fixture(scope="module")

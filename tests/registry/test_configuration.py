@@ -38,7 +38,14 @@ def test_a_committed_configuration_parses_and_has_no_field_that_bites(path):
         assert batching.default_queue_policy.max_queue_size > 0
 
 
-@pytest.mark.parametrize("describe", [configuration.style(("a", "b")), configuration.language_model(100)])
+@pytest.mark.parametrize(
+    "describe",
+    [
+        configuration.style(("a", "b")),
+        configuration.style(("a", "b"), 1889, "0" * 16),
+        configuration.language_model(100),
+    ],
+)
 def test_tensorrt_gets_a_profile_for_every_dynamic_input_and_a_cache_outside_the_repository(describe):
     found = parse(describe.text([3], target=Target.gpu))
     (accelerator,) = found.optimization.execution_accelerators.gpu_execution_accelerator

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
-
 from registry.repository import Repository
+from serving.style.table import StyleTable
 from serving.triton.server import PROJECT
 
 
@@ -17,6 +15,7 @@ def newest(model: str) -> Path:
     return shipped.folder(model, shipped.versions(model)[-1])
 
 
-STYLES: list[str] = json.loads((newest("style") / "styles.json").read_text())
-WEIGHTS = np.eye(1, len(STYLES), dtype=np.float32)
-"""Of the first style."""
+TABLE = StyleTable.read(newest("style"))
+STYLES = list(TABLE.names)
+STYLE_INPUT, FIRST_STYLE = TABLE.input, TABLE.rows[:1]
+"""What the network takes beside the picture, by name."""

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from reverie.errors import InputError
 from serving.triton.graph_inputs import RECORDED, RECORDED_INPUT, GraphInputs, ModelError, Samples
-from tests.serving.shipped import WEIGHTS, newest
+from tests.serving.shipped import FIRST_STYLE, STYLE_INPUT, newest
 
 FLOATS = TensorProto.FLOAT
 
@@ -74,25 +74,25 @@ def pixels(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("image", "weights", "expected"),
+    ("image", "given", "expected"),
     [
-        (pixels(1, 32, 32, 3).astype(np.float32), WEIGHTS, "image: type float32; accepted: uint8"),
-        (pixels(1, 32, 32, 3), WEIGHTS.astype(np.float64), "style_weights: type float64; accepted: float32"),
-        (pixels(32, 32, 3), WEIGHTS, r"image: shape \[32, 32, 3\]; accepted: \[any, any, any, 3\]"),
-        (pixels(1, 32, 32, 4), WEIGHTS, r"image: shape \[1, 32, 32, 4\]"),
-        (pixels(1, 0, 32, 3), WEIGHTS, "none of them 0"),
-        (pixels(0, 32, 32, 3), WEIGHTS[:0], "none of them 0"),
-        (pixels(1, 32, 32, 3), WEIGHTS[:, 1:], "style_weights: shape"),
-        (pixels(2, 32, 32, 3), WEIGHTS, "batch: 1 in style_weights, 2 in image; accepted: the same in both"),
-        (pixels(1, 32, 32, 3), WEIGHTS * np.float32("nan"), "style_weights: holds NaN or infinity"),
-        (pixels(1, 32, 32, 3), WEIGHTS - np.float32("inf"), "style_weights: holds NaN or infinity"),
-        (pixels(1, 1, 1, 3), WEIGHTS, "image has 1 on axis 1"),
-        (pixels(1, 32, 5, 3), WEIGHTS, "image has "),
+        (pixels(1, 32, 32, 3).astype(np.float32), FIRST_STYLE, "image: type float32; accepted: uint8"),
+        (pixels(1, 32, 32, 3), FIRST_STYLE.astype(np.float64), f"{STYLE_INPUT}: type float64; accepted: float32"),
+        (pixels(32, 32, 3), FIRST_STYLE, r"image: shape \[32, 32, 3\]; accepted: \[any, any, any, 3\]"),
+        (pixels(1, 32, 32, 4), FIRST_STYLE, r"image: shape \[1, 32, 32, 4\]"),
+        (pixels(1, 0, 32, 3), FIRST_STYLE, "none of them 0"),
+        (pixels(0, 32, 32, 3), FIRST_STYLE[:0], "none of them 0"),
+        (pixels(1, 32, 32, 3), FIRST_STYLE[:, 1:], f"{STYLE_INPUT}: shape"),
+        (pixels(2, 32, 32, 3), FIRST_STYLE, f"batch: 1 in {STYLE_INPUT}, 2 in image; accepted: the same in both"),
+        (pixels(1, 32, 32, 3), FIRST_STYLE * np.float32("nan"), f"{STYLE_INPUT}: holds NaN or infinity"),
+        (pixels(1, 32, 32, 3), FIRST_STYLE - np.float32("inf"), f"{STYLE_INPUT}: holds NaN or infinity"),
+        (pixels(1, 1, 1, 3), FIRST_STYLE, "image has 1 on axis 1"),
+        (pixels(1, 32, 5, 3), FIRST_STYLE, "image has "),
     ],
 )  # fmt: skip
-def test_what_the_style_network_cannot_take_is_the_caller_s_fault(style, image, weights, expected):
+def test_what_the_style_network_cannot_take_is_the_caller_s_fault(style, image, given, expected):
     with pytest.raises(InputError, match=expected):
-        style(image=image, style_weights=weights)
+        style(image=image, **{STYLE_INPUT: given})
 
 
 def ids_with(value: int, position: int) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_what_the_language_model_cannot_take_is_the_caller_s_fault(language_mode
 
 
 def test_what_a_version_takes_is_run(style, language_model):
-    assert style(image=pixels(2, 33, 20, 3), style_weights=np.repeat(WEIGHTS, 2, 0))[0].shape == (2, 33, 20, 3)
+    assert style(image=pixels(2, 33, 20, 3), **{STYLE_INPUT: np.repeat(FIRST_STYLE, 2, 0)})[0].shape == (2, 33, 20, 3)
     assert language_model(token_ids=np.ones((3, 257), np.int32))[0].shape == (3, 256)
 
 

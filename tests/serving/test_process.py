@@ -32,7 +32,7 @@ from serving.triton.address import ListenAddress
 from serving.triton.errors import ServerError
 from serving.triton.processes import children, descendants, find
 from serving.triton.server import TritonServer
-from tests.serving.shipped import WEIGHTS
+from tests.serving.shipped import FIRST_STYLE, STYLE_INPUT
 from tests.serving.style_graph import COLORS, write_version
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -213,7 +213,7 @@ def test_a_model_that_does_not_load_again_makes_the_server_unready_and_comes_bac
         wait_until(lambda: "MemoryError" in reason_of(client, "stylize"))
         assert not client.ready()
         assert not supervised.is_ready_over_http()
-        assert client.infer("style", {"image": PIXELS, "style_weights": WEIGHTS}).version
+        assert client.infer("style", {"image": PIXELS, STYLE_INPUT: FIRST_STYLE}).version
         file.write_text(good)
         wait_until(client.ready)
         assert client.stylize(photo)

@@ -34,6 +34,7 @@ from serving.triton.address import ListenAddress
 from serving.triton.processes import descendants
 from serving.triton.server import PROJECT, TritonServer
 from tests.serving.certificates import signed
+from tests.serving.shipped import FIRST_STYLE, STYLE_INPUT
 
 API_KEY, CONTROL_KEY = "for callers: a=b,c==", "Zm9yIHB1Ymxpc2hlcnM="
 """With everything that an option of Triton's could stumble over."""
@@ -378,10 +379,9 @@ def test_with_tls_and_an_api_key_alone_nobody_without_the_control_key_loads_code
 def test_http_that_was_opened_infers_and_controls_nothing(server, tmp_path):
     assert server.security.http
     image = np.zeros((1, 16, 16, 3), np.uint8)
-    weights = np.eye(1, 5, dtype=np.float32)
     inputs = [
         {"name": "image", "shape": image.shape, "datatype": "UINT8", "data": image.ravel().tolist()},
-        {"name": "style_weights", "shape": weights.shape, "datatype": "FP32", "data": weights.ravel().tolist()},
+        {"name": STYLE_INPUT, "shape": FIRST_STYLE.shape, "datatype": "FP32", "data": FIRST_STYLE.ravel().tolist()},
     ]
     assert browse(server, "models/style/infer", json.dumps({"inputs": inputs}).encode()) == 200
     assert browse(server, "models/style", None) == 200

@@ -23,7 +23,7 @@ from language.tokenizer import load_tokenizer
 from serving.text.decoder import positions_of
 from serving.triton.server import TritonServer
 from tests.bombs import png_claiming
-from tests.serving.shipped import STYLES, WEIGHTS, newest
+from tests.serving.shipped import FIRST_STYLE, STYLE_INPUT, STYLES, newest
 
 LANGUAGE_MODEL = newest("language_model")
 TOKENIZER = load_tokenizer(LANGUAGE_MODEL)
@@ -85,7 +85,7 @@ def test_pictures_of_equal_size_are_batched_and_do_not_move_each_other(client, p
     variants = [np.roll(picture, 10 * i, axis=1) for i in range(6)]
 
     def restyle(image):
-        return client.infer("style", {"image": image[None], "style_weights": WEIGHTS}).outputs["stylized"][0]
+        return client.infer("style", {"image": image[None], STYLE_INPUT: FIRST_STYLE}).outputs["stylized"][0]
 
     alone = [restyle(v) for v in variants]
     together: dict[int, np.ndarray] = {}
@@ -356,13 +356,13 @@ def test_a_negative_step_count_of_a_transfer_is_named(client, photo):
 @pytest.mark.parametrize(
     "inputs",
     [
-        {"image": np.zeros((1, 32, 32, 3), np.float32), "style_weights": WEIGHTS},
-        {"image": np.zeros((1, 32, 32, 4), np.uint8), "style_weights": WEIGHTS},
-        {"image": np.zeros((32, 32, 3), np.uint8), "style_weights": WEIGHTS},
-        {"image": np.zeros((1, 32, 32, 3), np.uint8), "style_weights": np.ones((1, 7), np.float32)},
+        {"image": np.zeros((1, 32, 32, 3), np.float32), STYLE_INPUT: FIRST_STYLE},
+        {"image": np.zeros((1, 32, 32, 4), np.uint8), STYLE_INPUT: FIRST_STYLE},
+        {"image": np.zeros((32, 32, 3), np.uint8), STYLE_INPUT: FIRST_STYLE},
+        {"image": np.zeros((1, 32, 32, 3), np.uint8), STYLE_INPUT: np.ones((1, 7), np.float32)},
         {"image": np.zeros((1, 32, 32, 3), np.uint8)},
-        {"image": np.zeros((1, 1, 1, 3), np.uint8), "style_weights": WEIGHTS},
-        {"image": np.zeros((1, 5000, 5000, 3), np.uint8), "style_weights": WEIGHTS},
+        {"image": np.zeros((1, 1, 1, 3), np.uint8), STYLE_INPUT: FIRST_STYLE},
+        {"image": np.zeros((1, 5000, 5000, 3), np.uint8), STYLE_INPUT: FIRST_STYLE},
     ],
     ids=["dtype", "channels", "rank", "weights", "missing", "1x1", "too large"],
 )

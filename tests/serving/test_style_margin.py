@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -12,12 +10,13 @@ from hypothesis import strategies as st
 
 from imaging import images
 from serving.style import stylist
+from serving.style.choice import StyleInput
 from serving.style.files import graph_for_tiles
 from serving.style.margin import MARGIN, Margins
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import Stylist
 from tests.conftest import PICTURES
-from tests.serving.style_graph import SHIPPED
+from tests.serving.style_graph import SHIPPED, stylist_of
 
 BAND = 5.0
 """Of 255: what may be left at an edge, in the mean over the styles."""
@@ -40,16 +39,16 @@ def test_a_margin_is_the_mirror_image_and_of_a_small_picture_several():
 def shipped() -> Stylist:
     session = ort.InferenceSession(str(graph_for_tiles(SHIPPED.parent)), providers=["CPUExecutionProvider"])
 
-    def network(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
-        return session.run(["stylized"], {"image": photo[None], "style_weights": weights[None]})[0][0], 1
+    def network(photo: np.ndarray, style: StyleInput, *_: object) -> np.ndarray:
+        return session.run(["stylized"], {"image": photo[None], **style})[0][0]
 
-    return Stylist(SHIPPED.parent, network)
+    return stylist_of(network, SHIPPED.parent)
 
 
 def paintings(shipped: Stylist, photo: np.ndarray) -> list[np.ndarray]:
     """The photograph in every shipped style."""
-    file, styles = images.encode(photo), json.loads((SHIPPED.parent / "styles.json").read_text())
-    asked = [StylizeParameters(style=style, format="png") for style in styles]
+    file = images.encode(photo)
+    asked = [StylizeParameters(style=style, format="png") for style in shipped.styles()]
     return [images.decode(shipped.stylize(file, parameters)) for parameters in asked]
 
 

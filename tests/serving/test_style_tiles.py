@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -16,6 +15,7 @@ from serving.style import tiles
 from serving.style.files import graph_for_tiles
 from serving.style.margin import MARGIN
 from serving.style.statistics import split_statistics
+from serving.style.table import WEIGHTS, StyleTable
 from tests.conftest import PICTURES
 from tests.serving.style_graph import (
     SHIPPED,
@@ -60,7 +60,9 @@ def test_instance_normalization_takes_the_whole_picture_s_statistics(tmp_path):
     photo = images.resize(np.random.default_rng(0).integers(0, 60, (6, 8, 3), np.uint8), 600, 800)
     photo = photo + np.where(np.arange(800) < 400, 0, 190).astype(np.uint8)[:, None]
     weights = np.array([0, 0.5, 0.5], np.float32)
-    tiled = tiles.restyle_in_tiles(write_version(tmp_path / "1") / "model.onnx", photo, weights, tile=256)
+    tiled = tiles.restyle_in_tiles(
+        write_version(tmp_path / "1") / "model.onnx", photo, {WEIGHTS: weights[None]}, tile=256
+    )
     assert np.abs(tiled.astype(int) - with_mirrored_margin(tint, photo, weights)).max() <= 1
 
 
@@ -68,8 +70,7 @@ def test_instance_normalization_takes_the_whole_picture_s_statistics(tmp_path):
 def test_the_shipped_network_restyles_in_tiles_as_in_one_piece():
     graph = graph_for_tiles(SHIPPED.parent)
     photo = images.fit_within(images.read(PICTURES / "pagoda.jpg"), 400)
-    styles = len(json.loads((SHIPPED.parent / "styles.json").read_text()))
-    tiled = tiles.restyle_in_tiles(graph, photo, np.eye(1, styles, dtype=np.float32)[0], tile=256)
+    tiled = tiles.restyle_in_tiles(graph, photo, StyleTable.read(SHIPPED.parent).inputs()[0], tile=256)
     difference = np.abs(tiled.astype(int) - with_mirrored_margin(shipped_network(graph), photo))
     assert np.quantile(difference, 0.999) <= 4
 
@@ -79,8 +80,7 @@ def test_the_shipped_network_restyles_in_tiles_as_in_one_piece():
 def test_a_narrow_picture_is_restyled_in_tiles_as_in_one_piece(height, width):
     graph = graph_for_tiles(SHIPPED.parent)
     photo = images.resize(images.read(PICTURES / "pagoda.jpg"), height, width)
-    styles = len(json.loads((SHIPPED.parent / "styles.json").read_text()))
-    tiled = tiles.restyle_in_tiles(graph, photo, np.eye(1, styles, dtype=np.float32)[0])
+    tiled = tiles.restyle_in_tiles(graph, photo, StyleTable.read(SHIPPED.parent).inputs()[0])
     difference = np.abs(tiled.astype(int) - with_mirrored_margin(shipped_network(graph), photo))
     assert np.quantile(difference, 0.999) <= 4
 

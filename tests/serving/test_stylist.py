@@ -19,16 +19,18 @@ from imaging.colors import mix
 from imaging.provenance import parse
 from reverie.errors import InputError, Unavailable
 from serving.parameters import markdown_table
+from serving.style.choice import StyleInput
 from serving.style.margin import MARGIN
 from serving.style.parameters import StylizeParameters
 from serving.style.stylist import PixelBudget, Stylist
+from serving.style.table import WEIGHTS
 from tests.conftest import PROJECT
-from tests.serving.style_graph import tint, tint_as_version, with_mirrored_margin, write_version
+from tests.serving.style_graph import stylist_of, tint, tint_as_version, with_mirrored_margin, write_version
 
 
 @pytest.fixture(scope="module")
 def stylist(tmp_path_factory) -> Stylist:
-    return Stylist(write_version(tmp_path_factory.mktemp("style") / "1"), tint_as_version)
+    return stylist_of(tint_as_version, write_version(tmp_path_factory.mktemp("style") / "1"))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def test_a_result_says_how_it_was_made_unless_asked_not_to(tmp_path, picture):
     folders = [write_version(tmp_path / number) for number in ("4", "5")]
     for folder in folders:
         (folder / "manifest.json").write_text(folder.name)
-    canary = Stylist(folders[0], lambda photo, weights, client: tint_as_version(photo, weights, version=5))
+    canary = stylist_of(tint_as_version, *folders)
     data = images.encode(picture)
     asked = {"styles": {"red": 2, "green": 0, "blue": 1}, "strength": 0.5, "format": "jpeg"}
     said = parse(restyled(canary, data, **asked).info["xmp"])
@@ -130,7 +132,7 @@ def test_a_result_says_how_it_was_made_unless_asked_not_to(tmp_path, picture):
 
 def test_tiles_say_the_version_that_made_them(tmp_path, monkeypatch):
     monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 50)
-    stylist = Stylist(write_version(tmp_path / "6"), tint_as_version)
+    stylist = stylist_of(tint_as_version, write_version(tmp_path / "6"))
     assert parse(restyled(stylist, images.encode(np.zeros((60, 60, 3), np.uint8))).info["xmp"]).version == "6"
 
 
@@ -148,11 +150,11 @@ def test_where_a_photograph_was_taken_is_in_none_of_the_result_s_metadata(stylis
 def test_detail_restyles_a_larger_picture_and_brings_it_back(tmp_path, picture):
     sizes: list[tuple[int, int]] = []
 
-    def halving(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
+    def halving(photo: np.ndarray, *_: object) -> np.ndarray:
         sizes.append((photo.shape[0] - 2 * MARGIN, photo.shape[1] - 2 * MARGIN))
-        return photo // 2, 1
+        return photo // 2
 
-    stylist, data = Stylist(write_version(tmp_path / "1"), halving), images.encode(picture)
+    stylist, data = stylist_of(halving, write_version(tmp_path / "1")), images.encode(picture)
     for detail, expected in ((1, (60, 80)), (1.5, (90, 120)), (2, (120, 160)), (1.999, (120, 160))):
         result = restyled(stylist, data, detail=detail, style="red")
         assert sizes.pop() == expected
@@ -163,7 +165,7 @@ def test_detail_restyles_a_larger_picture_and_brings_it_back(tmp_path, picture):
 def test_detail_that_makes_a_picture_large_is_a_large_picture_s_work(tmp_path, monkeypatch):
     monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 150)
     stylist, data = (
-        Stylist(write_version(tmp_path / "1"), tint_as_version),
+        stylist_of(tint_as_version, write_version(tmp_path / "1")),
         images.encode(np.zeros((50, 100, 3), np.uint8)),
     )
     tiled = []
@@ -270,7 +272,7 @@ def test_a_third_large_picture_is_refused_while_two_are_in_work_and_a_small_one_
     monkeypatch.setattr("serving.style.stylist.restyle_in_tiles", slow)
     monkeypatch.setattr("serving.style.stylist.LARGE_PIXELS", 10_000)
     monkeypatch.setattr("serving.style.stylist.UNTILED_SIDE", 150)
-    stylist = Stylist(write_version(tmp_path / "1"), tint_as_version)
+    stylist = stylist_of(tint_as_version, write_version(tmp_path / "1"))
     with restyling(stylist, LARGE):
         assert tiling.wait(10)
         # Who has another name has places of its own.
@@ -311,7 +313,7 @@ def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_
     monkeypatch.setattr(
         "serving.style.stylist.restyle_in_tiles", lambda model, photo, weights, **_: work("tiles", photo)
     )
-    stylist = Stylist(write_version(tmp_path / "1"), lambda photo, weights, client: (work("network", photo), 1))
+    stylist = stylist_of(lambda photo, *_: work("network", photo), write_version(tmp_path / "1"))
     data = images.encode(np.zeros((height, width, 3), np.uint8))
     try:
         with restyling(stylist, data):
@@ -329,13 +331,13 @@ def test_a_large_picture_is_restyled_in_one_piece_and_alone_and_one_with_a_long_
 def test_one_picture_is_decoded_and_encoded_while_another_is_in_the_network(tmp_path, picture):
     in_network, may_leave = threading.Event(), threading.Event()
 
-    def slow_for_red(photo: np.ndarray, weights: np.ndarray, client: str) -> tuple[np.ndarray, int]:
-        if weights[0] == 1:
+    def slow_for_red(photo: np.ndarray, style: StyleInput, *_: object) -> np.ndarray:
+        if style[WEIGHTS][0, 0] == 1:
             in_network.set()
             assert may_leave.wait(10)
-        return tint_as_version(photo, weights)
+        return tint_as_version(photo, style)
 
-    stylist, results = Stylist(write_version(tmp_path / "1"), slow_for_red), []
+    stylist, results = stylist_of(slow_for_red, write_version(tmp_path / "1")), []
     data = images.encode(picture)
     first = threading.Thread(target=lambda: results.append(restyled(stylist, data, style="red")), daemon=True)
     first.start()

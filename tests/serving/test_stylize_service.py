@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -12,18 +15,22 @@ from reverie_client import Client, InvalidArgument, ReverieError
 
 from imaging import images
 from registry import configuration
+from serving.security import Security
+from serving.style.library import StyleLibrary
+from serving.style.style_file import StyleFile
 from serving.triton.server import TritonServer
-from tests.serving.style_graph import tint, with_mirrored_margin, write_repository
+from tests.serving.shipped import FIRST_STYLE, STYLE_INPUT
+from tests.serving.style_graph import NETWORK, tint, tint_with, with_mirrored_margin, write_repository
 
 WORKERS, WAITING = 2, 4
 
 
 @pytest.fixture(scope="module")
 def small_server(tmp_path_factory):
-    """A server with a network of three styles, two workers and room for four more requests."""
+    """A server with a network of three styles, which are vectors; two workers, and room for four more requests."""
     repository = tmp_path_factory.mktemp("three_styles") / "model_repository"
-    write_repository(repository, workers=WORKERS, max_waiting=WAITING)
-    with TritonServer(repository, log=repository.parent / "triton.log") as server:
+    write_repository(repository, NETWORK, workers=WORKERS, max_waiting=WAITING)
+    with TritonServer(repository, security=Security(http=True), log=repository.parent / "triton.log") as server:
         yield server
         assert server.poll() is None
 
@@ -46,6 +53,43 @@ def test_a_blend_of_styles_reaches_the_network(three_styles):
     assert np.abs(answer.astype(int) - with_mirrored_margin(tint, photo, np.array([0, 0.25, 0.75]))).max() <= 1
 
 
+def test_a_vector_of_one_s_own_is_a_style_over_grpc_and_http(small_server, three_styles):
+    photo, pink = noise(64, 80), [90.0, 40.0, 60.0]
+    data, expected = images.encode(photo), with_mirrored_margin(tint_with, photo, np.array(pink))
+    answer = images.decode(three_styles.stylize(data, style_vector=pink, style_network=NETWORK))
+    assert np.abs(answer.astype(int) - expected).max() <= 1
+    vector = {"name": "style_vector", "shape": [3], "datatype": "FP32", "data": pink}
+    # What is no text travels as binary data: http://127.0.0.1/... with a header that says how long the JSON is.
+    head = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(data) + 4}}
+    asked = {"inputs": [head, vector], "outputs": [{"name": "stylized", "parameters": {"binary_data": True}}]}
+    body = json.dumps(asked).encode()
+    request = urllib.request.Request(
+        f"{small_server.address.http}/v2/models/stylize/infer",
+        body + struct.pack("<I", len(data)) + data,
+        {"Inference-Header-Content-Length": str(len(body))},
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        told = int(reply.headers["Inference-Header-Content-Length"])
+        picture = reply.read()[told + 4 :]
+    assert np.abs(images.decode(picture).astype(int) - expected).max() <= 1
+
+
+def test_a_style_that_comes_into_the_library_is_known_at_once_and_to_its_owner_alone(small_server, three_styles):
+    photo, pink = noise(64, 80), np.array([90, 40, 60], np.float32)
+    library = StyleLibrary(small_server.repository)
+    with Client(small_server.address.grpc, name="museum", retry=None) as museum:
+        assert museum.styles() == ["red", "green", "blue"]
+        library.add(StyleFile.of("pink", NETWORK, pink), owner="museum")
+        assert museum.styles() == ["red", "green", "blue", "pink"]
+        answer = images.decode(museum.stylize(images.encode(photo), style="pink"))
+        assert np.abs(answer.astype(int) - with_mirrored_margin(tint_with, photo, pink)).max() <= 1
+        assert three_styles.styles() == ["red", "green", "blue"]
+        with pytest.raises(InvalidArgument, match=r"style: 'pink' is unknown; accepted: red, green, blue$"):
+            three_styles.stylize(images.encode(photo), style="pink")
+        library.remove("pink", owner="museum")
+        assert museum.styles() == ["red", "green", "blue"]
+
+
 def test_a_parameter_that_no_client_of_ours_sends_is_named(three_styles, photo):
     image = np.array([photo], np.object_)
     with pytest.raises(InvalidArgument, match="color: unknown parameter; accepted: detail, format, preserve_colors"):
@@ -61,6 +105,17 @@ def test_a_parameter_that_no_client_of_ours_sends_is_named(three_styles, photo):
         ({"styles": {"red": float("nan")}}, "'red' has weight nan"),
         ({"styles": {"red": 0.0}}, "all weights are 0"),
         ({"style": "red", "styles": {"red": 1}}, "parameters: "),
+        ({"style_vector": [1, 2]}, "style_vector: shape [2]; accepted: [3]"),
+        ({"style_vector": [[[1, 2, 3]]]}, "style_vector"),
+        (
+            {"style_vector": []},
+            "style_vector: [] of type list; accepted: a sequence or an array of numbers, at least one",
+        ),
+        ({"style_vector": [1, 2, float("nan")]}, "style_vector: holds NaN or infinity"),
+        ({"style_vector": [1, 2, 1e39]}, "style_vector: holds NaN or infinity"),
+        ({"style_vector": [1, 2, 3e3]}, "1 of 3 numbers are far from those of all trained styles; number 2 is 3000"),
+        ({"style_vector": [1, 2, 3], "style_network": "x"}, f"style_network: 'x'; accepted: '{NETWORK}'"),
+        ({"style_vector": [1, 2, 3], "style": "red"}, "style_vector: came together with 'red'"),
         ({"strength": -0.5}, "strength: -0.5 is not accepted; Input should be greater than or equal to 0"),
         ({"size": 100_000}, "size: 100000 is not accepted; Input should be less than or equal to 8192"),
         ({"format": "bmp"}, "format: 'bmp' is not accepted; Input should be 'same', 'png', 'jpeg' or 'webp'"),
@@ -107,14 +162,13 @@ def test_a_full_queue_refuses_at_once_and_answers_the_others_each_with_its_own_p
 @pytest.mark.slow
 def test_the_network_s_full_queue_refuses_at_once_and_answers_the_others(client):
     pictures = [np.full((1, 512, 512, 3), i, np.uint8) for i in range(120)]
-    weights = np.eye(1, 5, dtype=np.float32)
     waiting = next(p.value for p in configuration.style(["any"]).parameters if p.name == "max_waiting")
     places = 1 + int(waiting)
-    alone = client.infer("style", {"image": pictures[7], "style_weights": weights}).outputs["stylized"]
+    alone = client.infer("style", {"image": pictures[7], STYLE_INPUT: FIRST_STYLE}).outputs["stylized"]
 
     def outcome(i: int) -> grpc.StatusCode | None:
         try:
-            answer = client.infer("style", {"image": pictures[i], "style_weights": weights}, timeout=20)
+            answer = client.infer("style", {"image": pictures[i], STYLE_INPUT: FIRST_STYLE}, timeout=20)
         except ReverieError as error:
             assert any(
                 reason in error.message

@@ -88,12 +88,14 @@ class AsyncClient:
         timeout: float | None = None,
         style: str = "",
         styles: Mapping[str, float] | None = None,
+        style_vector: Sequence[float] | np.ndarray | None = None,
         strength: float = 1.0,
         preserve_colors: bool = False,
         format: Literal["same", "png", "jpeg", "webp"] = "same",
         quality: int = 92,
         size: int = 1024,
         detail: float = 1.0,
+        style_network: str = "",
         provenance: bool = True,
     ) -> bytes:
         """Restyle a picture file with the fast network; more: docs/stylize.md.
@@ -103,12 +105,14 @@ class AsyncClient:
             timeout: seconds for the answer; None for the client's own.
             style: name of a style; empty takes the model's first.
             styles: a blend instead, weights by name of the style.
+            style_vector: a style of your own instead of a named one: what an exported style holds, or a weighted sum of such.
             strength: from the photograph, 0, to the whole style, 1.
             preserve_colors: take only the lightness from the painting.
             format: of the result; "same" is the photograph's own.
             quality: of jpeg and webp, 1 to 100.
             size: longer side of the result in pixels, at most; 16 to 8192.
             detail: restyle at 1 to 2 times that size and bring back: finer strokes.
+            style_network: what `style_vector` was made for; where another network is served, the call is refused.
             provenance: the result says in its XMP how it was made.
 
         Returns:
@@ -118,7 +122,8 @@ class AsyncClient:
             ReverieError: a class for each status, see `reverie_client.errors`; so do the other methods.
         """
         parameters = requests.given(_DEFAULTS["stylize"], locals())
-        answer = await self._connection.run(self._calls.infer(requests.stylize(image, parameters), timeout=timeout))
+        request = requests.stylize(image, style_vector, parameters)
+        answer = await self._connection.run(self._calls.infer(request, timeout=timeout))
         return answer.outputs["stylized"].item()
 
     def generate(
@@ -325,7 +330,9 @@ class AsyncClient:
         return self._connection.stream(request, results.to_picture_steps, timeout)
 
     async def styles(self) -> list[str]:
-        """Return the names of the styles that `stylize` knows; the first is its default."""
+        """Return the names of the styles that `stylize` knows: the network's, of which the first is the default, then this
+        client's own and everybody's in the server's library.
+        """
         return await self._connection.run(self._calls.styles())
 
     async def infer(

@@ -17,7 +17,8 @@ from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from reverie_client.errors import NotFound, ReverieError, Unavailable, of_status
+from reverie_client import requests
+from reverie_client.errors import InvalidArgument, NotFound, ReverieError, Unavailable, of_status
 from reverie_client.labels import Labels
 from reverie_client.messages import to_arrays, to_seconds
 from reverie_client.results import Health, Inference, ModelStatus
@@ -112,9 +113,15 @@ class Calls:
         return Labels.of_configuration(answer.config)
 
     def styles(self) -> Steps[list[str]]:
-        """The names of the styles."""
-        answer = yield from self.repeatable("ModelConfig", service_pb2.ModelConfigRequest(name="style"))
-        return answer.config.parameters["styles"].string_value.split(",")
+        """The names of the styles; of a server that has no library, those of its network."""
+        try:
+            answer = yield from self.infer(requests.styles())
+        except (InvalidArgument, NotFound):
+            answer = None
+        if answer is not None and "styles" in answer.outputs:
+            return [name.decode() for name in answer.outputs["styles"]]
+        known = yield from self.repeatable("ModelConfig", service_pb2.ModelConfigRequest(name="style"))
+        return known.config.parameters["styles"].string_value.split(",")
 
     def models(self) -> Steps[list[ModelStatus]]:
         """Every version that the server knows."""

@@ -115,6 +115,24 @@ def to_utf8(name: str, value: Any) -> bytes:
         raise ParameterError(f"{name}: {error.reason} at {error.start}; accepted: text that UTF-8 can carry") from None
 
 
+def to_floats(name: str, value: Any) -> np.ndarray:
+    """Numbers as a float32 tensor of their own shape.
+
+    Raises:
+        ParameterError: they are none, or ragged, or there are none: Triton 2.51 would never answer.
+    """
+    try:
+        with np.errstate(over="ignore"):  # Becomes infinite, of which the server says what is accepted.
+            found = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        found = np.empty(0, np.float32)
+    if not found.size:
+        raise ParameterError(
+            f"{name}: {_shown(value)} of type {type(value).__name__}; accepted: a sequence or an array of numbers, at least one"
+        )
+    return found
+
+
 def to_list(value: Any, lone: type | tuple[type, ...]) -> list[Any]:
     """The elements of a list, tuple or array of objects; none of None, and `value` itself where it is a `lone` one."""
     if value is None:

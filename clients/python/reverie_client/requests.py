@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from reverie_client.messages import bytes_tensor, to_bytes, to_list, to_request, to_utf8
+from reverie_client.messages import bytes_tensor, to_bytes, to_floats, to_list, to_request, to_utf8
 
 _BYTES = (bytes, bytearray, memoryview)
-_OF_THE_CALL = frozenset({"timeout"})
-"""Keywords that are no parameters of the request."""
+_OF_THE_CALL = frozenset({"timeout", "style_vector"})
+"""Keywords that are no parameters of the request: they are the call's own, or travel as tensors."""
 
 
 def defaults_of(method: Callable[..., Any]) -> dict[str, Any]:
     """The request's parameters that a method of the client takes, and what they are where they are not given.
 
-    Its keyword-only arguments, but `timeout`, are these.
+    Its keyword-only arguments are these, but for `_OF_THE_CALL`.
     """
     parameters = inspect.signature(method).parameters.values()
     found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -43,13 +43,25 @@ def _says_nothing(value: Any, default: Any) -> bool:
     return value is None or (type(value) is type(default) and value == default)
 
 
-def stylize(image: bytes, parameters: Mapping[str, Any]) -> service_pb2.ModelInferRequest:
+def stylize(image: bytes, style_vector: Any, parameters: Mapping[str, Any]) -> service_pb2.ModelInferRequest:
     """A request to `stylize`.
 
     Raises:
         ParameterError: something cannot be sent; so do the other functions.
     """
-    return to_request("stylize", {"image": bytes_tensor(to_bytes("image", image))}, parameters)
+    inputs = {"image": bytes_tensor(to_bytes("image", image))}
+    if style_vector is not None:
+        inputs["style_vector"] = to_floats("style_vector", style_vector)
+    request = to_request("stylize", inputs, parameters)
+    request.outputs.add(name="stylized")
+    return request
+
+
+def styles() -> service_pb2.ModelInferRequest:
+    """A request to `stylize` for the names of its styles; the picture is none."""
+    request = to_request("stylize", {"image": bytes_tensor(b"")}, {})
+    request.outputs.add(name="styles")
+    return request
 
 
 def generate(prompt: str, parameters: Mapping[str, Any]) -> service_pb2.ModelInferRequest:
