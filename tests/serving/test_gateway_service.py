@@ -17,6 +17,7 @@ from serving.gateway.options import GatewayOptions
 from serving.gateway.process import Gateway
 from serving.triton.address import ListenAddress
 from serving.triton.server import TritonServer
+from tests.conftest import PICTURES
 from tests.serving.forms import multipart
 
 
@@ -38,7 +39,7 @@ def ai(gateway: Gateway) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="module")
 def small() -> bytes:
     """A picture that a step of any model takes little time for."""
-    return images.encode(images.resize(images.read("serving/demo/pictures/cat.jpg"), 64, 80), "png")
+    return images.encode(images.resize(images.read(PICTURES / "cat.jpg"), 64, 80), "png")
 
 
 def call(gateway: Gateway, method: str, path: str, body: bytes | None = None, **headers: str) -> HTTPResponse:
