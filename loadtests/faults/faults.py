@@ -53,6 +53,36 @@ class Fault:
     ends: int = 0
 
 
+def door_part_killed(program: str) -> Callable[[Served], AbstractContextManager[None]]:
+    """Kill a process of the door with `kill -9`: the one with `program` on its command line."""
+
+    @contextmanager
+    def injected(served: Served) -> Iterator[None]:
+        kill(served.children_with(program))
+        yield
+
+    return injected
+
+
+@contextmanager
+def door_configuration_broken(served: Served) -> Iterator[None]:
+    """Put half of each of Envoy's files in the place of the whole; it is to keep what it has."""
+    folder = served.door_folder
+    whole = {file: file.read_bytes() for file in folder.glob("*.json") if file.name != "bootstrap.json"}
+
+    def put(contents: dict[Path, bytes]) -> None:
+        for file, content in contents.items():
+            unfinished = folder / ".new"
+            unfinished.write_bytes(content)
+            unfinished.replace(file)
+
+    put({file: content[: len(content) // 2] for file, content in whole.items()})
+    try:
+        yield
+    finally:
+        put(whole)
+
+
 @contextmanager
 def triton_killed(served: Served) -> Iterator[None]:
     """Kill the server with `kill -9`."""
@@ -241,6 +271,9 @@ def faults(vanishing: int) -> list[Fault]:
         Fault("descriptors_exhausted", descriptors_exhausted, unaffected=WATCHED),
         Fault("graph_corrupted", graph_replaced(b"not a graph"), unaffected=WATCHED),
         Fault("graph_deleted", graph_replaced(None), unaffected=WATCHED),
+        Fault("door_configuration_broken", door_configuration_broken, unaffected=WATCHED),
+        Fault("envoy_killed", door_part_killed("/envoy")),
+        Fault("guard_killed", door_part_killed("serving.door.guard")),
         Fault("log_disk_full", log_disk_full, unaffected=WATCHED, needs_isolation=True),
         *(
             Fault(f"process_of_{model}_killed", process_killed(model), unaffected=others, ends=1)

@@ -76,6 +76,23 @@ class Served:
         """Return the processes of a Python model."""
         return [p.pid for p in processes.children(self.triton) if f"/{model}/" in " ".join(p.arguments)]
 
+    def children_with(self, program: str) -> list[int]:
+        """Return the server's own children that have `program` at the end of a word of their command line."""
+        children = processes.children(self.process.pid)
+        return [child.pid for child in children if any(word.endswith(program) for word in child.arguments)]
+
+    @property
+    def door_folder(self) -> Path:
+        """Where Envoy reads its configuration.
+
+        Raises:
+            LookupError: no door is open.
+        """
+        for child in processes.children(self.process.pid):
+            if "-c" in child.arguments and child.arguments[0].endswith("/envoy"):
+                return Path(child.arguments[child.arguments.index("-c") + 1]).parent
+        raise LookupError("no Envoy runs")
+
     def inside(self, path: str) -> Path:
         """Return where a path of the server lies for this process."""
         return Path(f"/proc/{self.process.pid}/root{path}")

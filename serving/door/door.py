@@ -7,9 +7,7 @@ nothing of how Triton is started.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from serving.door.access import access_of
 from serving.door.configuration import Access
 from serving.door.envoy import Envoy, validate
 from serving.door.errors import DoorError
+from serving.door.folder import remove_folder
 from serving.door.guard.proxy import Keys
 from serving.door.guard_process import GuardProcess
 from serving.door.settings import DoorSettings
@@ -34,11 +33,6 @@ AccessOf = Callable[[DoorSettings, str], Access]
 _LISTENERS = 2
 _LOOK_EVERY_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-
-
-def private_folder() -> Path:
-    """Make a folder for a door's sockets and files that only this user can enter; its path is short, as a socket's has to be."""
-    return Path(tempfile.mkdtemp(prefix="reverie-door-"))
 
 
 @dataclass
@@ -115,10 +109,17 @@ class Door:
         self._watcher = threading.Thread(target=self._watch, name="door", daemon=True)
         self._watcher.start()
 
-    def drain(self) -> None:
-        """Let nobody in any more; who is inside is served."""
+    def drain(self, seconds: float = 0.0) -> None:
+        """Let nobody in any more, and wait until those who are inside are served.
+
+        Args:
+            seconds: the longest wait.
+        """
         with contextlib.suppress(OSError):
             self.envoy.ask("/drain_listeners", method="POST")
+            end = time.monotonic() + seconds
+            while self.envoy.calls() and time.monotonic() < end:
+                time.sleep(0.1)
 
     def stop(self) -> None:
         """Close, and leave neither process nor file behind."""
@@ -130,7 +131,7 @@ class Door:
             key_file.remove()
         self.envoy.stop()
         self.guard.stop()
-        shutil.rmtree(self.settings.folder, ignore_errors=True)
+        remove_folder(self.settings.folder)
 
     def _watch(self) -> None:
         """Whatever this thread starts ends with it, so it lives until `stop`."""

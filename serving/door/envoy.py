@@ -151,13 +151,23 @@ class Envoy:
         finally:
             connection.close()
 
+    def calls(self) -> int:
+        """How many calls it carries now.
+
+        Raises:
+            OSError: no answer.
+        """
+        _, text = self.ask("/stats?filter=^http\\.(grpc|http)\\.downstream_rq_active$")
+        return sum(int(line.rpartition(" ")[2]) for line in text.splitlines())
+
     def _command(self) -> list[str]:
         return [
             *(str(binary()), "-c", str(self.folder / _BEGINS)),
             "--disable-hot-restart",  # Else two doors of a machine would share a name in shared memory.
             *("--concurrency", "1"),
             *("--log-level", "error"),
-            *("--drain-time-s", "1"),
+            # After a new listener, whoever is connected is asked at once to connect anew; calls that run may end.
+            *("--drain-strategy", "immediate", "--drain-time-s", "3600"),
         ]
 
     def _wait_until_ready(self, listeners: int, timeout: float) -> None:

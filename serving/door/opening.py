@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving.door.door import Door, private_folder
+from serving.door.door import Door
+from serving.door.folder import make_folder
 from serving.door.guard.proxy import Keys
 from serving.door.settings import DoorSettings, PublicAddress, TokenIssuer
 from serving.security import Security
@@ -53,7 +54,7 @@ def opening(
     triton, control = secrets.token_hex(32), secrets.token_hex(32)
     made_up = security.made_up_control_key
     settings = DoorSettings(
-        folder=private_folder(),
+        folder=make_folder(),
         grpc=PublicAddress(public.host, public.grpc_port),
         http=PublicAddress(public.host, public.http_port),
         triton_grpc_port=hidden.grpc_port,

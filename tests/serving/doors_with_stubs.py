@@ -18,7 +18,8 @@ import grpc
 from tritonclient.grpc import service_pb2
 
 from serving.door.access import access_of
-from serving.door.door import AccessOf, Door, private_folder
+from serving.door.door import AccessOf, Door
+from serving.door.folder import make_folder
 from serving.door.guard.proxy import Keys
 from serving.door.keys import KeyFile
 from serving.door.settings import DoorSettings, PublicAddress, TokenIssuer
@@ -87,7 +88,7 @@ def open_door(
     with contextlib.ExitStack() as stack:
         stack.callback(let_go.set)
         settings = DoorSettings(
-            private_folder(),
+            make_folder(),
             grpc=PublicAddress(port=listen.grpc_port),
             http=PublicAddress(port=listen.http_port),
             triton_grpc_port=stack.enter_context(_triton_stub(let_go)),

@@ -68,7 +68,7 @@ class Proxy(grpc.GenericRpcHandler):
     triton: str
     keys: Keys
     message_bytes: int
-    _running: set[asyncio.Task] = field(default_factory=set, init=False, repr=False)
+    _running: set[Any] = field(default_factory=set, init=False, repr=False)
     _at_once: CallsAtOnce = field(default_factory=CallsAtOnce, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -109,21 +109,22 @@ class Proxy(grpc.GenericRpcHandler):
         return handle
 
     async def _finished(self, call: Any, end: Callable[[], None]) -> bytes:
-        """Its answer. Where the caller leaves meanwhile the call goes on without one, and counts as one of his."""
+        """Its answer. Where the caller leaves meanwhile the call goes on without one, and counts as one of his.
 
-        async def finish() -> bytes:
-            return await call
+        Awaiting it would cancel it.
+        """
+        done = asyncio.get_running_loop().create_future()
+        self._running.add(call)  # The loop itself refers to it weakly.
 
-        task = asyncio.ensure_future(finish())
-        self._running.add(task)
-        task.add_done_callback(self._forget)
-        task.add_done_callback(lambda _: end())
-        return await asyncio.shield(task)
+        def finish(_: Any) -> None:
+            self._running.discard(call)
+            end()
+            if not done.done():
+                done.set_result(None)
 
-    def _forget(self, task: asyncio.Task) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # Nobody may be left to look at it.
+        call.add_done_callback(finish)
+        await done
+        return await call
 
     def _stream(self, path: str) -> Any:
         open_stream = self._channel.stream_stream(path)
