@@ -166,7 +166,8 @@ class Envoy:
             "--disable-hot-restart",  # Else two doors of a machine would share a name in shared memory.
             *("--concurrency", "1"),
             *("--log-level", "error"),
-            *("--drain-time-s", "1"),
+            # After a new listener, whoever is connected is asked at once to connect anew; calls that run may end.
+            *("--drain-strategy", "immediate", "--drain-time-s", "3600"),
         ]
 
     def _wait_until_ready(self, listeners: int, timeout: float) -> None:

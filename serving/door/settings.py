@@ -29,7 +29,7 @@ class Limits:
 
     Attributes:
         message_bytes: one gRPC message; a picture file may have 256 MiB.
-        body_bytes: the body of one HTTP request.
+        body_bytes: the body of one HTTP request; the gateway is to check it.
         connections: open at a time.
         streams: calls at a time on one connection.
         requests: calls at a time.

@@ -268,7 +268,7 @@ def test_a_configuration_that_is_broken_leaves_the_old_one_in_force(behind, serv
             assert not door.reload()
             assert "keeps its old configuration" in said[-1]
         # What somebody writes past the door's own check.
-        for name in ("listeners.json", "grpc_routes.json", "clusters.json"):
+        for name in ("listeners.json", "routes.json", "clusters.json"):
             whole = (door.settings.folder / name).read_text()
             (door.settings.folder / "new").write_text(whole[: len(whole) // 2])
             (door.settings.folder / "new").replace(door.settings.folder / name)

@@ -109,15 +109,16 @@ class Proxy(grpc.GenericRpcHandler):
         return handle
 
     async def _finished(self, call: Any, end: Callable[[], None]) -> bytes:
-        """Its answer. Where the caller leaves meanwhile the call goes on without one, and counts as one of his: awaiting it would
-        cancel it.
+        """Its answer. Where the caller leaves meanwhile the call goes on without one, and counts as one of his.
+
+        Awaiting it would cancel it.
         """
         done = asyncio.get_running_loop().create_future()
         self._running.add(call)  # The loop itself refers to it weakly.
 
         def finish(_: Any) -> None:
-            end()
             self._running.discard(call)
+            end()
             if not done.done():
                 done.set_result(None)
 
