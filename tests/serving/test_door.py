@@ -36,7 +36,8 @@ from tests.serving.certificates import signed
 from tests.serving.doors import CONTROL_KEY, door_before
 from tests.serving.harmful import HARMFUL, harmful
 
-TIMES = 20
+TIMES = int(os.environ.get("REVERIE_DOOR_TIMES", "20"))
+"""How often each harmful request is sent."""
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
