@@ -26,6 +26,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from imaging import images
+from registry.rollout import Rollout
 from serving.security import Security
 from serving.triton.server import TritonServer
 
@@ -82,6 +83,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.tensorflow)
         long[item.path] += any(item.get_closest_marker(name) for name in ("service", "slow"))
     items.sort(key=lambda item: -long[item.path])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let Keras make the variables of a layer in its first call, which it does where tracing that call fails.
+
+    It would trace each layer inside the traces of the layers around it: a second for a network of two blocks.
+    """
+    if "keras" in sys.modules:
+        from keras.src.layers import layer
+
+        assert callable(layer.might_have_unbuilt_state)
+        layer.might_have_unbuilt_state = lambda layer: False
 
 
 class ByFixtures(LoadScopeScheduling):
@@ -167,6 +180,18 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     log = tmp_path_factory.mktemp("triton") / "triton.log"
     with TritonServer(repository, environment=environment, security=Security(http=True), log=log) as running:
         yield running
+
+
+@pytest.fixture
+def short_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that nothing names any more is served for half a second more, not for five: calls of tests are short."""
+    make = Rollout.__init__
+
+    def make_short(self: Rollout, *arguments: object, **named: object) -> None:
+        make(self, *arguments, **named)
+        object.__setattr__(self, "drain_seconds", min(self.drain_seconds, 0.5))
+
+    monkeypatch.setattr(Rollout, "__init__", make_short)
 
 
 @pytest.fixture

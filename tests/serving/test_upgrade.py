@@ -131,6 +131,7 @@ def added(client: Client, **which: str) -> int:
     return int(client.infer("style", INPUTS, **which).outputs["stylized"][0, 0, 0, 0]) - 100
 
 
+@pytest.mark.usefixtures("short_drains")
 def test_every_call_succeeds_while_version_2_is_published_and_later_ones_are_answered_by_it(served, retrained, photo):
     with Callers(served.address.grpc, photo) as callers, Client(served.address.grpc) as client:
         before = client.stylize(photo, size=64)
@@ -177,6 +178,7 @@ def answer_otherwise(files: Path) -> None:
     (files / "model.onnx").write_bytes(tiny.graph(50).SerializeToString())
 
 
+@pytest.mark.usefixtures("short_drains")
 @pytest.mark.parametrize(
     ("spoil", "message"), [(corrupt, "load failed for model 'style'"), (answer_otherwise, "stylized: differs by 49")]
 )
@@ -230,8 +232,8 @@ def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(ser
     with Callers(served.address.grpc, photo) as callers, model_of(served) as model:
         callers.wait_for(stable, calls=20)
         # This machine is shared; latency is judged in tests/registry/test_canary.py.
-        limits = canary.CanaryLimits(p95=1000.0)
-        verdict = canary.run(model, version, 40, 4, served.address.metrics, limits)
+        limits = canary.CanaryLimits(p95=1000.0, requests=5)
+        verdict = canary.run(model, version, 40, 2, served.address.metrics, limits)
         assert verdict.promoted == promoted, verdict.reasons
         assert 0 < verdict.canary.requests < verdict.stable.requests
         assert verdict.canary.quality == loss
