@@ -71,7 +71,8 @@ print(json.dumps([[d.exit_code, d.output] for d in done]))
 
 def said(python: Path, *commands: Sequence[object]) -> list[str]:
     """What commands print, all in one process."""
-    ended = json.loads(run(python, json.dumps(commands, default=str), program=("-c", SAY_ALL), COLUMNS="120"))
+    words = [[str(word) for word in command] for command in commands]
+    ended = json.loads(run(python, json.dumps(words), program=("-c", SAY_ALL), COLUMNS="120"))
     assert {status for status, _ in ended} == {0}, ended
     return [output for _, output in ended]
 
