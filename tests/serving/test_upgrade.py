@@ -62,7 +62,10 @@ INPUTS = {"image": PIXELS, "style_weights": np.ones((1, 1), np.float32)}
 
 
 class Callers:
-    """Two clients that call `style` and `stylize` without pause, what answered, and what failed."""
+    """Two clients that call `style` and `stylize` all the time, what answered, and what failed."""
+
+    PAUSE = 0.02
+    """In seconds. Without one they take the processors from what they wait for."""
 
     def __init__(self, address: str, photo: bytes):
         self.versions: list[str] = []
@@ -95,7 +98,7 @@ class Callers:
 
     def _call(self, address: str, photo: bytes) -> None:
         with Client(address, retry=None) as client:  # Each failure counts.
-            while not self._stop.is_set():
+            while not self._stop.wait(self.PAUSE):
                 try:
                     begun = time.monotonic()
                     version = client.infer("style", INPUTS).version
