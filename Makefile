@@ -126,9 +126,6 @@ audit: $(VENV)/.dev ## known vulnerabilities of the locked packages, as far as t
 lock: $(VENV)/.dev ## resolve the requirements again
 	$(BIN)/python requirements/lock.py
 
-clean: ## remove what was built
-	rm -rf $(VENV) out cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
-
 $(VENV)/bin/python:
 	@case "$(if $(filter /%,$(VENV)),,$$PWD/)$(VENV)" in *:*) echo "the path of this folder has a colon, which no virtual environment can have; put that elsewhere: make VENV=/another/folder (in every call)"; exit 1;; esac
 	@python=$$(bash requirements/find_python.sh) && echo "using $$python" && { "$$python" -m venv $(VENV) \

@@ -163,13 +163,14 @@ def canary(
     percent: Annotated[float, typer.Option(help="Share of the traffic that it gets.")] = 10.0,
     duration: Annotated[str, typer.Option("--for", help="How long: 90s, 5m, 1h.")] = "5m",
     metrics: Annotated[str, typer.Option(help="URL of the server's metrics.")] = "http://127.0.0.1:8002/metrics",
-    measure: Annotated[
+    quality: Annotated[
         QualityMetric,
         typer.Option(
             help="Compare quality on the stable version's recorded rows, on the canary's own (a language model that was "
             "trained on other texts), or not at all."
         ),
     ] = QualityMetric.stable,
+    measure: Annotated[QualityMetric | None, typer.Option(hidden=True, help="The former name of --quality.")] = None,
     textfile: Annotated[
         Path | None,
         typer.Option(help="Also write the verdict in Prometheus' text format (for its textfile collector)."),
@@ -189,7 +190,7 @@ def canary(
 
     def watched(rollout: Rollout) -> Verdict:
         tell = _Watching(seconds).tell
-        return run(rollout, version, percent, seconds, metrics, on_sample=tell, quality_metric=measure)
+        return run(rollout, version, percent, seconds, metrics, on_sample=tell, quality_metric=measure or quality)
 
     verdict = _with_model(context, model, repository, address, watched)
     _tell_verdict(verdict)

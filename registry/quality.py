@@ -39,7 +39,7 @@ def check_metric(model: Rollout, metric: QualityMetric) -> None:
     """Raise SwitchError unless the model can be measured so."""
     if model.name != "language_model" and metric is QualityMetric.canary:
         raise SwitchError(
-            f"measure: {metric.value!r} is not accepted for {model.name}, which has the loss of each version's own training "
+            f"quality: {metric.value!r} is not accepted for {model.name}, which has the loss of each version's own training "
             f"only; accepted: {QualityMetric.stable.value}, {QualityMetric.none.value}"
         )
 

@@ -29,6 +29,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from imaging import images
+from registry.rollout import Rollout
 from serving.door.door import Door
 from serving.security import Security
 from serving.triton.server import TritonServer
@@ -87,6 +88,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.tensorflow)
         long[item.path] += any(item.get_closest_marker(name) for name in ("service", "slow"))
     items.sort(key=lambda item: -long[item.path])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let Keras make the variables of a layer in its first call, which it does where tracing that call fails.
+
+    It would trace each layer inside the traces of the layers around it: a second for a network of two blocks.
+    """
+    if "keras" in sys.modules:
+        from keras.src.layers import layer
+
+        assert callable(layer.might_have_unbuilt_state)
+        layer.might_have_unbuilt_state = lambda layer: False
 
 
 class ByFixtures(LoadScopeScheduling):
@@ -158,9 +171,16 @@ def photo() -> bytes:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the shipped model repository that tests may publish into."""
+    """A copy of the shipped model repository that tests may publish into.
+
+    Dreams and transfers do not give way to other processes: here those are trainings of other tests, and a minute long.
+    """
     folder = tmp_path_factory.mktemp("served") / "model_repository"
     shutil.copytree(PROJECT / "model_repository", folder)
+    for model in ("deepdream", "style_transfer"):
+        file = folder / model / "1" / "model.py"
+        equal = "from serving.python_backend import image_stream\n\nimage_stream.NICENESS = 0\n"
+        file.write_text(f"{file.read_text()}\n{equal}")
     return folder
 
 
@@ -179,6 +199,18 @@ def door(server: TritonServer) -> Iterator[Door]:
     """A door in front of the shared server, which is reached without it too."""
     with door_before(server, []) as opened:
         yield opened
+
+
+@pytest.fixture
+def short_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that nothing names any more is served for half a second more, not for five: calls of tests are short."""
+    make = Rollout.__init__
+
+    def make_short(self: Rollout, *arguments: object, **named: object) -> None:
+        make(self, *arguments, **named)
+        object.__setattr__(self, "drain_seconds", min(self.drain_seconds, 0.5))
+
+    monkeypatch.setattr(Rollout, "__init__", make_short)
 
 
 @pytest.fixture

@@ -21,8 +21,10 @@ from tests.conftest import PROJECT
 
 DOCUMENTS = [
     PROJECT / "README.md",
+    PROJECT / "CONTRIBUTING.md",
     PROJECT / "SECURITY.md",
     PROJECT / "deploy" / "README.md",
+    PROJECT / "synthesis" / "weights" / "README.md",
     *PROJECT.glob("docs/*.md"),
 ]
 TEXT = "\n".join(path.read_text() for path in DOCUMENTS)
@@ -105,6 +107,10 @@ def test_a_target_of_the_documents_exists(line):
     done = dry_run(*words)
     assert done.returncode == 0, done.stderr
     assert words[0] in TARGETS
+
+
+def test_every_target_is_one_of_the_documents():
+    assert set(TARGETS) - {"help"} == {shlex.split(line)[0] for line in documented("make")}
 
 
 SHOW_HELP = """

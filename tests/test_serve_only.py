@@ -5,13 +5,14 @@ The environment takes the packages of others from the one that runs the tests, w
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import boto3
@@ -59,9 +60,26 @@ def pip(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "pip", "--quiet", *map(str, arguments)], check=True, capture_output=True)
 
 
-def run(python: Path, *arguments: object, **environment: str) -> str:
+SAY_ALL = """
+import json, sys
+from typer.testing import CliRunner
+from reverie.cli import cli
+done = [CliRunner().invoke(cli, words, prog_name="reverie") for words in json.loads(sys.argv[1])]
+print(json.dumps([[d.exit_code, d.output] for d in done]))
+"""
+
+
+def said(python: Path, *commands: Sequence[object]) -> list[str]:
+    """What commands print, all in one process."""
+    words = [[str(word) for word in command] for command in commands]
+    ended = json.loads(run(python, json.dumps(words), program=("-c", SAY_ALL), COLUMNS="120"))
+    assert {status for status, _ in ended} == {0}, ended
+    return [output for _, output in ended]
+
+
+def run(python: Path, *arguments: object, program: Sequence[str] = ("-m", "reverie"), **environment: str) -> str:
     """What a command of `reverie` prints, away from this repository's folder."""
-    command = [str(python), "-m", "reverie", *map(str, arguments)]
+    command = [str(python), *program, *map(str, arguments)]
     done = subprocess.run(
         command, cwd=python.parent, env=clean(environment), capture_output=True, text=True, timeout=120
     )
@@ -74,20 +92,24 @@ def clean(environment: dict[str, str]) -> dict[str, str]:
 
 
 def test_the_commands_are_those_of_what_is_installed(python):
-    commands = set(re.findall(r"^│ ([a-z]+)  ", run(python, "--help", COLUMNS="120"), re.MULTILINE))
+    helped, about_models, version = said(python, ["--help"], ["models", "--help"], ["--version"])
+    commands = set(re.findall(r"^│ ([a-z]+)  ", helped, re.MULTILINE))
     assert {"serve", "models", "stylize", "generate", "health"} <= commands
     assert not commands & {"train", "eval", "export"}
-    assert "restore" not in run(python, "models", "--help")
-    assert run(python, "--version") == f"reverie {reverie.__version__}\n"
+    assert "restore" not in about_models
+    assert version == f"reverie {reverie.__version__}\n"
 
 
 def test_published_versions_are_listed_and_verified(python):
     models = PROJECT / "model_repository"
     newest = Repository(models).versions("style")[-1]
-    assert "language_model" in run(python, "models", "list", "language_model", "--repository", models)
-    assert (
-        run(python, "models", "verify", "style", newest, "--repository", models) == f"style version {newest}: whole\n"
+    listed, verified = said(
+        python,
+        ["models", "list", "language_model", "--repository", models],
+        ["models", "verify", "style", newest, "--repository", models],
     )
+    assert "language_model" in listed
+    assert verified == f"style version {newest}: whole\n"
 
 
 @pytest.fixture

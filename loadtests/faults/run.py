@@ -87,9 +87,13 @@ def choose(every: Sequence[Fault], only: Sequence[str]) -> list[Fault]:
     return [fault for fault in every if not only or fault.name in only]
 
 
-def run(chosen: Sequence[Fault], out: Path) -> dict[str, Any]:
-    """Try the faults one after another on one server; its log goes to the folder `out`."""
-    with serving(out / "server.log") as served:
+def run(chosen: Sequence[Fault], out: Path, without: Iterable[str] = ()) -> dict[str, Any]:
+    """Try the faults one after another on one server; its log goes to the folder `out`.
+
+    Args:
+        without: models that the server does not have.
+    """
+    with serving(out / "server.log", without) as served:
         warm_up(served.address, [ENDPOINTS[name] for name in WATCHED])
         at_first, first_triton = served.resources(), served.triton
         skipped = {

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,15 +111,18 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(log: Path) -> Iterator[Served]:
+def serving(log: Path, without: Iterable[str] = ()) -> Iterator[Served]:
     """Serve a copy of the shipped repository until the context ends.
+
+    Args:
+        without: models that are left out.
 
     Raises:
         ServerError: it was not ready.
     """
     with tempfile.TemporaryDirectory(prefix="reverie-faults-") as folder:
         repository, disk = Path(folder) / "model_repository", Path(folder) / "log"
-        shutil.copytree(PROJECT / "model_repository", repository)
+        shutil.copytree(PROJECT / "model_repository", repository, ignore=shutil.ignore_patterns(*without))
         disk.mkdir()
         address, isolated = ListenAddress.free(), can_isolate()
         ports = [f"--{p}-port={getattr(address, f'{p}_port')}" for p in ("grpc", "http", "metrics")]

@@ -262,6 +262,7 @@ def test_the_commands_say_what_was_done(store, here, there):
 
 @pytest.mark.slow
 @pytest.mark.service
+@pytest.mark.usefixtures("short_drains")
 def test_a_running_server_gets_into_service_what_was_pulled_and_keeps_what_does_not_serve_out(
     store, here, there, photo
 ):

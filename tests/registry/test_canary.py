@@ -354,7 +354,7 @@ def test_perplexities_of_other_tokenizers_are_not_compared(texts, tmp_path):
 
 
 def test_a_style_network_has_no_rows_of_its_own(shipped):
-    with pytest.raises(SwitchError, match=r"measure: 'canary' is not accepted for style.*accepted: stable, none"):
+    with pytest.raises(SwitchError, match=r"quality: 'canary' is not accepted for style.*accepted: stable, none"):
         canary.run(shipped, 99, 10, 1, "http://127.0.0.1:9", quality_metric=QualityMetric.canary)
     version = shipped.repository.versions("style")[-1]
     rows = quality.basis_of(shipped, version, version, QualityMetric.stable)
@@ -362,15 +362,21 @@ def test_a_style_network_has_no_rows_of_its_own(shipped):
 
 
 def test_the_command_tells_how_a_canary_goes_while_it_is_watched(monkeypatch, tmp_path):
+    asked = []
+
     def run(model, version, percent, seconds, metrics, on_sample, quality_metric):
+        asked.append(quality_metric)
         on_sample(*SEEN)
         return Verdict("style", False, ("said so",), *SEEN, percent, seconds, ("p95: of 3 calls",))
 
     monkeypatch.setattr(canary, "run", run)
     app = typer.Typer()
     app.command()(cli.canary)
-    done = CliRunner().invoke(app, ["style", "2", "--repository", str(tmp_path), "--measure", "none"])
-    assert done.exit_code == 3
+    for option in ("--quality", "--measure"):  # The latter is its former name.
+        done = CliRunner().invoke(app, ["style", "2", "--repository", str(tmp_path), option, "none"])
+        assert done.exit_code == 3
+    assert asked == [QualityMetric.none] * 2
+    assert "--measure" not in CliRunner().invoke(app, ["--help"]).output
     assert "0 s of 300: 300 calls of version 2, 0 failed; 300 calls of version 1, 0 failed\n" in done.stderr
     assert "  compared p95: of 3 calls\n" in done.stdout
 

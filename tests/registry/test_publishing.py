@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -214,15 +215,16 @@ def test_a_lock_that_is_held_is_waited_for_and_then_named(repository):
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_leave_whole_versions_only_and_the_next_export_works(tmp_path):
+def test_a_kill_at_any_change_of_a_file_leaves_whole_versions_only_and_the_next_export_works(tmp_path):
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else tmp_path) as folder:
         repository = Path(folder) / "model_repository"
         repository.mkdir()
-        command = [sys.executable, "-m", "tests.registry.kill_publisher", str(repository), "200"]
+        command = [sys.executable, "-m", "tests.registry.kill_publisher", str(repository)]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("200 kills")
+    kills = re.match(r"(\d+) kills", done.stdout)
+    assert int(kills[1]) > 50
 
 
 def test_the_staging_of_a_living_process_is_not_swept(repository):

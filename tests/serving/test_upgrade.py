@@ -66,7 +66,10 @@ INPUTS = {"image": PIXELS, "style_weights": np.ones((1, 1), np.float32)}
 
 
 class Callers:
-    """Two clients that call `style` and `stylize` without pause, what answered, and what failed."""
+    """Two clients that call `style` and `stylize` all the time, what answered, and what failed."""
+
+    PAUSE = 0.02
+    """In seconds. Without one they take the processors from what they wait for."""
 
     def __init__(self, address: str, photo: bytes, label: str = "", size: int = 64):
         self.versions: list[str] = []
@@ -106,7 +109,7 @@ class Callers:
 
     def _call(self, address: str, photo: bytes) -> None:
         with Client(address, retry=None) as client:  # Each failure counts.
-            while not self._stop.is_set():
+            while not self._stop.wait(self.PAUSE):
                 try:
                     begun = time.monotonic()
                     version = client.infer("style", INPUTS, label=self._label).version
@@ -146,6 +149,7 @@ def added(client: Client, **which: str) -> int:
     return int(client.infer("style", INPUTS, **which).outputs["stylized"][0, 0, 0, 0]) - 100
 
 
+@pytest.mark.usefixtures("short_drains")
 def test_every_call_succeeds_while_version_2_is_published_and_later_ones_are_answered_by_it(served, retrained, photo):
     with Callers(served.address.grpc, photo) as callers, Client(served.address.grpc) as client:
         before = client.stylize(photo, size=64)
@@ -192,6 +196,7 @@ def answer_otherwise(files: Path) -> None:
     (files / "model.onnx").write_bytes(tiny.graph(50).SerializeToString())
 
 
+@pytest.mark.usefixtures("short_drains")
 @pytest.mark.parametrize(
     ("spoil", "message"), [(corrupt, "load failed for model 'style'"), (answer_otherwise, "stylized: differs by 49")]
 )
@@ -244,7 +249,7 @@ def test_a_canary_gets_its_share_and_is_promoted_or_not_by_what_was_measured(ser
     version = publishing.publish(tiny.stage(repository, 5, loss=loss), repository, label="museum").version
     with Callers(served.address.grpc, photo) as callers, model_of(served) as model:
         callers.wait_for(stable, calls=20)
-        verdict = canary.run(model, version, 40, 4, served.address.metrics)
+        verdict = canary.run(model, version, 40, 2, served.address.metrics, canary.CanaryLimits(requests=5))
         assert verdict.promoted == promoted, verdict.reasons
         assert 0 < verdict.canary.requests < verdict.stable.requests
         assert verdict.canary.quality == loss

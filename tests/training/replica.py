@@ -1,8 +1,11 @@
-"""One process of a tiny training, for the tests of strategies: `python -m tests.training.replica STRATEGY SOURCE RUN`.
+"""Processes of tiny trainings, for the tests of strategies: `python -m tests.training.replica '[[STRATEGY, SOURCE, RUN, TF_CONFIG], ...]'`.
 
-"mirrored" makes two devices of this machine's processor.
+"mirrored" makes two devices of this machine's processor; TF_CONFIG may be left out.
 """
 
+import json
+import multiprocessing
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +41,19 @@ def train_on(distribution: Distribution, source: Path, run: Path) -> Distributio
     return distribution
 
 
+def train_as(strategy: str, source: str, run: str, tf_config: str = "") -> None:
+    """A forked process's whole work; says how many replicas there were."""
+    if tf_config:
+        os.environ["TF_CONFIG"] = tf_config
+    print("replicas:", train_on(distribution_of(strategy), Path(source), Path(run)).replicas)
+
+
 if __name__ == "__main__":
-    strategy, source, run = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    print("replicas:", train_on(distribution_of(strategy), source, run).replicas)
+    # TensorFlow, which takes seconds to import, has started nothing yet that a fork would lose.
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=train_as, args=arguments) for arguments in json.loads(sys.argv[1])]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode for process in processes))

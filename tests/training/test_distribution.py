@@ -1,4 +1,3 @@
-import itertools
 import json
 import os
 import socket
@@ -23,9 +22,10 @@ pytestmark = pytest.mark.tensorflow
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def start(strategy, source, run, **environment):
-    command = [sys.executable, "-m", "tests.training.replica", strategy, str(source), str(run)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"} | environment
+def start(*trainings):
+    """Processes side by side; see `tests.training.replica`."""
+    command = [sys.executable, "-m", "tests.training.replica", json.dumps(trainings, default=str)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(
         command, cwd=PROJECT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -54,16 +54,14 @@ def texts(tmp_path_factory):
 def runs(tmp_path_factory, texts):
     """The same tiny training without a strategy, on two mirrored devices, and by two processes."""
     folder = tmp_path_factory.mktemp("distributed")
-    processes = {"mirrored": [start("mirrored", texts, folder / "mirrored")]}
-    processes["multiworker"] = [
-        start("multiworker", texts, folder / "multiworker", TF_CONFIG=worker) for worker in two_workers()
-    ]
+    mirrored = ("mirrored", texts, folder / "mirrored")
+    workers = (("multiworker", texts, folder / "multiworker", worker) for worker in two_workers())
+    process = start(mirrored, *workers)
     assert train_on(Distribution.of("none"), texts, folder / "none").replicas == 1
-    for process in itertools.chain(*processes.values()):
-        out, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err[-3000:]
-        assert out == "replicas: 2\n"
-    return {name: Run(folder / name) for name in ("none", *processes)}
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err[-3000:]
+    assert out == "replicas: 2\n" * 3
+    return {name: Run(folder / name) for name in ("none", "mirrored", "multiworker")}
 
 
 @pytest.mark.slow
