@@ -42,6 +42,12 @@ def small() -> bytes:
     return images.encode(images.resize(images.read(PICTURES / "cat.jpg"), 64, 80), "png")
 
 
+@pytest.fixture(scope="module")
+def scene() -> bytes:
+    """Large enough to dream on: the features that are shipped take sides of at least 80 pixels."""
+    return images.encode(images.resize(images.read(PICTURES / "cat.jpg"), 88, 96), "png")
+
+
 def call(gateway: Gateway, method: str, path: str, body: bytes | None = None, **headers: str) -> HTTPResponse:
     connection = HTTPConnection(*gateway.address.split(":"), timeout=120)
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -182,12 +188,12 @@ def test_format_quality_and_size_are_openai_s(ai, small):
 
 
 @pytest.mark.parametrize("model", ["deepdream", "style_transfer"])
-def test_partial_images_come_from_the_running_optimization(ai, small, model):
-    sources = [("photo.png", small), ("painting.png", small)] if model == "style_transfer" else ("photo.png", small)
-    steps = {"steps": 9} if model == "style_transfer" else {"iterations": 4, "num_octave": 2}
+def test_partial_images_come_from_the_running_optimization(ai, scene, model):
+    sources = [("photo.png", scene), ("painting.png", scene)] if model == "style_transfer" else ("photo.png", scene)
+    steps = {"steps": 9} if model == "style_transfer" else {"iterations": 8, "num_octave": 1}
     events = list(
         ai.images.edit(
-            model=model, image=sources, prompt="", stream=True, partial_images=2, extra_body={**steps, "size": 64}
+            model=model, image=sources, prompt="", stream=True, partial_images=2, extra_body={**steps, "size": 96}
         )
     )
     assert [event.type for event in events] == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
@@ -230,11 +236,11 @@ def test_a_transfer_takes_several_paintings_and_shows_its_steps(gateway, small):
     assert images.measure(base64.b64decode(events[-1][1]["image"])) == images.measure(whole.read())
 
 
-def test_raw_pixels_come_with_their_shape(gateway, small):
-    path = "/v1/dream?iterations=1&num_octave=1&size=64&format=raw"
-    answer = call(gateway, "POST", path, small, content_type="application/octet-stream")
-    assert answer.headers["x-reverie-shape"] == "51,64,3"
-    assert len(answer.read()) == 51 * 64 * 3
+def test_raw_pixels_come_with_their_shape(gateway, scene):
+    path = "/v1/dream?iterations=1&num_octave=1&size=96&format=raw"
+    answer = call(gateway, "POST", path, scene, content_type="application/octet-stream")
+    assert answer.headers["x-reverie-shape"] == "88,96,3"
+    assert len(answer.read()) == 88 * 96 * 3
 
 
 def test_a_wrong_parameter_of_a_picture_has_the_model_s_own_message(gateway, small):
@@ -254,13 +260,13 @@ def test_styles_score_and_health(gateway):
     assert gateway.alive() and gateway.ready()
 
 
-def test_callers_who_hang_up_free_their_places(gateway, small):
+def test_callers_who_hang_up_free_their_places(gateway, scene):
     """Six jobs are as many as a caller may have; a seventh is refused until one of them has ended."""
 
     def begin() -> HTTPResponse:
-        path = "/v1/dream?iterations=1000&num_octave=1&size=64&frames=100"
+        path = "/v1/dream?iterations=1000&num_octave=1&size=96&frames=100"
         return call(
-            gateway, "POST", path, small, content_type="image/png", accept="text/event-stream", reverie_client="anna"
+            gateway, "POST", path, scene, content_type="image/png", accept="text/event-stream", reverie_client="anna"
         )
 
     jobs = [begin() for _ in range(6)]
