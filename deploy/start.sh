@@ -29,13 +29,17 @@ fi
 # Triton's models inherit its environment, and need no keys.
 unset REVERIE_CONTROL_KEY REVERIE_CONTROL_KEY_FILE REVERIE_API_KEY
 
-# Triton's own metrics stay inside; what is served has its models' too (docs/metrics.md). It is started again if it ends.
+# Triton's own metrics stay inside; what is served has its models' too (docs/metrics.md). It is started again if it ends, and
+# ends when this process has, which becomes Triton's.
 PROMETHEUS_MULTIPROC_DIR=$(mktemp -d)
 export PROMETHEUS_MULTIPROC_DIR
 triton_metrics=8003
-(while :; do
-  python3 -m serving.telemetry.exporter --triton "http://127.0.0.1:$triton_metrics/metrics" --listen 0.0.0.0:8002 || sleep 1
-done) &
+serve_metrics() {
+  while kill -0 $$ 2>/dev/null; do
+    python3 -m serving.telemetry.exporter --triton "http://127.0.0.1:$triton_metrics/metrics" --listen 0.0.0.0:8002 --beside $$ || sleep 1
+  done
+}
+serve_metrics >/dev/null 2>&1 &
 
 # Connections end after ten minutes, so that calls reach servers that were added; streams on them have an hour to end.
 exec tritonserver \

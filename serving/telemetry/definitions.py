@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from serving.telemetry.batched_histogram import BatchedHistogram
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of the processes' values; read by prometheus_client when it is imported."""
 
+disable_created_metrics()  # When a counter began is in no table, and not kept in multi-process mode either.
 REGISTRY = CollectorRegistry()
 DEFINITIONS: list[Definition] = []
 """In the order of the documentation's table."""

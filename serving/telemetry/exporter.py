@@ -12,12 +12,14 @@ import http.client
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from reverie_client import proxies
@@ -118,6 +120,7 @@ def _server(host: str, port: int, text: Callable[[], bytes]) -> ThreadingHTTPSer
 def main(
     triton: Annotated[str, typer.Option(help="Address of Triton's own metrics.")],
     listen: Annotated[str, typer.Option(help="Where to serve all of them, as host:port.")] = "127.0.0.1:8002",
+    beside: Annotated[int, typer.Option(help="End when this process has ended; 0 for never.")] = 0,
 ) -> None:
     """Serve the metrics of a Triton that something else has started, until a signal ends it."""
     folder = os.environ.get(FOLDER_VARIABLE, "")
@@ -128,7 +131,8 @@ def main(
     host, _, port = listen.rpartition(":")
     exporter = Exporter(host, int(port), triton, Path(folder))
     exporter.start()
-    threading.Event().wait()
+    while not beside or psutil.pid_exists(beside):
+        time.sleep(1.0)
 
 
 if __name__ == "__main__":

@@ -369,8 +369,7 @@ def _reload(server: TritonServer, model: str, ended: Set[str]) -> str:
     """
     try:
         server.restore_folder()
-        ready = [v.version for v, state in _states(server).items() if v.name == model and state.is_ready]
-        if whole := sorted(int(version) for version in ready if version not in ended):
+        if whole := _whole_versions(server, model, ended):
             configuration = server.control(f"models/{model}/config", 5)
             _load_configuration(server, model, configuration | {"version_policy": {"specific": {"versions": whole}}})
             _load_configuration(server, model, configuration)
@@ -382,6 +381,16 @@ def _reload(server: TritonServer, model: str, ended: Set[str]) -> str:
     except OSError as error:
         return str(error)
     return ""
+
+
+def _whole_versions(server: TritonServer, model: str, ended: Set[str]) -> list[int]:
+    """Those that serve; none where Triton does not say."""
+    try:
+        states = _states(server)
+    except OSError:
+        return []
+    ready = {v.version for v, state in states.items() if v.name == model and state.is_ready}
+    return sorted(int(version) for version in ready - ended)
 
 
 def _load_configuration(server: TritonServer, model: str, configuration: dict[str, Any]) -> None:

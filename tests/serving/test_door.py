@@ -154,7 +154,7 @@ def test_headers_for_triton_alone_do_not_reach_it(behind, door):
 
 
 def test_a_call_whose_caller_has_gone_is_finished_in_triton(behind, door, photo):
-    request = requests.stylize(photo, {})
+    request = requests.stylize(photo, None, {})
     with stub_of(door) as stub:
         asked = service_pb2.ModelStatisticsRequest(name="stylize")
 
@@ -289,7 +289,7 @@ def test_a_new_configuration_is_taken_over_without_a_restart(behind, server):
     with door_before(server, said) as door:
         pid = door.envoy.pid
         with Client(str(door.settings.grpc)) as client:
-            stream = client.generate("This movie", max_tokens=100)
+            stream = client.generate("This movie", max_tokens=100, ignore_eos=True)
             next(stream)
             deny = {"envoy.filters.http.rbac": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute", "rbac": {"rules": {"action": "ALLOW", "policies": {}}}}}  # fmt: skip
             filters = [{"name": "envoy.filters.http.rbac", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"}}]  # fmt: skip
