@@ -4,8 +4,8 @@ Errors and latency come from the server's metrics, version by version, so every 
 measure is taken on the same inputs for both where the model allows it: perplexity of a language model on
 text that was recorded with the stable version, or with the canary; of a style network what its training measured on
 held-out photographs. Both versions also answer the recorded inputs of both, and are compared (`registry.answers`).
-What cannot be judged is not promoted, but for what falls on a version by chance: p95 of few calls
-(`registry.canary_latency`), and a few refusals or callers' mistakes (`registry.canary_failures`). The verdict says in words what was compared on what.
+What cannot be judged is not promoted, but for what falls on a version by chance: a few slow calls, refusals and callers'
+mistakes (`registry.canary_chance`). The verdict says in words what was compared on what.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from reverie_client import ReverieError
 from reverie_client.labels import CANARY, STABLE
 
-from registry import answers, canary_failures, canary_latency, golden, quality
+from registry import answers, canary_chance, golden, quality
 from registry.canary_metrics import CanaryMetrics, watch
 from registry.history import History
 from registry.quality import QualityBasis
@@ -48,7 +48,9 @@ class CanaryLimits:
 
     def are_exceeded(self, stable: CanaryMetrics, canary: CanaryMetrics) -> bool:
         """Whether the canary fails so often that there is no need to watch on."""
-        return canary.error_rate > stable.error_rate + self.errors and canary_failures.are_certain(stable, canary)
+        return canary.error_rate > stable.error_rate + self.errors and canary_chance.failures_are_certain(
+            stable, canary
+        )
 
 
 @dataclass(frozen=True)
@@ -145,22 +147,23 @@ def judge(
     if canary.requests < limits.requests:
         reasons.append(f"{canary.requests} requests reached it; at least {limits.requests} are needed")
     is_higher = canary.error_rate > stable.error_rate + limits.errors
-    if is_higher and not canary_failures.may_be_chance(stable, canary):
+    if is_higher and not canary_chance.failures_may_be_chance(stable, canary):
         reasons.append(
             f"{canary.error_rate:.1%} of its requests failed, of the stable version's {stable.error_rate:.1%}"
         )
-    p95 = _exceeds("p95 in ms", stable.p95_ms, canary.p95_ms, max(limits.p95, _chance(stable, canary)), limits.p95)
+    p95 = _exceeds("p95 in ms", stable.p95_ms, canary.p95_ms, limits.p95)
+    if (
+        p95
+        and _are_numbers(stable.p95_ms, canary.p95_ms)
+        and canary_chance.slowness_may_be_chance(stable, canary, limits.p95)
+    ):
+        p95 = ""
     worse = _exceeds(metric, stable.quality, canary.quality, limits.quality_metric) if metric else ""
     return [*reasons, *filter(None, (p95, worse))]
 
 
-def _chance(stable: CanaryMetrics, canary: CanaryMetrics) -> float:
-    """How many times the stable version's p95 that of an equal version may be by chance."""
-    return canary_latency.chance_ratio(_spread(stable), stable.requests, canary.requests)
-
-
-def _spread(stable: CanaryMetrics) -> float:
-    return canary_latency.TYPICAL_SPREAD if stable.spread is None else stable.spread
+def _are_numbers(*values: float | None) -> bool:
+    return all(value is not None and math.isfinite(value) for value in values)
 
 
 def describe(
@@ -181,19 +184,16 @@ def describe(
 
 
 def describe_p95(stable: CanaryMetrics, canary: CanaryMetrics, limits: CanaryLimits) -> str:
-    """What p95 is of, whether it can show a canary that is slower than the limit, and if not how many calls would."""
+    """What p95 is of, and what counts."""
     told = f"p95: of {canary.requests} calls and of {stable.requests}, by the server's own clock"
-    chance = _chance(stable, canary)
-    if chance <= limits.p95:
-        return told
     if not (canary.requests and stable.requests):
         return f"{told}; without calls of both there is nothing to compare"
-    share = stable.requests / canary.requests
-    needed = canary_latency.calls_needed(_spread(stable), limits.p95, share)
-    tells = "no number of calls tells" if needed is None else f"{needed} calls of the canary tell"
+    if not (stable.times and canary.times and stable.p95_ms):
+        return told
+    slow = canary.slower_than(limits.p95 * stable.p95_ms), stable.slower_than(limits.p95 * stable.p95_ms)
     return (
-        f"{told}; so few differ by up to {chance:.3g} times by chance, so only more than that was held against it; "
-        f"{tells} {limits.p95:g} times from chance"
+        f"{told}; {slow[0]} and {slow[1]} of them took longer than {limits.p95:g} times the stable version's; only more than "
+        "chance explains counts (Fisher's exact test)"
     )
 
 
@@ -202,12 +202,8 @@ def _recorded(model: Rollout, stable: CanaryMetrics, canary: CanaryMetrics) -> l
     return [name for name, folder in seen if golden.read(folder)] or ["neither"]
 
 
-def _exceeds(unit: str, stable: float | None, canary: float | None, limit: float, promised: float | None = None) -> str:
-    """Why a number does not keep within `limit` times the stable version's; empty if it does.
-
-    Args:
-        promised: the limit to name, where chance allows for more.
-    """
+def _exceeds(unit: str, stable: float | None, canary: float | None, limit: float) -> str:
+    """Why a number does not keep within `limit` times the stable version's; empty if it does."""
     for whose, value in (("its", canary), ("the stable version's", stable)):
         if value is None or not math.isfinite(value):
             return f"{whose} {unit} is {'unknown' if value is None else value}; accepted: a number for both versions"
@@ -215,7 +211,7 @@ def _exceeds(unit: str, stable: float | None, canary: float | None, limit: float
     assert canary is not None
     if canary <= stable * limit:
         return ""
-    return f"its {unit} is {canary:.4g}, the stable version's {stable:.4g}; accepted: {promised or limit:g} times that"
+    return f"its {unit} is {canary:.4g}, the stable version's {stable:.4g}; accepted: {limit:g} times that"
 
 
 def compare_answers(model: Rollout, stable: int, version: int) -> list[str]:
@@ -269,6 +265,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
     plain = {k: v for k, v in asdict(verdict).items() if v is not None}
     for side in (plain["stable"], plain["canary"]):
         side["measure"] = side.pop("quality")
+        side.pop("times")
     return plain
 
 

@@ -41,15 +41,3 @@ def chance_ratio(spread: float, stable_calls: int, canary_calls: int) -> float:
         return math.inf
     exponent = CONFIDENCE_Z * spread * _ERROR * math.sqrt(1 / stable_calls + 1 / canary_calls)
     return math.exp(exponent) if exponent < 700 else math.inf
-
-
-def calls_needed(spread: float, limit: float, stable_share: float) -> int | None:
-    """How many calls have to reach a canary until chance alone does not pass `limit`.
-
-    Args:
-        limit: how many times the stable version's p95 is accepted; None is returned for 1 or less, where no number is enough.
-        stable_share: calls of the stable version for each of the canary's, above 0.
-    """
-    if limit <= 1:
-        return None
-    return math.ceil((CONFIDENCE_Z * spread * _ERROR / math.log(limit)) ** 2 * (1 + 1 / stable_share))

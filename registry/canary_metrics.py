@@ -27,7 +27,6 @@ _TRITON_SUCCESSES, _TRITON_FAILURES = "nv_inference_request_success", "nv_infere
 _TRITON_SUMMARY = "nv_inference_request_summary_us"
 """Quantiles of the calls of the last minute."""
 _TRITON_BROKEN = ("BACKEND", "OTHER")
-_QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class CanaryMetrics:
         broken: those of the failures that are the version's own fault; the others are refusals, deadlines and callers'
             mistakes, which fall on a version by chance.
         quality: the task's quality metric, of which less is better.
-        spread: standard deviation of the logarithm of its calls' times.
+        spread: standard deviation of the logarithm of its calls' times; known where only quantiles are.
+        times: upper bounds in ms, rising, and how many calls took no longer; empty where only quantiles are known.
     """
 
     version: int
@@ -50,10 +50,21 @@ class CanaryMetrics:
     quality: float | None = None
     spread: float | None = None
     broken: int = 0
+    times: tuple[tuple[float, float], ...] = ()
 
     @property
     def error_rate(self) -> float:
         return self.failures / self.requests if self.requests else 0.0
+
+    @property
+    def timed(self) -> int:
+        """Calls whose times are known."""
+        return int(self.times[-1][1]) if self.times else 0
+
+    def slower_than(self, milliseconds: float) -> int:
+        """How many of them took longer, as far as the bounds tell: the next one above counts."""
+        within = next((count for bound, count in self.times if bound >= milliseconds), self.timed)
+        return self.timed - int(within)
 
 
 def observe(added: Snapshot, model: str, version: int, now: Snapshot | None = None) -> CanaryMetrics:
@@ -68,14 +79,13 @@ def observe(added: Snapshot, model: str, version: int, now: Snapshot | None = No
     if not statuses:
         return _observe_triton(added, now or added, which, version)
     calls = sum(statuses.values()) - statuses.get(_LEFT, 0)
-    quantiles = {q: added.quantile(q, _SECONDS, **which) for q in _QUANTILES}
-    known = {q: 1000 * seconds for q, seconds in quantiles.items() if seconds is not None}
+    p95 = added.quantile(0.95, _SECONDS, **which)
     return CanaryMetrics(
         version,
         int(calls),
         int(calls - statuses.get("OK", 0)),
-        known.get(0.95),
-        spread=canary_latency.spread(known),
+        None if p95 is None else 1000 * p95,
+        times=tuple((1000 * bound, count) for bound, count in added.buckets(_SECONDS, **which)),
         broken=int(sum(statuses.get(status, 0) for status in _BROKEN)),
     )
 

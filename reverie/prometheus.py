@@ -64,9 +64,13 @@ class Snapshot:
             sums[key] = sums.get(key, 0.0) + value
         return sums
 
+    def buckets(self, name: str, **labels: str) -> list[tuple[float, float]]:
+        """Return the upper bounds of a histogram, the last one infinite, and how many observations were no larger."""
+        return sorted((float(le), count) for le, count in self.by("le", f"{name}_bucket", **labels).items())
+
     def quantile(self, q: float, name: str, **labels: str) -> float | None:
         """Return a quantile of a histogram as Prometheus' `histogram_quantile` does; None where nothing was observed."""
-        buckets = sorted((float(le), count) for le, count in self.by("le", f"{name}_bucket", **labels).items())
+        buckets = self.buckets(name, **labels)
         return _quantile(q, buckets) if buckets and buckets[-1][1] > 0 else None
 
     def _matching(self, name: str, labels: Mapping[str, str]) -> dict[frozenset[tuple[str, str]], float]:
