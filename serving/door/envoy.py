@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import IO, Any
 
 from reverie_client.credentials import SECRET_VARIABLES
 
+from serving import local_http
 from serving.door.errors import DoorError
 
 _BEGINS = "bootstrap.json"
@@ -141,7 +141,7 @@ class Envoy:
         Raises:
             OSError: no answer.
         """
-        connection = _UnixConnection(self.folder / "admin.sock", timeout)
+        connection = local_http.connect(f"unix:{self.folder / 'admin.sock'}", timeout)
         try:
             connection.request(method, path)
             answer = connection.getresponse()
@@ -201,19 +201,6 @@ class Envoy:
             process.wait()
         with contextlib.suppress(FileNotFoundError):
             (self.folder / "admin.sock").unlink()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a socket in the file system."""
-
-    def __init__(self, path: Path, timeout: float):
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 def _die_with_parent() -> None:
