@@ -61,6 +61,20 @@ def test_tokens_are_asked_for_with_their_issuer_and_audience(asked, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "has_gateway", "opens_triton"),
+    [
+        ((), True, False),
+        (("--http",), True, False),
+        (("--no-http",), False, False),
+        (("--no-door", "--http"), True, True),
+    ],
+)
+def test_http_is_the_gateway_s_behind_the_door_and_triton_s_own_without_it(asked, options, has_gateway, opens_triton):
+    found, _ = asked(*options)
+    assert (found.has_gateway, found.security.http) == (has_gateway, opens_triton)
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--no-door", "--keys", "keys.json"), "asked for by the door"),
@@ -89,4 +103,5 @@ def test_the_api_key_is_asked_for_where_there_is_no_key_file(tmp_path, has_keys)
     found = opening.opening(ListenAddress.free(), Security(api_key="shared", door_asks=has_keys), key_file=file)
     assert found.door.keys.api == (None if has_keys else "shared")
     assert found.door.settings.key_file == file
+    assert found.gateway is None and found.door.settings.gateway is None
     found.door.stop()

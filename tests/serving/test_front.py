@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPResponse
 
+import grpc
 import openai
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from imaging import images
+from reverie.prometheus import Snapshot
 from serving.door.door import Door
 from serving.door.keys import KeyFile
 from serving.door.opening import gateway_of
@@ -117,16 +121,16 @@ def test_a_key_for_one_model_sees_and_reaches_that_one_only(front, small):
     assert front.call("painter", "POST", "/v1/dream", small, claimed).status == 403
 
 
-def begin_dream(front: Front, name: str, small: bytes, claimed: str = "") -> HTTPResponse:
+def begin_dream(front: Front, name: str, photo: bytes, claimed: str = "") -> HTTPResponse:
     """The answer's beginning, of a dream that takes minutes."""
-    path = "/v1/dream?iterations=1000&num_octave=1&size=64&frames=100&stream=true"
-    return front.call(name, "POST", path, small, {"reverie-client": claimed} if claimed else {})
+    path = "/v1/dream?iterations=1000&num_octave=1&size=128&frames=100&stream=true"
+    return front.call(name, "POST", path, photo, {"reverie-client": claimed} if claimed else {})
 
 
-def test_streams_of_a_key_are_counted_over_http_and_freed_by_hanging_up(front, small):
-    with closing(begin_dream(front, "single", small)) as first:
-        assert first.status == 200
-        second = begin_dream(front, "single", small)
+def test_streams_of_a_key_are_counted_over_http_and_freed_by_hanging_up(front, photo):
+    with contextlib.closing(begin_dream(front, "single", photo)) as first:
+        assert first.status == 200, first.read()
+        second = begin_dream(front, "single", photo)
         assert (second.status, second.headers["retry-after"]) == (429, "1")
         assert b"1 at the same time" in second.read()
         with front.ai("single") as ai:
@@ -145,15 +149,15 @@ def is_refused(ai: openai.OpenAI) -> bool:
     return False
 
 
-def test_whose_share_is_taken_is_said_by_the_key_and_a_caller_who_hangs_up_frees_his_places(front, small):
+def test_whose_share_is_taken_is_said_by_the_key_and_a_caller_who_hangs_up_frees_his_places(front, photo):
     """Six jobs are as many as a caller may have."""
-    jobs = [begin_dream(front, "anna", small, claimed=f"anna {i}") for i in range(6)]
+    jobs = [begin_dream(front, "anna", photo, claimed=f"anna {i}") for i in range(6)]
     assert [job.status for job in jobs] == [200] * 6
-    assert begin_dream(front, "anna", small, claimed="berta").status == 503
+    assert begin_dream(front, "anna", photo, claimed="berta").status == 503
     for job in jobs:
         job.close()
     deadline = time.monotonic() + 20
-    while (again := begin_dream(front, "anna", small)).status == 503:
+    while (again := begin_dream(front, "anna", photo)).status == 503:
         assert time.monotonic() < deadline, "nothing was cancelled"
     assert again.status == 200
     again.close()
@@ -195,3 +199,22 @@ def test_a_gateway_that_is_killed_is_back_and_counted(front):
 
 def restarts() -> float:
     return RESTARTS.labels("gateway")._value.get()
+
+
+def test_calls_that_no_model_has_seen_are_counted_by_status(front, server):
+    def counted() -> dict[str, float]:
+        with urllib.request.urlopen(server.address.metrics) as answer:
+            return Snapshot.read(answer.read().decode()).by("status", "reverie_door_requests")
+
+    def ask(model: str, key: str) -> None:
+        request = service_pb2.ModelMetadataRequest(name=model)
+        with contextlib.suppress(grpc.RpcError):
+            stub.ModelMetadata(request, metadata=(("x-api-key", key),), timeout=10)
+
+    before = counted()
+    with grpc.insecure_channel(str(front.door.settings.grpc)) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for model, key in (("stylize", "painter"), ("score", "painter"), ("stylize", "nobody")):
+            ask(model, front.keys.get(key, "wrong"))
+    new = {status: count - before.get(status, 0) for status, count in counted().items()}
+    assert (new["OK"], new["PERMISSION_DENIED"], new["UNAUTHENTICATED"]) == (1, 1, 1)
