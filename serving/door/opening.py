@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.door.door import Door
+from serving.door.errors import DoorError
 from serving.door.folder import make_folder
 from serving.door.guard.proxy import Keys
 from serving.door.settings import DoorSettings, PublicAddress, TokenIssuer
@@ -91,3 +92,14 @@ def gateway_of(settings: DoorSettings, repository: Path, log: Path | None, inter
         has_door=True,
     )
     return Gateway(f"unix:{settings.gateway_socket}", f"unix:{settings.guard_socket}", options, log, interrupt)
+
+
+def issuer_of(jwks: str | None, issuer: str = "", audience: str = "") -> TokenIssuer | None:
+    """Whose tokens let callers in; None where none do.
+
+    Raises:
+        DoorError: `jwks` is no address and no file, or it is missing and said which tokens count.
+    """
+    if jwks is None and (issuer or audience):
+        raise DoorError("--jwt-issuer and --jwt-audience say which tokens count; accepted with --jwks")
+    return TokenIssuer(jwks, issuer, audience) if jwks else None
