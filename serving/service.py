@@ -15,6 +15,7 @@ from serving.door.settings import TokenIssuer
 from serving.gateway.keeper import GatewayKeeper
 from serving.gateway.process import GatewayError
 from serving.security import Security
+from serving.triton import memory
 from serving.triton.address import ListenAddress
 from serving.triton.errors import StartInterrupted
 from serving.triton.server import TritonServer
@@ -41,8 +42,8 @@ class Service:
     repository: Path
     listen: ListenAddress
     security: Security
-    environment: Mapping[str, str]
-    memory_bytes: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    memory_bytes: int = field(default_factory=memory.default_limit)
     has_door: bool = True
     has_gateway: bool = True
     cors_origins: tuple[str, ...] = field(default=())

@@ -25,7 +25,7 @@ from serving.door.keys import KeyFile
 from serving.door.opening import gateway_of
 from serving.gateway.keeper import GatewayKeeper
 from serving.gateway.process import Gateway
-from serving.telemetry.definitions import RESTARTS
+from serving.telemetry.definitions import SUPERVISOR_REGISTRY
 from serving.triton.server import TritonServer
 from tests.conftest import PICTURES
 from tests.serving.doors import door_before
@@ -198,7 +198,7 @@ def test_a_gateway_that_is_killed_is_back_and_counted(front):
 
 
 def restarts() -> float:
-    return RESTARTS.labels("gateway")._value.get()
+    return SUPERVISOR_REGISTRY.get_sample_value("reverie_restarts_total", {"part": "gateway"}) or 0.0
 
 
 def test_calls_that_no_model_has_seen_are_counted_by_status(front, server):
