@@ -82,7 +82,7 @@ def opening(
 
 
 def gateway_of(settings: DoorSettings, repository: Path, log: Path | None, interrupt: threading.Event) -> Gateway:
-    """A gateway that this door alone reaches, and that calls the models as its callers do: past the guard."""
+    """A gateway that this door alone reaches, and that calls the models as its callers do: through the guard."""
     most = settings.limits.body_bytes
     options = GatewayOptions(
         repository.resolve(),
