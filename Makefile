@@ -38,7 +38,7 @@ lint: $(VENV)/.dev ## formatting, lint, types, and which room may import which
 	$(PYTHON_M) mypy
 	$(BIN)/python $(BIN)/lint-imports --no-cache
 
-serve: $(VENV)/.runtime ## serve model_repository on 127.0.0.1:8001 (gRPC) behind its door; ARGS="--weights-dir ..."
+serve: $(VENV)/.runtime ## serve model_repository on 127.0.0.1, gRPC 8001 and HTTP 8000, behind its door; ARGS="--weights-dir ..."
 	$(REVERIE) serve $(ARGS)
 
 train-lm: $(VENV)/.runtime ## train a language model; PRESET=book|reviews DATA=archive or folder (default: download IMDB) ARGS=...

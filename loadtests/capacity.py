@@ -32,6 +32,7 @@ from loadtests.plots import Axis, Line, line_chart
 from loadtests.run import (
     Address,
     Arrivals,
+    Door,
     MaxCpuShare,
     MaxInFlight,
     MaxLag,
@@ -172,6 +173,7 @@ def main(
             help="Give half of the cores to a server that is started here, and the others to the generator.",
         ),
     ] = True,
+    door: Door = True,
     out: Annotated[Path, typer.Option(help="Write report.html and report.json into this folder.")] = Path(
         "out/capacity"
     ),
@@ -187,7 +189,7 @@ def main(
         schedule([], {"any": 1}, arrivals)  # Refuses unknown arrivals before a server is started.
         outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
-        with target(address, out, metrics, apart=apart) as server:
+        with target(address, out, metrics, apart=apart, door=door) as server:
             idle = prepare(server, asked)
             found = [explore(server, asked, name, o, FIRST / idle[name], plan) for name, o in objectives.items()]
     violations = [v for f in found for v in f.violations(bounds)]

@@ -118,6 +118,9 @@ MixFile = Annotated[
         "--mix", help="Send the requests that this TOML file describes; see docs/loadtests.md. Default: all endpoints."
     ),
 ]
+Door = Annotated[
+    bool, typer.Option(help="Put a door before a server that is started here; --no-door sends to Triton itself.")
+]
 SloFile = Annotated[Path, typer.Option("--slo", help="Read the objectives from this TOML file.")]
 Arrivals = Annotated[str, typer.Option(help="Choose when requests are sent: poisson or constant.")]
 Seed = Annotated[
@@ -156,6 +159,7 @@ def main(
     max_cpu_share: MaxCpuShare = Limits.cpu_share,
     max_lag_ms: MaxLag = Limits.lag_p99_ms,
     slo_file: SloFile = slo.DEFAULT_FILE,
+    door: Door = True,
     out: Annotated[Path, typer.Option(help="Write report.html, report.json and *.csv into this folder.")] = Path(
         "out/loadtest"
     ),
@@ -175,7 +179,7 @@ def main(
         objectives = objectives_of(slo_file, "open" if open_loop else "closed", asked)
         outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
-        with target(address, out, metrics) as server:
+        with target(address, out, metrics, door=door) as server:
             prepare(server, asked)
             progress = Progress()
             load = functools.partial(send_from_users, server.address, users, seconds, progress.count, asked.endpoints)

@@ -25,6 +25,7 @@ from loadtests.plots import Axis, Line, line_chart
 from loadtests.report import Section, paragraph
 from loadtests.run import (
     Address,
+    Door,
     MetricsUrl,
     MixFile,
     Progress,
@@ -55,6 +56,7 @@ def main(
     sample_every: Annotated[float, typer.Option(min=0.1, help="Sample the memory every so many seconds.")] = 10,
     mix_file: MixFile = None,
     slo_file: SloFile = slo.DEFAULT_FILE,
+    door: Door = True,
     out: Annotated[Path, typer.Option(help="Write report.html, report.json and *.csv into this folder.")] = Path(
         "out/soak"
     ),
@@ -67,7 +69,7 @@ def main(
         bounds = slo.load_soak(slo_file)
         outputs.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
-        with target(address, out, metrics, pid) as server:
+        with target(address, out, metrics, pid, door=door) as server:
             prepare(server, asked)
             progress = Progress()
             sampler = Sampler(server.pid or 0)

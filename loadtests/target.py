@@ -15,8 +15,11 @@ from reverie_client import Client
 from loadtests.arrivals import Arrival
 from loadtests.calls import Call, make_call
 from loadtests.endpoints import ENDPOINTS, Caller, Endpoint, make_pictures
+from serving.security import Security
+from serving.service import Service, started
+from serving.triton.address import ListenAddress
 from serving.triton.errors import ServerError
-from serving.triton.server import PROJECT, TritonServer
+from serving.triton.server import PROJECT
 
 READY_WITHIN_S = 60.0
 WARM_UP_TIMEOUT_S = 300.0
@@ -41,12 +44,15 @@ class Target:
 
 
 @contextlib.contextmanager
-def target(address: str, out: Path, metrics: str = "", pid: int | None = None, apart: bool = False) -> Iterator[Target]:
+def target(
+    address: str, out: Path, metrics: str = "", pid: int | None = None, apart: bool = False, door: bool = True
+) -> Iterator[Target]:
     """Yield a server that is ready: the given one, or one that lives as long as this context and logs into `out`.
 
     Args:
         apart: give a server that is started here the first half of this process's cores, and this process the rest,
             so that neither takes the other's; with one core they share it.
+        door: put a door before a server that is started here, as callers of `reverie serve` meet it.
 
     Raises:
         ServerError: none is ready within a minute, or none can be started.
@@ -63,10 +69,13 @@ def target(address: str, out: Path, metrics: str = "", pid: int | None = None, a
         theirs, ours = (cores[:half], cores[half:]) if half else (cores, cores)
         stack.callback(os.sched_setaffinity, 0, cores)
         os.sched_setaffinity(0, theirs)  # What is started inherits it.
-        server = stack.enter_context(TritonServer(PROJECT / "model_repository", log=log))
+        service = Service(
+            PROJECT / "model_repository", ListenAddress.free(), Security(), has_door=door, has_gateway=False
+        )
+        running = stack.enter_context(started(service, log=log))
         os.sched_setaffinity(0, ours)
         say(f"the server has {len(theirs)} of {len(cores)} cores, the generator {len(ours)}")
-        yield Target(server.address.grpc, server.address.metrics, server.pid, len(theirs))
+        yield Target(running.listen.grpc, running.listen.metrics, running.server.pid, len(theirs))
 
 
 def warm_up(address: str, endpoints: Iterable[Endpoint] = tuple(ENDPOINTS.values())) -> dict[str, float]:

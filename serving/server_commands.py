@@ -30,8 +30,13 @@ def serve(
         str, typer.Option(help="Address of the metrics, which have no key: whoever reaches it may read them.")
     ] = "127.0.0.1",
     http: Annotated[
-        bool, typer.Option("--http", help="With --no-door: open Triton's own HTTP for inference too.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--http/--no-http",
+            help="Answer /v1 and /docs over HTTP, beside health; default with the door. With --no-door, --http opens "
+            "Triton's own HTTP for inference.",
+        ),
+    ] = None,
     door: Annotated[
         bool,
         typer.Option(
@@ -96,10 +101,6 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    if http and door:
-        raise typer.BadParameter(
-            "it opens Triton's own HTTP, which the door keeps shut; accepted with --no-door", param_hint="--http"
-        )
     key_file, tokens = _who_calls(keys, jwks, jwt_issuer, jwt_audience, door)
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
     api_key = credentials.read_key(credentials.API_KEY_VARIABLE, api_key_file)
@@ -110,10 +111,13 @@ def serve(
         Service(
             repository=repository,
             listen=ListenAddress(host, grpc_port, http_port, metrics_port, metrics_host),
-            security=Security(tls, api_key, control_key, http, insecure, door_asks=bool(key_file or tokens)),
+            security=Security(
+                tls, api_key, control_key, bool(http) and not door, insecure, door_asks=bool(key_file or tokens)
+            ),
             environment={"REVERIE_WEIGHTS_DIR": str(weights_dir.resolve())} if weights_dir else {},
             memory_bytes=memory.default_limit() if memory_limit is None else int(memory_limit * 2**30),
             has_door=door,
+            has_gateway=http is not False,
             cors_origins=tuple(cors_origin or ()),
             key_file=key_file,
             tokens=tokens,

@@ -170,6 +170,10 @@ def test_callers_meet_the_door_and_triton_is_for_its_pod_only():
     assert command[command.index("--triton-grpc-port") + 1] == options["grpc-port"]
     known = {option for parameter in typer.main.get_command(door_app()).params for option in parameter.opts}
     assert {word for word in command if word.startswith("--")} <= known
+    secrets = {v["name"]: v["secret"]["secretName"] for v in pod()["volumes"] if "secret" in v}
+    mounted = {mount["mountPath"]: secrets.get(mount["name"]) for mount in door["volumeMounts"]}
+    assert "--insecure" not in command
+    assert mounted[str(Path(command[command.index("--keys") + 1]).parent)] == "reverie-keys"
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert triton[kind]["httpGet"]["port"] in {p["containerPort"] for p in door["ports"]}
     assert door["lifecycle"] == triton["lifecycle"]

@@ -1,4 +1,4 @@
-"""The demo: start Triton on a repository, do the four jobs over gRPC, write what came of them.
+"""The demo: start Triton, with its door, on a repository, do the four jobs over gRPC, write what came of them.
 
 A job that fails does not stop the others; the summary says so and the exit status is not zero.
 """
@@ -21,7 +21,9 @@ from reverie import outputs
 from serving.demo import gallery
 from serving.demo.gallery import Picture
 from serving.demo.mosaic import stained_glass
-from serving.triton.server import TritonServer
+from serving.security import Security
+from serving.service import Service, started
+from serving.triton.address import ListenAddress
 
 PICTURES = Path(str(files("serving.demo") / "pictures"))
 PROMPT = "This movie"
@@ -54,15 +56,16 @@ def run_demo(repository: Path, out: Path) -> bool:
     """Do every job, and write images, texts, `index.html` and `summary.json` into `out`; return True if all went well."""
     outputs.check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    console.print("starting Triton on", str(repository))
-    with TritonServer(repository, log=out / "triton.log") as server, Client(server.address.grpc) as client:
-        startup = time.monotonic() - started
+    began = time.monotonic()
+    console.print("starting Triton and its door on", str(repository))
+    service = Service(repository, ListenAddress.free(), Security(), has_gateway=False)
+    with started(service, log=out / "triton.log") as running, Client(running.listen.grpc) as client:
+        startup = time.monotonic() - began
         console.print(f"ready after {startup:.1f} s")
         jobs = {"style": paint, "generate": write, "deepdream": dream, "style_transfer": transfer}
         results = [_run(name, job, client, out) for name, job in jobs.items()]
         console.print("stopping Triton")
-    total = time.monotonic() - started
+    total = time.monotonic() - began
     summary = {r.name: r.summary() for r in results} | {
         "startup_seconds": round(startup, 3),
         "total_seconds": round(total, 3),
@@ -113,7 +116,7 @@ def transfer(client: Client, out: Path, result: Result) -> None:
 
 
 def _run(name: str, job: Callable[[Client, Path, Result], None], client: Client, out: Path) -> Result:
-    result, started = Result(name), time.monotonic()
+    result, began = Result(name), time.monotonic()
     console.print(f"[bold]{name}[/bold]")
     try:
         job(client, out, result)
@@ -121,7 +124,7 @@ def _run(name: str, job: Callable[[Client, Path, Result], None], client: Client,
     except Exception as error:
         result.error = f"{type(error).__name__}: {error}"
         console.print(f"  [red]failed[/red] {result.error}")
-    result.seconds = time.monotonic() - started
+    result.seconds = time.monotonic() - began
     console.print(f"  {result.seconds:.1f} s")
     return result
 

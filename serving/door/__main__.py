@@ -19,6 +19,8 @@ from reverie.errors import ToolkitError
 from serving.door.door import Door
 from serving.door.folder import make_folder
 from serving.door.guard.proxy import Keys
+from serving.door.key_commands import KEYS_VARIABLE
+from serving.door.opening import issuer_of
 from serving.door.settings import DoorSettings, PublicAddress
 from serving.security import Security
 
@@ -38,6 +40,12 @@ def main(
     tls_clients: Annotated[Path | None, typer.Option(help="Authority (PEM) whose clients alone are let in.")] = None,
     cors_origin: Annotated[list[str] | None, typer.Option(help="Let web pages of this origin call.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines in without keys.")] = False,
+    keys: Annotated[
+        Path | None, typer.Option(envvar=KEYS_VARIABLE, help="Key file ('reverie keys') of those who may call.")
+    ] = None,
+    jwks: Annotated[str | None, typer.Option(help="Let in whoever has a token (JWT) signed with these keys.")] = None,
+    jwt_issuer: Annotated[str, typer.Option(help="What a token's iss must be.")] = "",
+    jwt_audience: Annotated[str, typer.Option(help="What must be among a token's aud.")] = "",
 ) -> None:
     """Keep a door open until SIGINT or SIGTERM; then let calls end for a minute."""
     stop = threading.Event()
@@ -47,7 +55,7 @@ def main(
         credentials.read_key(variable) for variable in (credentials.API_KEY_VARIABLE, credentials.CONTROL_KEY_VARIABLE)
     )
     tls = Tls(tls_clients, tls_cert, tls_key) if tls_cert or tls_key or tls_clients else None
-    security = Security(tls, api_key, control_key, insecure=insecure)
+    security = Security(tls, api_key, control_key, insecure=insecure, door_asks=bool(keys or jwks))
     security.check_host(host)
     settings = DoorSettings(
         folder=make_folder(),
@@ -57,15 +65,23 @@ def main(
         gateway=gateway,
         tls=tls,
         cors_origins=tuple(cors_origin or ()),
+        key_file=keys,
+        tokens=issuer_of(jwks, jwt_issuer, jwt_audience),
     )
-    closed = security.made_up_control_key or ""  # Nobody is told it: without a key of its own nothing is controlled.
-    keys = Keys(
-        triton=api_key or closed, triton_control=control_key or closed, control=control_key or closed, api=api_key
-    )
-    with Door(settings, keys, say=lambda line: print(line, file=sys.stderr, flush=True), interrupt=stop) as door:
+    with Door(
+        settings, _keys(security), say=lambda line: print(line, file=sys.stderr, flush=True), interrupt=stop
+    ) as door:
         print(f"ready: gRPC {settings.grpc}, HTTP {settings.http}", flush=True)
         stop.wait()
         door.drain(_SHUTDOWN_S)
+
+
+def _keys(security: Security) -> Keys:
+    """Triton's are those that this process was given; a caller's API key is asked for where nothing else is."""
+    closed = security.made_up_control_key or ""  # Nobody is told it: without a key of its own nothing is controlled.
+    control = security.control_key or closed
+    asked = None if security.door_asks else security.api_key
+    return Keys(triton=security.api_key or closed, triton_control=control, control=control, api=asked)
 
 
 if __name__ == "__main__":

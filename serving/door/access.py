@@ -24,6 +24,7 @@ from serving.door.settings import DoorSettings, TokenIssuer
 _TYPES = "type.googleapis.com/envoy"
 _HTTP = "extensions.filters.http"
 _CHECK, _CLOSED, _QUOTA, _TOKEN = "reverie.access", "reverie.closed", "reverie.quota", "reverie.token"
+_COUNT = "reverie.count"
 _STATE = "reverie.access"
 """Where `access.lua` leaves what it has found, for the filters behind it."""
 _ISSUER = "issuer"
@@ -58,7 +59,8 @@ def _filters(tokens: TokenIssuer | None) -> list[dict[str, Any]]:
         "local_ratelimit.v3.LocalRateLimit", stat_prefix="quota"
     )  # Without a route there is nothing to limit.
     token = [(_TOKEN, _token_check(tokens))] if tokens else []
-    named = [*token, (_CHECK, check), (_CLOSED, _closed()), (_QUOTA, quota)]
+    count = _typed("grpc_stats.v3.FilterConfig", stats_for_all_methods=False)  # By status; before anybody is refused.
+    named = [(_COUNT, count), *token, (_CHECK, check), (_CLOSED, _closed()), (_QUOTA, quota)]
     return [{"name": name, "typed_config": configuration} for name, configuration in named]
 
 

@@ -27,6 +27,7 @@ from serving.door.folder import remove_folder
 from serving.door.guard.proxy import Keys
 from serving.door.guard_process import GuardProcess
 from serving.door.settings import DoorSettings
+from serving.telemetry.definitions import DOOR_REQUESTS, RESTARTS
 
 AccessOf = Callable[[DoorSettings, str], Access]
 """Who may call over a listener, `configuration.GRPC` or `HTTP`."""
@@ -106,6 +107,7 @@ class Door:
         if self.shared_control_key:
             address = self.settings.grpc
             self._key_file = ControlKeyFile.write(address.host, address.port, self.shared_control_key)
+        DOOR_REQUESTS.add(self.envoy.statuses)
         self._watcher = threading.Thread(target=self._watch, name="door", daemon=True)
         self._watcher.start()
 
@@ -124,6 +126,7 @@ class Door:
     def stop(self) -> None:
         """Close, and leave neither process nor file behind."""
         self._closed.set()
+        DOOR_REQUESTS.remove(self.envoy.statuses)
         if self._watcher:
             self._watcher.join()
         key_file, self._key_file = self._key_file, None
@@ -174,6 +177,7 @@ class Door:
         if not ended or time.monotonic() < self._next_start:
             return
         started = time.monotonic()
+        RESTARTS.labels("door").inc(len(ended))
         try:
             if self.guard in ended:
                 self._tell("the guard has ended; starting it again")

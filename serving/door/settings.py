@@ -29,7 +29,7 @@ class Limits:
 
     Attributes:
         message_bytes: one gRPC message; a picture file may have 256 MiB.
-        body_bytes: the body of one HTTP request; the gateway is to check it.
+        body_bytes: the body of one HTTP request; the gateway checks it.
         connections: open at a time.
         streams: calls at a time on one connection.
         requests: calls at a time.
@@ -39,7 +39,7 @@ class Limits:
     """
 
     message_bytes: int = 272 * 2**20
-    body_bytes: int = 272 * 2**20
+    body_bytes: int = 64 * 2**20
     connections: int = 10_000
     streams: int = 256
     requests: int = 2_048
@@ -109,6 +109,11 @@ class DoorSettings:
     def guard_socket(self) -> Path:
         """Where the guard takes gRPC, from Envoy only."""
         return self.folder / "guard.sock"
+
+    @property
+    def gateway_socket(self) -> Path:
+        """Where a gateway of the door's own takes HTTP, from Envoy only."""
+        return self.folder / "gateway.sock"
 
     @property
     def admin_socket(self) -> Path:

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from tritonclient.grpc import service_pb2
 
 from serving.gateway.bodies import read_json
+from serving.gateway.callers import as_nobody, caller_limits
 from serving.gateway.documentation import json_body
 from serving.gateway.errors import HttpError
 from serving.gateway.pictures import answered
@@ -37,7 +38,7 @@ class ScoreRequest(BaseModel):
 
 @router.get("/v1/models", tags=["OpenAI"])
 async def models(request: Request) -> dict[str, Any]:
-    """The models that are ready."""
+    """The models that are ready, of those that the caller's key is for."""
     names = await _ready(request.app.state.client)
     return {"object": "list", "data": [_model(name, request) for name in names]}
 
@@ -98,8 +99,10 @@ async def _ready(client: AsyncClient) -> list[str]:
     async def is_ready(name: str) -> bool:
         return (await client.admin.call("ModelReady", service_pb2.ModelReadyRequest(name=name), 10)).ready
 
+    names = [name for name in MODELS if name in (caller_limits().models or MODELS)]
     try:
-        answers = await asyncio.gather(*(is_ready(name) for name in MODELS))
+        with as_nobody():
+            answers = await asyncio.gather(*(is_ready(name) for name in names))
     except ReverieError as error:
         raise HttpError.of_call(error) from None
-    return [name for name, answer in zip(MODELS, answers, strict=True) if answer]
+    return [name for name, answer in zip(names, answers, strict=True) if answer]

@@ -57,7 +57,7 @@ def create_app(client: AsyncClient, options: GatewayOptions) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_status)
     # The last one added is the first to see a request.
     app.add_middleware(BoundBodies, options=options)
-    app.add_middleware(PassOnCaller, origins=options.origins)
+    app.add_middleware(PassOnCaller, origins=options.origins, has_door=options.has_door)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.origins,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -14,6 +16,8 @@ from reverie_client import headers, hosts
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.door.limits import HEADER as LIMITS
+from serving.door.limits import CallerLimits
 from serving.gateway.errors import HttpError, of_status
 
 log = logging.getLogger("reverie")
@@ -26,11 +30,28 @@ _LONGEST_KEY = 4096
 _BEARER = re.compile("bearer +(.+)", re.IGNORECASE)
 
 _metadata: ContextVar[Mapping[str, str]] = ContextVar("metadata of the caller's request", default=MappingProxyType({}))
+_UNLIMITED = CallerLimits()
+_limits: ContextVar[CallerLimits] = ContextVar("limits of the caller of the request", default=_UNLIMITED)
 
 
 def call_metadata() -> Mapping[str, str]:
     """What goes on to Triton with each call of the request that is being answered."""
     return _metadata.get()
+
+
+def caller_limits() -> CallerLimits:
+    """What the caller of the request that is being answered may, as the door says; nothing is limited without one."""
+    return _limits.get()
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Ask in nobody's name what anybody may: it counts as no call of the caller's."""
+    token = _metadata.set(MappingProxyType({}))
+    try:
+        yield
+    finally:
+        _metadata.reset(token)
 
 
 class PassOnCaller:
@@ -41,10 +62,11 @@ class PassOnCaller:
     Args:
         origins: of web pages that may call; a browser says whose page it is. Others than these and the gateway's own are
             refused, whatever they send: a page of anybody must not set the machine of its reader to work.
+        has_door: whether the door alone sends requests, with the caller's limits.
     """
 
-    def __init__(self, app: ASGIApp, origins: tuple[str, ...] = ()):
-        self._app, self._origins = app, origins
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...] = (), has_door: bool = False):
+        self._app, self._origins, self._has_door = app, origins, has_door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +84,7 @@ class PassOnCaller:
 
         try:
             self._check_origin(sent)
-            _metadata.set(_forwarded(sent) | {REQUEST_ID: request_id})
+            _metadata.set(_forwarded(sent) | self._limits(sent) | {REQUEST_ID: request_id})
             await self._app(scope, receive, send_with_id)
         except HttpError as error:
             await error.response()(scope, receive, send_with_id)
@@ -71,6 +93,14 @@ class PassOnCaller:
             if is_begun:
                 raise  # The connection is closed: the caller is not to take what he has for all.
             await of_status(500, "the gateway failed; its log says how").response()(scope, receive, send_with_id)
+
+    def _limits(self, sent: Headers) -> dict[str, str]:
+        """What the door says of the caller, to be said again; it has measured the body, which is another one over gRPC."""
+        if not self._has_door:
+            return {}
+        limits = replace(CallerLimits.from_metadata(sent), body_mib=0)
+        _limits.set(limits)
+        return {LIMITS: limits.header()}
 
     def _check_origin(self, sent: Headers) -> None:
         origin = sent.get("origin")

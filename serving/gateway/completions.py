@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from language.tokenizer import Tokenizer
 from serving.gateway import events
 from serving.gateway.bodies import read_json
+from serving.gateway.callers import caller_limits
 from serving.gateway.choices import Choices, ordered
 from serving.gateway.completion_request import CompletionRequest
 from serving.gateway.documentation import json_body
@@ -73,7 +74,7 @@ class Completion:
 
     async def whole(self) -> dict[str, Any]:
         """The answer, at once."""
-        places = asyncio.Semaphore(AT_ONCE)
+        places = asyncio.Semaphore(_at_once())
         tasks = [asyncio.ensure_future(self._continue(index, places)) for index in range(len(self._prompts))]
         try:
             parts = await asyncio.gather(*tasks)
@@ -126,7 +127,7 @@ class Completion:
                     yield 0, delta
             return
         pieces: asyncio.Queue[tuple[int, TextDelta] | None] = asyncio.Queue()
-        places = asyncio.Semaphore(AT_ONCE)
+        places = asyncio.Semaphore(_at_once())
         tasks = [asyncio.ensure_future(self._feed(i, pieces, places)) for i in range(len(self._prompts))]
         all_fed = asyncio.ensure_future(_put_end(tasks, pieces))
         try:
@@ -171,6 +172,11 @@ class Completion:
                 f"prompt: token {str(wrong[0])[:40]}; accepted: token ids from 0 to {len(tokenizer) - 1}", "prompt"
             )
         return tokenizer.decode(ids)
+
+
+def _at_once() -> int:
+    """Prompts that are worked on at the same time: as many as the caller may have calls."""
+    return min(AT_ONCE, caller_limits().streams or AT_ONCE)
 
 
 async def _put_end(tasks: Sequence[asyncio.Future[None]], pieces: asyncio.Queue[Any]) -> None:

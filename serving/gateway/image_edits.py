@@ -224,8 +224,8 @@ async def _revise(name: str, prompt: str, parameters: dict[str, Any], client: As
     """What the prompt comes to: for stylize the style that it names, which is taken where no field names one."""
     if name != "stylize":
         return ""
-    if "style" in parameters or "styles" in parameters:
-        return str(parameters.get("style") or parameters["styles"])
+    if chosen := [parameters[field] for field in ("style", "styles", "style_vector") if field in parameters]:
+        return str(chosen[0])
     try:
         known = await client.styles()
     except ReverieError as error:

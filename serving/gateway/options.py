@@ -23,6 +23,8 @@ class GatewayOptions:
         most_upload: bytes of a body with pictures, all of them together.
         most_in_work: bytes of all bodies that are being read or worked on; the next caller is told to come again.
         idle_seconds: between two pieces of a body; then the caller is told that it took too long.
+        has_door: whether the door alone reaches the gateway, so that `reverie-client` and `reverie-limits` are its words.
+            Otherwise a caller's limits are not read.
 
     Raises:
         ToolkitError: a limit is not above 0.
@@ -35,6 +37,7 @@ class GatewayOptions:
     most_upload: int = 64 * MIB
     most_in_work: int = 512 * MIB
     idle_seconds: float = 30.0
+    has_door: bool = False
 
     def __post_init__(self) -> None:
         for name in ("timeout", "most_json", "most_upload", "most_in_work", "idle_seconds"):
@@ -50,4 +53,5 @@ class GatewayOptions:
             f"--timeout={self.timeout}",
             *(f"--{name}={size / MIB}" for name, size in sizes.items()),
             f"--idle={self.idle_seconds}",
+            *(["--has-door"] if self.has_door else []),
         ]

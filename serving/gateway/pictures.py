@@ -60,7 +60,7 @@ class PictureJob:
 
     async def stylized(self, client: AsyncClient) -> bytes:
         """The picture that `stylize` makes."""
-        return await client.stylize(self.files["image"][0], **self.parameters)
+        return await client.stylize(self.files["image"][0], **tables.as_arguments(self.name, self.parameters))
 
     def steps(self, client: AsyncClient) -> Any:
         """The stream of a dream's or transfer's steps."""

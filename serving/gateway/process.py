@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from reverie_client import hosts
 from reverie_client.credentials import SECRET_VARIABLES
 
 from reverie.errors import ToolkitError
+from serving import local_http
 from serving.gateway.options import GatewayOptions
 
 _PR_SET_PDEATHSIG = 1
@@ -35,25 +37,34 @@ class GatewayError(ToolkitError):
 class Gateway:
     """A process that answers HTTP at `address` and asks the gRPC server at `triton_address`.
 
-    It ends with the process that started it.
+    It ends with the thread that started it.
 
     Attributes:
-        address: HOST:PORT, of this machine alone.
+        address: HOST:PORT, of this machine alone, or unix:PATH.
+        triton_address: as gRPC takes it.
         log: where its output goes; None for this process's own.
+        interrupt: once it is set, a start that is under way ends at once.
     """
 
     address: str
     triton_address: str
     options: GatewayOptions = field(default_factory=GatewayOptions)
     log: Path | None = None
+    interrupt: threading.Event = field(default_factory=threading.Event)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     def start(self, timeout: float = 30.0) -> None:
-        """Start it, and wait until it answers.
+        """Start it, and wait until it answers; see `launch` and `wait`."""
+        self.launch()
+        self.wait(timeout)
+
+    def launch(self) -> None:
+        """Start it, and come back before it answers.
 
         Raises:
-            GatewayError: something else listens there, or it ended, or does not answer in time.
+            GatewayError: something else listens there.
         """
+        self.stop()
         self._check_free()
         with contextlib.ExitStack() as stack:
             output: IO[bytes] | None = stack.enter_context(self.log.open("ab")) if self.log else None
@@ -66,15 +77,29 @@ class Gateway:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until it answers; one that does not is ended.
+
+        Raises:
+            GatewayError: it ended, does not answer in time, or was interrupted.
+        """
         deadline = time.monotonic() + timeout
         while not self.alive():
-            if (status := self.poll()) is not None:
+            if failure := self._failure(timeout, deadline):
                 self.stop()
-                raise GatewayError(f"the gateway ended with status {status}; see {self.log or 'its output above'}")
-            if time.monotonic() > deadline:
-                self.stop()
-                raise GatewayError(f"the gateway did not answer at {self.address} within {timeout:g} s")
-            time.sleep(0.02)
+                raise GatewayError(failure)
+            self.interrupt.wait(0.02)
+
+    def _failure(self, timeout: float, deadline: float) -> str:
+        """Why there is no more waiting for it; empty while there is."""
+        if (status := self.poll()) is not None or self._process is None:
+            return f"the gateway ended with status {status}; see {self.log or 'its output above'}"
+        if self.interrupt.is_set():
+            return "interrupted while the gateway was started"
+        if time.monotonic() > deadline:
+            return f"the gateway did not answer at {self.address} within {timeout:g} s"
+        return ""
 
     def alive(self) -> bool:
         """Whether the gateway answers, whatever Triton does."""
@@ -113,7 +138,10 @@ class Gateway:
         self.stop()
 
     def _check_free(self) -> None:
-        """Else what listens there would be taken for the gateway."""
+        """Else what listens there would be taken for the gateway. A socket of one that was killed is taken away."""
+        if self.address.startswith(local_http.UNIX):
+            Path(self.address.removeprefix(local_http.UNIX)).unlink(missing_ok=True)
+            return
         host, port = hosts.split(self.address)
         try:
             socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
@@ -121,8 +149,7 @@ class Gateway:
             raise GatewayError(f"{self.address} cannot be listened on: {error.strerror}; choose another port") from None
 
     def _get(self, path: str) -> int:
-        host, port = hosts.split(self.address)
-        connection = http.client.HTTPConnection(host, port, timeout=5)
+        connection = local_http.connect(self.address, timeout=5)
         try:
             connection.request("GET", path)
             return connection.getresponse().status

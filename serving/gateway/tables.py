@@ -11,9 +11,11 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Union
 
+import numpy as np
 from pydantic import TypeAdapter
+from pydantic_core import from_json
 from reverie_client import AsyncClient
 
 from serving.gateway.errors import HttpError
@@ -56,6 +58,32 @@ def check_names(name: str, given: Mapping[str, Any], others: tuple[str, ...] = (
             )
 
 
+def as_arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a form or a query says, as the method takes it: a vector is a list of numbers, all else is as it came.
+
+    Raises:
+        HttpError: a vector is not JSON.
+    """
+    hints = typing.get_type_hints(METHODS[name])
+    return {
+        parameter: _vector(parameter, value) if np.ndarray in typing.get_args(hints[parameter]) else value
+        for parameter, value in given.items()
+    }
+
+
+def _vector(name: str, value: Any) -> Any:
+    try:
+        return from_json(value) if isinstance(value, str) else value
+    except ValueError:
+        raise HttpError.invalid(f"{name}: {value[:40]!r}; accepted: a list of numbers, [0.1, 0.2, ...]", name) from None
+
+
+def _in_json(hint: Any) -> Any:
+    """The type, without the array that JSON has not."""
+    kept = tuple(kind for kind in typing.get_args(hint) if kind is not np.ndarray)
+    return Union[kept] if np.ndarray in typing.get_args(hint) else hint  # noqa: UP007  # Of kinds in a tuple.
+
+
 @cache
 def schemas_of(name: str) -> dict[str, dict[str, Any]]:
     """JSON schemas of a method's parameters, with what they mean."""
@@ -65,7 +93,7 @@ def schemas_of(name: str) -> dict[str, dict[str, Any]]:
     defaults = {p.name: p.default for p in inspect.signature(method).parameters.values()}
     return {
         parameter: {
-            **TypeAdapter(hints[parameter]).json_schema(),
+            **TypeAdapter(_in_json(hints[parameter])).json_schema(),
             "description": meanings[parameter],
             **({} if defaults[parameter] is None else {"default": defaults[parameter]}),
         }

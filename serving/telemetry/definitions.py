@@ -13,6 +13,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from serving.telemetry.batched_histogram import BatchedHistogram
+from serving.telemetry.sampled_counter import SampledCounter
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of the processes' values; read by prometheus_client when it is imported."""
@@ -22,7 +23,7 @@ REGISTRY = CollectorRegistry()
 DEFINITIONS: list[Definition] = []
 """In the order of the documentation's table."""
 
-AnyMetric = TypeVar("AnyMetric", Counter, Gauge, Histogram, BatchedHistogram)
+AnyMetric = TypeVar("AnyMetric", Counter, Gauge, Histogram, BatchedHistogram, SampledCounter)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def _histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str
 
 def _batched(name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> BatchedHistogram:
     return _define(BatchedHistogram(name, meaning, labels, buckets, REGISTRY), name, "histogram", labels, meaning)
+
+
+def _sampled(name: str, meaning: str, label: str) -> SampledCounter:
+    metric = SampledCounter(name, meaning, label, SUPERVISOR_REGISTRY)
+    return _define(metric, f"{name}_total", "counter", (label,), meaning)
 
 
 REQUESTS = _counter(
@@ -133,6 +139,12 @@ RESTARTS = _counter(
     "Starts of a part of the server that had ended or stood still: triton, door, gateway.",
     "part",
     registry=SUPERVISOR_REGISTRY,
+)
+DOOR_REQUESTS = _sampled(
+    "reverie_door_requests",
+    "gRPC calls at the door by the status that their callers got, also those that no model has seen; from 0 when Envoy is "
+    "started again.",
+    "status",
 )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import typer
 from reverie_client.credentials import SecurityError
 from typer.testing import CliRunner
 
 from serving import service
+from serving.door import __main__ as sidecar
 from serving.door import opening
+from serving.door.folder import remove_folder
 from serving.door.key_commands import KEYS_VARIABLE, default_path
 from serving.door.keys import KeyFile
 from serving.door.settings import TokenIssuer
@@ -61,6 +65,20 @@ def test_tokens_are_asked_for_with_their_issuer_and_audience(asked, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "has_gateway", "opens_triton"),
+    [
+        ((), True, False),
+        (("--http",), True, False),
+        (("--no-http",), False, False),
+        (("--no-door", "--http"), True, True),
+    ],
+)
+def test_http_is_the_gateway_s_behind_the_door_and_triton_s_own_without_it(asked, options, has_gateway, opens_triton):
+    found, _ = asked(*options)
+    assert (found.has_gateway, found.security.http) == (has_gateway, opens_triton)
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--no-door", "--keys", "keys.json"), "asked for by the door"),
@@ -89,4 +107,29 @@ def test_the_api_key_is_asked_for_where_there_is_no_key_file(tmp_path, has_keys)
     found = opening.opening(ListenAddress.free(), Security(api_key="shared", door_asks=has_keys), key_file=file)
     assert found.door.keys.api == (None if has_keys else "shared")
     assert found.door.settings.key_file == file
+    assert found.gateway is None and found.door.settings.gateway is None
     found.door.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), (None, None, "shared")),
+        (("--keys", "keys.json"), (Path("keys.json"), None, None)),
+        (("--jwks", "https://issuer.example/jwks"), (None, TokenIssuer("https://issuer.example/jwks"), None)),
+    ],
+)
+def test_a_door_on_its_own_asks_for_keys_and_tokens_as_reverie_serve_does(monkeypatch, options, expected):
+    class Opened(Exception):
+        pass
+
+    def note(settings, keys, **_):
+        remove_folder(settings.folder)
+        raise Opened(settings.key_file, settings.tokens, keys.api)
+
+    monkeypatch.setattr(sidecar, "Door", note)
+    cli = typer.Typer()
+    cli.command()(sidecar.main)
+    arguments = ["--host", "0.0.0.0", *options] if options else []
+    result = CliRunner().invoke(cli, arguments, env={"REVERIE_API_KEY": "shared"})
+    assert isinstance(result.exception, Opened) and result.exception.args == expected

@@ -117,11 +117,3 @@ def test_a_signal_ends_all_of_it(serving):
     assert serving.process.wait(60) == 0
     assert not [name for name, process in below.items() if process.is_running()]
     assert not any(folder.exists() for folder in folders)
-
-
-@pytest.mark.slow
-def test_triton_s_own_http_stays_shut_behind_the_door():
-    command = [sys.executable, "-m", "reverie.cli", "serve", "--http"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=60)
-    assert done.returncode == 2
-    assert "--no-door" in done.stderr
