@@ -129,8 +129,7 @@ class Supervisor:
         self.healthy = _processes_when_healthy(self.server, set(model_processes(self.server.pid)), {})
         with contextlib.suppress(OSError):
             self._compare_with_list()
-        # At 0 before anything ends: of a counter that appears at 1, Prometheus sees no increase.
-        RESTARTS.labels("triton")
+        RESTARTS.labels("triton")  # At 0 before anything ends: of what appears at 1, Prometheus sees no increase.
         for version in self.served | self.healthy.keys():
             MODEL_RELOADS.labels(version.name)
 
