@@ -70,6 +70,11 @@ class Call:
         return Outcome.REFUSED if self.error.startswith(REFUSALS) else Outcome.FAILED
 
     @property
+    def status(self) -> str:
+        """gRPC's name of how it ended, or the error's first word."""
+        return self.error.partition(":")[0] or "OK"
+
+    @property
     def milliseconds(self) -> float:
         """From the *scheduled* time to the end: a stalled server cannot hide behind a late sender."""
         return (self.finished_s - self.scheduled_s) * 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from loadtests.calls import Call, Outcome
 from loadtests.measure import Measured, percentile, times_of
 from loadtests.plots import Axis, Line, line_chart
-from loadtests.server_metrics import Interval
+from loadtests.server_metrics import Interval, ServerSide
 from reverie.pages import macros, templates
 
 _CDF_POINTS = 100
@@ -114,22 +115,65 @@ def _buckets(calls: Sequence[Call], bucket_s: float) -> list[tuple[float, list[C
 
 
 def server_timeline(found: Sequence[Interval]) -> Section:
-    """Draw queue, computation and batches of each model over time, from the server's own counters."""
+    """Draw what the server's own metrics say of each model over time."""
     if not found:
         return Section(
             "Timeline: the server's view", [paragraph("The server's metrics were not read (--metrics URL).")]
         )
-    views = {"queue_ms": "Mean queue time, ms", "compute_ms": "Mean compute time, ms", "batch": "Mean batch"}
+    views = {
+        "queue_ms": "Mean wait, ms",
+        "queue_p95_ms": "p95 of the wait, ms",
+        "request_ms": "Mean of the whole, ms",
+        "p95_ms": "p95 of the whole, ms",
+        "first_message_ms": "Mean time to the first message, ms",
+        "batch": "Texts a decoder step",
+    }
     charts = [line_chart(title, Axis("s"), Axis(title), _by_model(found, value)) for value, title in views.items()]
-    return Section("Timeline: the server's view", charts)
+    return Section("Timeline: the server's view", [_ended(found), *charts])
+
+
+def _ended(found: Sequence[Interval]) -> Markup:
+    """Draw how many requests ended, by model and status."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for interval in found:
+        total = sum(interval.side.statuses.values())
+        for status, count in interval.side.statuses.items():
+            rate = interval.requests_per_s * count / total
+            points.setdefault(f"{interval.model} {status}", []).append((interval.at_s, rate))
+    lines = [Line(name, own) for name, own in sorted(points.items())]
+    return line_chart("Requests by status", Axis("s"), Axis("requests/s"), lines)
 
 
 def _by_model(found: Sequence[Interval], value: str) -> list[Line]:
     points: dict[str, list[tuple[float, float]]] = {}
     for interval in found:
-        if (y := getattr(interval, value)) is not None:
+        if (y := getattr(interval.side, value)) is not None:
             points.setdefault(interval.model, []).append((interval.at_s, y))
     return [Line(model, own) for model, own in sorted(points.items())]
+
+
+def both_sides(calls: Sequence[Call], server: Mapping[str, ServerSide]) -> Section:
+    """Set what the clients saw beside what the server counted: calls by status, p50 and p95 from when they were sent."""
+    rows = []
+    for endpoint in sorted({call.endpoint for call in calls} & server.keys()):
+        own = [call for call in calls if call.endpoint == endpoint]
+        rows += [[endpoint, *row] for row in _beside(own, server[endpoint])]
+    if not rows:
+        return Section("Both sides", [paragraph("The server's metrics were not read (--metrics URL).")])
+    return Section("Both sides", [table(["", "", "clients", "server", "server/clients"], rows)])
+
+
+def _beside(calls: Sequence[Call], side: ServerSide) -> list[list[object]]:
+    seen = Counter(call.status for call in calls if call.outcome is not Outcome.DROPPED)
+    times = [1000 * (c.finished_s - c.started_s) for c in calls if c.outcome is Outcome.ANSWERED]
+    pairs: dict[str, tuple[float | None, float | None]] = {
+        status: (seen.get(status, 0), side.statuses.get(status, 0)) for status in sorted({*seen, *side.statuses})
+    }
+    pairs |= {"p50 ms": (percentile(times, 50), side.p50_ms), "p95 ms": (percentile(times, 95), side.p95_ms)}
+    return [
+        [name, own, theirs, theirs / own if own and theirs is not None else None]
+        for name, (own, theirs) in pairs.items()
+    ]
 
 
 def _cell(value: object) -> str:

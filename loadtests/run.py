@@ -37,7 +37,7 @@ from loadtests.measure import Measured, measure, write_csv
 from loadtests.mix import Mix, MixError
 from loadtests.open_loop import send_on_schedule
 from loadtests.replay import ReplayError, read_calls
-from loadtests.server_metrics import Interval, Poller, intervals
+from loadtests.server_metrics import Interval, Poller, ServerSide, intervals, whole
 from loadtests.slo import Objective
 from loadtests.target import WARM_UP_TIMEOUT_S, Target, say, sender, target, warm_up
 from reverie import outputs
@@ -57,7 +57,7 @@ class Result:
     Attributes:
         violations: sentences, none where the objectives were met.
         invalid: why the run says nothing, none where it does.
-        server: what the server's counters say.
+        server, server_whole: what the server's metrics say, between two looks at them and over all.
         mix: the name of what was asked.
     """
 
@@ -68,6 +68,7 @@ class Result:
     violations: Sequence[str] = ()
     invalid: Sequence[str] = ()
     server: Sequence[Interval] = ()
+    server_whole: Mapping[str, ServerSide] = field(default_factory=dict)
     mix: str = mix.DEFAULT.name
 
     @property
@@ -243,14 +244,16 @@ def observe(
         seconds: for how long requests were due; None in a closed loop, where it is until the last answer.
     """
     poller, meter = Poller(server.metrics), CpuMeter()
+    poller.poll()
     with every(POLL_EVERY_S, poller.poll), every(PROGRESS_EVERY_S, progress.tell):
         calls = load()
+    poller.poll()
     health = GeneratorHealth.of(calls if seconds else [], meter.share())
     window = seconds or max((c.finished_s for c in calls), default=0.0)
     measured = measure(calls, recorded_names(asked.endpoints), window, {n: o.good_ms for n, o in objectives.items()})
     violations = slo.check_all(objectives, measured)
-    invalid, server_side = health.bottlenecks(limits), intervals(poller.polls)
-    return Result(calls, measured, window, health, violations, invalid, server_side, asked.name)
+    invalid, polls = health.bottlenecks(limits), poller.polls
+    return Result(calls, measured, window, health, violations, invalid, intervals(polls), whole(polls), asked.name)
 
 
 def write_report(out: Path, result: Result, more: Sequence[report.Section] = ()) -> None:
@@ -263,12 +266,17 @@ def write_report(out: Path, result: Result, more: Sequence[report.Section] = ())
         report.distribution(result.calls, result.measured),
         report.client_timeline(result.calls, bucket_s=max(1.0, result.seconds / 60)),
         report.server_timeline(result.server),
+        report.both_sides(result.calls, result.server_whole),
         *more,
     ]
     outputs.write(out / "report.html", report.page("Load test", sections))
     details = {"violations": list(result.violations), "invalid": list(result.invalid)}
     server = [asdict(i) for i in result.server]
-    outputs.write(out / "report.json", json.dumps({**result.summary(), **details, "server": server}, indent=1))
+    sides = {model: asdict(side) for model, side in result.server_whole.items()}
+    outputs.write(
+        out / "report.json",
+        json.dumps({**result.summary(), **details, "server": server, "server_whole": sides}, indent=1),
+    )
     write_csv(out, result.calls, result.measured, result.mix)
 
 

@@ -23,6 +23,7 @@ from imaging.images import ENDINGS
 from imaging.video.reader import is_animation
 from imaging.video.restyle import FRAMES_PER_SECOND, stylize_folder, stylize_video
 from reverie import outputs
+from serving import health_report
 from serving.batch_command import batch
 from serving.door.key_commands import keys_app
 from serving.local_commands import inspect, weights
@@ -228,11 +229,27 @@ def transfer(
         _follow(client.transfer(image, styles, style_mask=masks, **options), output, video)
 
 
-def health(address: Address = LOCAL) -> None:
+def health(
+    address: Address = LOCAL,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Say also what each model did, by the metrics here, for example http://127.0.0.1:8002/metrics."
+        ),
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=0.1, help="With --metrics, watch for so many seconds.")] = 5.0,
+) -> None:
     """Say whether a server and all its models are ready; exit status 0 if so."""
     with Client(address) as client:
         is_ready = client.ready()
     typer.echo(f"{address} is {'ready' if is_ready else 'not ready'}")
+    try:
+        for line in health_report.watch(metrics, seconds) if metrics else ():
+            typer.echo(line)
+    except (OSError, ValueError) as error:
+        typer.echo(
+            f"the metrics at {metrics} cannot be read: {error}; accepted: the URL that the server tells", err=True
+        )
     sys.exit(0 if is_ready else 1)
 
 

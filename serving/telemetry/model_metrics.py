@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from serving.telemetry import definitions
 
 OK = "OK"
+_STATUSES = (OK, "INVALID_ARGUMENT", "UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL")
+"""Are there from the beginning, at 0: of a counter that appears at 5, Prometheus sees no increase."""
 _DEADLINE_JITTER = 0.1
 """Seconds by which gRPC may cancel a call before its deadline, seen from its arrival here."""
 
@@ -19,7 +21,7 @@ class ModelMetrics:
 
     def __init__(self, model: str, version: str):
         labels = (model, version)
-        self._requests = {OK: definitions.REQUESTS.labels(*labels, OK)}
+        self._requests = {status: definitions.REQUESTS.labels(*labels, status) for status in _STATUSES}
         self._labels = labels
         self.request_seconds = definitions.REQUEST_SECONDS.labels(*labels)
         self.queue_seconds = definitions.QUEUE_SECONDS.labels(*labels)

@@ -129,6 +129,9 @@ class Supervisor:
         self.healthy = _processes_when_healthy(self.server, set(model_processes(self.server.pid)), {})
         with contextlib.suppress(OSError):
             self._compare_with_list()
+        RESTARTS.labels("triton")  # At 0 before anything ends: of what appears at 1, Prometheus sees no increase.
+        for version in self.served | self.healthy.keys():
+            MODEL_RELOADS.labels(version.name)
 
     def look(self) -> None:
         """Look once at what has ended, and start it again; say what cannot be done now, and try it at the next look."""

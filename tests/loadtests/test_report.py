@@ -7,10 +7,10 @@ import re
 from xml.etree import ElementTree
 
 from loadtests import report
-from loadtests.calls import Call
+from loadtests.calls import DROPPED, Call
 from loadtests.measure import measure
 from loadtests.plots import Axis, Frame, Line, grid, line_chart
-from loadtests.server_metrics import Interval
+from loadtests.server_metrics import Interval, ServerSide
 from tests.loadtests.made import BROKEN, call, steady
 
 X, Y, LOG = Axis("s"), Axis("ms"), Axis("ms", is_log=True)
@@ -48,7 +48,8 @@ def test_names_are_escaped():
 
 def test_the_page_needs_nothing_beside_itself():
     calls = [*steady(10, 0, 3, ms=80), Call("generate", 0, 0, 0.5, (0.1, 0.5)), call(error=BROKEN)]
-    server = [Interval("style", at, 3.0, 1.0, 20.0, 1.5) for at in (0.5, 1.5)]
+    side = ServerSide("style", {"OK": 3}, 1.0, 2.0, 20.0, 19.0, 30.0, 4.0, 1.5)
+    server = [Interval("style", at, 3.0, side) for at in (0.5, 1.5)]
     sections = [
         report.verdict(["stylize: p95 is 9 ms"]),
         report.summary(measure(calls, ["stylize", "generate"], 3.0)),
@@ -58,8 +59,22 @@ def test_the_page_needs_nothing_beside_itself():
     ]
     page = report.page("Load test", sections)
     assert not re.search(r"<script|<link|src=|href=|url\(|@import", page)
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 10
     assert "Not met: stylize: p95 is 9 ms." in page
+
+
+def test_both_sides_stand_beside_each_other_with_their_ratio():
+    calls = [*steady(10, 0, 1, ms=80), call(error=BROKEN), call(error=DROPPED)]
+    side = ServerSide("stylize", {"OK": 9, "INTERNAL": 1, "CANCELLED": 2}, p50_ms=72.0, p95_ms=76.0)
+    section = str(report.both_sides(calls, {"stylize": side, "style": side}).parts[0])
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>.*?</tr>", section, re.DOTALL)[1:]]
+    assert cells == [
+        ["stylize", "CANCELLED", "0", "2", "-"],
+        ["stylize", "INTERNAL", "1", "1", "1"],
+        ["stylize", "OK", "10", "9", "0.9"],
+        ["stylize", "p50 ms", "80", "72", "0.9"],
+        ["stylize", "p95 ms", "80", "76", "0.95"],
+    ]
 
 
 def test_timelines_go_by_when_requests_were_due():

@@ -7,59 +7,86 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from loadtests.calls import Call
+from loadtests.measure import percentile
 from loadtests.memory import Sampler, Slope, Usage, growth_violations, session_of, slope
-from loadtests.server_metrics import Poll, Poller, intervals, parse
+from loadtests.server_metrics import Poll, Poller, ServerSide, intervals, server_sides, whole
 from loadtests.slo import SoakBounds
+from reverie.prometheus import Snapshot
 
-TEXT = """\
-# HELP nv_inference_request_success Number of successful inference requests
+TRITON = """\
 # TYPE nv_inference_request_success counter
 nv_inference_request_success{model="style",version="1"} 4
 nv_inference_request_success{model="style",version="2"} 6
+nv_inference_request_success{model="stylize",version="1"} 600
 nv_inference_request_failure{model="style",reason="REJECTED",version="1"} 3
+nv_inference_request_duration_us{model="style",version="2"} 2e+06
 nv_inference_count{model="style",version="2"} 20
 nv_inference_exec_count{model="style",version="2"} 5
 nv_inference_queue_duration_us{model="style",version="2"} 40000
-nv_inference_compute_infer_duration_us{model="style",version="2"} 1.5e+06
-nv_cpu_utilization 0.5
-nv_inference_queue_summary_us{model="style",version="2",quantile="0.5"} 7
 """
 
 
-def counters(**changes: float) -> dict[str, dict[str, float]]:
-    return {"style": {**parse(TEXT)["style"], **changes}}
+def ours(scale: int = 1) -> str:
+    """Metrics of `stylize` and `generate`, as often as said."""
+    return f"""\
+# TYPE reverie_requests_total counter
+reverie_requests_total{{model="generate",status="OK",version="1"}} 8
+reverie_requests_total{{model="stylize",status="OK",version="1"}} {4 * scale}
+reverie_requests_total{{model="stylize",status="UNAVAILABLE",version="1"}} {2 * scale}
+# TYPE reverie_request_seconds histogram
+reverie_request_seconds_bucket{{le="0.1",model="stylize",version="1"}} 0
+reverie_request_seconds_bucket{{le="0.2",model="stylize",version="1"}} {4 * scale}
+reverie_request_seconds_bucket{{le="+Inf",model="stylize",version="1"}} {4 * scale}
+reverie_request_seconds_count{{model="stylize",version="1"}} {4 * scale}
+reverie_request_seconds_sum{{model="stylize",version="1"}} {0.6 * scale}
+# TYPE reverie_decode_batch_rows histogram
+reverie_decode_batch_rows_count{{model="generate"}} {10 * scale}
+reverie_decode_batch_rows_sum{{model="generate"}} {25 * scale}
+"""
 
 
-def test_counters_of_all_versions_of_a_model_are_added():
-    assert parse(TEXT) == {
-        "style": {"requests": 10, "inferences": 20, "executions": 5, "queue_us": 40_000, "compute_us": 1_500_000}
-    }
+def test_ours_are_read_where_a_model_has_them_though_triton_calls_refusals_successes():
+    sides = server_sides(Snapshot.read(TRITON + ours()))
+    stylize = sides["stylize"]
+    assert stylize.statuses == {"OK": 4, "UNAVAILABLE": 2}
+    assert (stylize.request_ms, stylize.p50_ms, stylize.p95_ms) == pytest.approx((150, 150, 195))
+    assert (stylize.queue_ms, stylize.first_message_ms, stylize.batch) == (None, None, None)
 
 
-def test_a_label_with_commas_quotes_and_braces_is_read_whole():
-    text = 'nv_inference_count{version="1",model="a, \\"b\\" {c}"} 2\nnv_inference_count{model="d"} 3 1700000000\n'
-    assert {model: found["inferences"] for model, found in parse(text).items()} == {'a, "b" {c}': 2, "d": 3}
+def test_of_a_model_on_one_of_triton_s_own_backends_triton_s_are_read_and_versions_added():
+    side = server_sides(Snapshot.read(TRITON + ours()))["style"]
+    assert side == ServerSide("style", {"OK": 10, "REJECTED": 3}, queue_ms=4.0, request_ms=200.0, batch=4.0)
 
 
 def test_an_interval_is_what_changed_between_two_polls():
-    later = counters(requests=30, inferences=40, executions=10, queue_us=60_000, compute_us=1_700_000)
-    [found] = intervals([Poll(1.0, counters()), Poll(3.0, later)])
-    assert (found.model, found.at_s, found.requests_per_s) == ("style", 2.0, 10.0)
-    assert (found.queue_ms, found.compute_ms, found.batch) == (1.0, 10.0, 4.0)
+    polls = [Poll(at, Snapshot.read(ours(scale))) for at, scale in ((1.0, 1), (3.0, 3), (4.0, 3))]
+    generate, stylize, *idle = intervals(polls)
+    assert (stylize.model, stylize.at_s, stylize.requests_per_s) == ("stylize", 2.0, 6.0)
+    assert stylize.side.statuses == {"OK": 8, "UNAVAILABLE": 4}
+    assert (generate.model, generate.side.batch) == ("generate", 2.5)
+    assert [(i.requests_per_s, i.side.p95_ms, i.side.batch) for i in idle] == [(0.0, None, None)] * 2
+    assert whole(polls)["stylize"].statuses == {"OK": 8, "UNAVAILABLE": 4}
+    assert whole(polls[:1]) == {}
 
 
-def test_an_idle_model_has_no_means():
-    [found] = intervals([Poll(0.0, counters()), Poll(1.0, counters())])
-    assert (found.requests_per_s, found.queue_ms, found.compute_ms, found.batch) == (0.0, None, None, None)
-
-
-def test_a_restarted_server_leaves_a_gap():
-    assert intervals([Poll(0.0, counters()), Poll(1.0, counters(requests=0))]) == []
+def test_the_two_sides_of_a_load_agree(server, client, photo):
+    poller, calls = Poller(server.address.metrics), []
+    poller.poll()
+    for _ in range(12):
+        began = time.perf_counter()
+        client.stylize(photo, size=256)
+        calls.append(Call("stylize", began, began, time.perf_counter()))
+    poller.poll()
+    side = whole(poller.polls)["stylize"]
+    assert side.statuses == {"OK": 12}
+    assert side.p50_ms == pytest.approx(percentile([c.milliseconds for c in calls], 50), rel=0.15)
 
 
 def test_metrics_that_do_not_answer_are_no_error():
@@ -72,7 +99,7 @@ def test_metrics_that_do_not_answer_are_no_error():
 def test_a_page_that_is_no_metrics_leaves_a_gap():
     page = "<html><body>Not found, and {nothing} of the sort</body></html>"
     with pytest.raises(ValueError):
-        parse(page)
+        Snapshot.read(page)
     with answering(page) as url:
         poller = Poller(url)
         poller.poll()

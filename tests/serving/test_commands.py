@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from imaging import images, provenance
 from reverie.cli import cli
+from reverie.prometheus import Snapshot
+from serving import health_report
 from tests.conftest import PICTURES, PROJECT
 
 runner = CliRunner()
@@ -98,6 +100,33 @@ def test_transfer_takes_several_paintings(run, tmp_path):
 def test_models_and_health_answer(run):
     assert "stylize" in run("models").stdout
     assert run("health").exit_code == 0
+
+
+def test_health_tells_what_each_model_did_meanwhile_and_waits_for(run, server, photo):
+    def text(ok: int, failed: int, slow: int, waiting: int) -> Snapshot:
+        bucket = 'reverie_request_seconds_bucket{model="style",version="2",le='
+        return Snapshot.read(
+            "# TYPE reverie_requests_total counter\n"
+            f'reverie_requests_total{{model="style",version="2",status="OK"}} {ok}\n'
+            f'reverie_requests_total{{model="style",version="2",status="INTERNAL"}} {failed}\n'
+            f'reverie_requests_total{{model="style",version="10",status="OK"}} 0\n'
+            "# TYPE reverie_request_seconds histogram\n"
+            f'{bucket}"0.1"}} 0\n{bucket}"0.2"}} {slow}\n{bucket}"+Inf"}} {slow}\n'
+            "# TYPE reverie_in_flight gauge\n"
+            f'reverie_in_flight{{model="style",version="2",state="waiting"}} {waiting}\n'
+        )
+
+    told = list(health_report.describe(text(10, 5, 10, 7), text(28, 7, 28, 3)))
+    assert told == [
+        "style version 2: 20 requests, 10.0% failed, p95 195 ms, 3 waiting",
+        "style version 10: 0 requests, 0 waiting",
+    ]
+    done = run("health", "--metrics", server.address.metrics, "--seconds", "0.1")
+    assert done.exit_code == 0
+    assert "stylize version 1: 0 requests, 0 waiting" in done.output
+    silent = run("health", "--metrics", "http://127.0.0.1:9/metrics", "--seconds", "0.1")
+    assert silent.exit_code == 0
+    assert "cannot be read" in silent.output
 
 
 def test_health_of_no_server_is_exit_status_1():

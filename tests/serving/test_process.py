@@ -28,6 +28,7 @@ from reverie_client import Client, ReverieError, control_keys
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from registry import configuration
+from reverie.prometheus import Snapshot
 from serving.triton.address import ListenAddress
 from serving.triton.errors import ServerError
 from serving.triton.processes import children, descendants, find
@@ -195,6 +196,55 @@ def test_what_is_killed_is_started_again_without_a_person(supervised, photo):
         wait_until(lambda: control_keys.find(address) is not None)
         assert client.models()  # The new Triton has its owner's key again.
     assert supervised.triton != triton
+
+
+def metrics_of(supervised: Supervised) -> Snapshot:
+    with urllib.request.urlopen(supervised.address.metrics, timeout=10) as reply:
+        return Snapshot.read(reply.read().decode())
+
+
+def counted(metrics: Snapshot, model: str = "stylize") -> dict[str, float]:
+    """How many requests have ended, by status; as many were timed as were answered."""
+    found = metrics.by("status", "reverie_requests", model=model)
+    assert metrics.total("reverie_request_seconds_count", model=model) == found["OK"]
+    return found
+
+
+@pytest.mark.slow
+def test_counters_neither_jump_back_nor_double_when_what_counts_is_killed_and_started_again(supervised, photo):
+    def started(metrics: Snapshot) -> float:
+        return metrics.total("reverie_model_reloads") + metrics.total("reverie_restarts")
+
+    with Client(supervised.address.grpc, retry=None) as client:
+        paint_until_it_works(client, photo)
+        wait_until(lambda: metrics_of(supervised).total("reverie_in_flight", model="stylize") == 0)
+        expected, before = counted(metrics_of(supervised)), started(metrics_of(supervised))
+        for kill in (
+            lambda: supervised.kill_model("stylize"),
+            lambda: supervised.kill_model("stylize"),
+            lambda: os.kill(supervised.triton, signal.SIGKILL),
+        ):
+            for _ in range(3):
+                client.stylize(photo, size=64)
+            with pytest.raises(ReverieError, match="INVALID_ARGUMENT"):
+                client.stylize(b"no picture")
+            expected = {**expected, "OK": expected["OK"] + 3, "INVALID_ARGUMENT": expected["INVALID_ARGUMENT"] + 1}
+            assert counted(metrics_of(supervised)) == expected
+            kill()
+            wait_until(lambda before=before: comes_back(supervised, lambda m: started(m) > before))
+            wait_until(lambda: comes_back(supervised) and client.ready())
+            assert counted(metrics_of(supervised)) == expected  # Nobody has called.
+            before = started(metrics_of(supervised))
+        client.stylize(photo, size=64)
+        assert counted(metrics_of(supervised)) == {**expected, "OK": expected["OK"] + 1}
+
+
+def comes_back(supervised: Supervised, accepted: Callable[[Snapshot], bool] = lambda _: True) -> bool:
+    """Whether the metrics are served and as they should be."""
+    try:
+        return accepted(metrics_of(supervised))
+    except OSError:
+        return False
 
 
 def reason_of(client: Client, model: str) -> str:
