@@ -13,6 +13,7 @@ from serving.door.errors import DoorError
 from serving.door.opening import Opening, opening
 from serving.door.settings import TokenIssuer
 from serving.security import Security
+from serving.telemetry import logs
 from serving.triton.address import ListenAddress
 from serving.triton.errors import StartInterrupted
 from serving.triton.server import TritonServer
@@ -105,4 +106,4 @@ def _ready(service: Service, server: TritonServer) -> str:
 
 def tell(line: str) -> None:
     """Tell the person who started it."""
-    print(line, file=sys.stderr, flush=True)
+    print(logs.for_people(line), file=sys.stderr, flush=True)

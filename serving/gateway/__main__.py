@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from reverie import failures
 from reverie.errors import ToolkitError
 from serving.gateway.app import connect, create_app
 from serving.gateway.options import MIB, GatewayOptions
+from serving.telemetry import logs
 
 _DEFAULTS = GatewayOptions()
 _GRACE_SECONDS = 10
@@ -62,7 +62,7 @@ def main(
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logs.configure()
     try:
         typer.run(main)
     except ToolkitError as error:

@@ -59,6 +59,18 @@ class Settings:
         """Sent with a call that is made now."""
         return self._metadata + (tuple(self._call_metadata().items()) if self._call_metadata else ())
 
+    def new_request_id(self) -> str:
+        """The id of a request that is made now: what `call_metadata` says, if it can be one, else a new one."""
+        said = dict(self.metadata).get(headers.REQUEST_ID, "")
+        return said if headers.is_request_id(said) else headers.new_request_id()
+
+    def metadata_of(self, request: Any) -> tuple[tuple[str, str], ...]:
+        """Sent with `request` now; one of a model has its id there too, which is what the server's logs know it by."""
+        if not (request_id := getattr(request, "id", "")):
+            return self.metadata
+        others = (pair for pair in self.metadata if pair[0] != headers.REQUEST_ID)
+        return (*others, (headers.REQUEST_ID, request_id))
+
     def control_metadata(self) -> tuple[tuple[str, str], ...]:
         """What a call that needs the control key sends too.
 
