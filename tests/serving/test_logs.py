@@ -246,8 +246,6 @@ def logged(tmp_path_factory) -> Iterator[Logged]:
         collector.shutdown()
 
 
-
-
 @pytest.mark.service
 def test_an_answer_has_its_requests_id_and_so_has_its_line(logged):
     with logged.client(name="a shop") as client:

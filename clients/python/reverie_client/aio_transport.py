@@ -60,13 +60,12 @@ class AsyncConnection:
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
 
-        request_id = self.calls.identify(request)
         metadata = self._settings.metadata_of(request)
 
         def start(seconds: float) -> Any:
             return open_stream(request, timeout=seconds, metadata=metadata + deadline(seconds))
 
-        return AsyncStream(start, parse, self.calls.attempts(timeout), request_id)
+        return AsyncStream(start, parse, self.calls.attempts(timeout), request.id)
 
     async def close(self) -> None:
         """Close the connection; running streams end, and calls that were given up have 10 s to."""

@@ -91,17 +91,11 @@ class Calls:
         self, request: service_pb2.ModelInferRequest, label: str = "", timeout: float | None = None
     ) -> Steps[Inference]:
         """The answer to `request`; where it names no version, by the one that `label` or the labels choose."""
-        self.identify(request)
         try:
             return (yield from self._inferred(request, label, timeout))
         except ReverieError as error:
             error.request_id = request.id
             raise
-
-    def identify(self, request: service_pb2.ModelInferRequest) -> str:
-        """Give `request` an id, if it has none; returns it."""
-        request.id = request.id or self._settings.new_request_id()
-        return request.id
 
     def _inferred(self, request: service_pb2.ModelInferRequest, label: str, timeout: float | None) -> Steps[Inference]:
         is_chosen = not request.model_version

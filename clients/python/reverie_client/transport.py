@@ -80,14 +80,13 @@ class Connection:
     ) -> Stream[Message]:
         """The messages of a decoupled model; `timeout` is for the whole stream."""
 
-        request_id = self.calls.identify(request)
         metadata = self._settings.metadata_of(request)  # Now: the same again, should it be sent again.
 
         # Never with the header `triton_grpc_error`: errors then crash Triton 2.51 (see docs/decisions.md).
         def start(seconds: float) -> Any:
             return self._open_stream(request, timeout=seconds, metadata=metadata + deadline(seconds))
 
-        return Stream(start, parse, self.calls.attempts(timeout), request_id)
+        return Stream(start, parse, self.calls.attempts(timeout), request.id)
 
     def close(self) -> None:
         """Close the connection; running streams end, and calls that were given up have 10 s to."""
