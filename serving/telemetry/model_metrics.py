@@ -73,7 +73,7 @@ class RequestMeasurement:
         identity: who it is.
         place: in its trace; None where it is in none.
         encoding: when the making of its last message began; 0.0 where nobody said.
-        span: the tracer's.
+        span: what the tracer keeps of it.
     """
 
     metrics: ModelMetrics

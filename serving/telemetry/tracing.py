@@ -57,29 +57,33 @@ class Tracer:
         """Open the span of a request, whose place in the trace is then the request's."""
         from opentelemetry.trace import SpanKind
 
+        clock = _Clock()
         span = self._tracer.start_span(
             request.metrics.model,
             _context(request.identity.parent),
             SpanKind.SERVER,
-            start_time=_nanoseconds(request.arrived),
+            start_time=clock.nanoseconds(request.arrived),
         )
         found = span.get_span_context()
         request.place = TraceParent(f"{found.trace_id:032x}", f"{found.span_id:016x}", int(found.trace_flags))
-        request.span = span
+        request.span = span, clock
 
     def finished(self, request: RequestMeasurement, now: float) -> None:
         """Close it, with its parts below it."""
         from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
-        span: Span = request.span
+        span: Span
+        clock: _Clock
+        span, clock = request.span
         if span.is_recording():
             span.set_attributes(_attributes(request))
             below = set_span_in_context(span)
             for name, start, end in _parts(request, now):
-                self._tracer.start_span(name, below, start_time=_nanoseconds(start)).end(_nanoseconds(end))
+                part = self._tracer.start_span(name, below, start_time=clock.nanoseconds(start))
+                part.end(clock.nanoseconds(end))
             if request.status != OK:
                 span.set_status(Status(StatusCode.ERROR, request.status))
-        span.end(_nanoseconds(now))
+        span.end(clock.nanoseconds(now))
 
     def close(self) -> None:
         """Send what is left."""
@@ -119,6 +123,12 @@ def _parts(request: RequestMeasurement, now: float) -> list[tuple[str, float, fl
     return [*parts, ("encode", encoding, now)] if request.encoding else parts
 
 
-def _nanoseconds(moment: float) -> int:
-    """Of `time.perf_counter`, since 1970."""
-    return time.time_ns() - int((time.perf_counter() - moment) * 1e9)
+class _Clock:
+    """Turns moments of `time.perf_counter` into nanoseconds since 1970; one for all of a request, so that its spans meet."""
+
+    def __init__(self) -> None:
+        self._ahead = time.time_ns() - time.perf_counter_ns()
+
+    def nanoseconds(self, moment: float) -> int:
+        """Since 1970."""
+        return self._ahead + round(moment * 1e9)
