@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import http.server
 import json
@@ -23,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from reverie_client import Client, ReverieError, headers, requests
 from tritonclient.grpc import service_pb2_grpc
 
+from serving.gateway.callers import PassOnCaller, call_metadata
 from serving.telemetry import access_log, logs, tracing
 from serving.telemetry.identity import Identity, TraceParent
 from serving.telemetry.model_metrics import ModelMetrics
@@ -159,6 +161,25 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "REVERIE_"))}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=PROJECT)
+
+
+def test_the_gateway_passes_on_the_trace_and_logs_a_failure_without_what_it_says(caplog):
+    seen: list[dict[str, str]] = []
+
+    async def fail(scope, receive, send):
+        seen.append(dict(call_metadata()))
+        raise KeyError(MARKER)
+
+    async def send(message):
+        pass
+
+    caplog.set_level("ERROR", "reverie")
+    for sent in (str(TRACE), "no-trace"):
+        said = [(b"x-request-id", b"order-7"), (b"traceparent", sent.encode())]
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": said}
+        asyncio.run(PassOnCaller(fail)(scope, None, send))
+    assert seen == [{"x-request-id": "order-7", "traceparent": str(TRACE)}, {"x-request-id": "order-7"}]
+    assert "order-7" in caplog.text and "KeyError" in caplog.text and MARKER not in caplog.text
 
 
 def lines_of(text: str) -> list[dict]:
