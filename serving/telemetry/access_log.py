@@ -6,6 +6,7 @@ It holds who asked, how it went and how long it took; never a prompt, a picture 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -32,8 +33,9 @@ class AccessLog:
         """A line is written at the end."""
 
     def finished(self, request: RequestMeasurement, now: float) -> None:
-        """Write the line of a request that has just ended."""
-        os.write(self._file, line(request, now, datetime.datetime.now(datetime.timezone.utc)))
+        """Write the line of a request that has just ended; where nobody reads it any more, the request goes on."""
+        with contextlib.suppress(OSError):
+            os.write(self._file, line(request, now, datetime.datetime.now(datetime.timezone.utc)))
 
 
 def line(request: RequestMeasurement, now: float, time: datetime.datetime) -> bytes:

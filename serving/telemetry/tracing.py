@@ -31,8 +31,8 @@ def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether OpenTelemetry's variables ask for spans."""
     endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     is_disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
-    return any(environment.get(name) for name in endpoints) and not is_disabled and exporter == "otlp"
+    exporters = environment.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+    return any(environment.get(name) for name in endpoints) and not is_disabled and "otlp" in exporters.split(",")
 
 
 class Tracer:

@@ -96,6 +96,15 @@ def test_every_request_has_one_line_however_it_ends(tmp_path):
     assert [line["status"] for line in lines_of((tmp_path / "log").read_text())] == ["OK", "UNAVAILABLE", "CANCELLED"]
 
 
+def test_a_log_that_nobody_reads_fails_no_request():
+    reader, writer = os.pipe()
+    os.close(reader)
+    request = ModelMetrics("unread", "1", (access_log.AccessLog(writer),)).arrival()
+    request.finish("OK")
+    os.close(writer)
+    assert request.status == "OK"
+
+
 def test_a_failure_is_logged_without_what_it_says():
     try:
         try:
