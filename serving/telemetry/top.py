@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ _NO_FAULTS = ("OK", "CANCELLED", "INVALID_ARGUMENT")
 """Statuses that are no error of the server: an answer, and what its caller did."""
 _SCRAPE_SECONDS = 5.0
 _MIB = 2**20
+_FILE_OF_VERSION = re.compile(r"/([^/]+)/(\d+)/model\.(?:py|onnx)$")
 
 
 class MetricsUnread(ToolkitError):
@@ -173,11 +175,10 @@ def _process_row(process: psutil.Process) -> ProcessRow | None:
 
 
 def _name(name: str, arguments: list[str]) -> str:
-    """What a process is, for people: a model's has the path of its `model.py` among its arguments."""
+    """What a process is, for people: a model's has the path of its version's file among its arguments."""
     for argument in arguments:
-        if argument.endswith("/model.py"):
-            model, version = argument.split("/")[-3:-1]
-            return f"{model} {version}"
+        if found := _FILE_OF_VERSION.search(argument):
+            return f"{found[1]} {found[2]}"
     if "-m" in arguments[:-1]:
         return arguments[arguments.index("-m") + 1]
     return name
@@ -205,7 +206,7 @@ def render(view: View, url: str) -> RenderableType:
 
 def _models_table(view: View) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("model")
+    table.add_column("model", no_wrap=True, min_width=14)
     for name in ("version", "per s", "errors", "p50 ms", "p95 ms", "first ms", "waiting", "running"):
         table.add_column(name, justify="right")
     for row in view.models:

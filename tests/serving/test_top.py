@@ -68,7 +68,9 @@ def test_once_says_what_callers_saw(server, client):
     assert row.rate == pytest.approx(4 / view.seconds) and row.errors == 0
     assert 0 < row.p50 <= row.p95 and row.running == 0
     names = {process.name: process.mib for process in view.processes}
-    assert names["tritonserver"] > 10 and any(name.startswith("score") for name in names)
+    assert names["tritonserver"] > 10 and all(
+        any(name.startswith(model) for name in names) for model in ("score", "language_model")
+    )
     said = CliRunner().invoke(cli, ["top", "--json", "--interval", "0.1", "--metrics", url])
     assert {"score", "language_model"} <= {row["model"] for row in json.loads(said.output)["models"]}
     shown = CliRunner().invoke(cli, ["top", "--once", "--interval", "0.1", "--metrics", url])
