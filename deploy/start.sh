@@ -53,8 +53,8 @@ exec tritonserver \
   --grpc-restricted-protocol="$restricted" \
   --http-restricted-api="$restricted" \
   "${closed[@]}" \
-  --grpc-header-forward-pattern='reverie-client|reverie-timeout' \
-  --http-header-forward-pattern='reverie-client|reverie-timeout' \
+  --grpc-header-forward-pattern='reverie-client|reverie-timeout|x-request-id|traceparent' \
+  --http-header-forward-pattern='reverie-client|reverie-timeout|x-request-id|traceparent' \
   --grpc-max-connection-age=600000 \
   --grpc-max-connection-age-grace=3600000 \
   --metrics-address=127.0.0.1 \

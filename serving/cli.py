@@ -30,6 +30,7 @@ from serving.local_commands import inspect, weights
 from serving.server_commands import demo, serve
 from serving.style_commands import read_style, styles_app
 from serving.stylize_kinds import frame_rate, kind_of_result
+from serving.telemetry.top import top
 
 Address = Annotated[str, typer.Option(envvar="REVERIE_ADDRESS", help="gRPC address of the server.")]
 Picture = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]
@@ -46,7 +47,7 @@ LOCAL = "127.0.0.1:8001"
 
 def add_commands(cli: typer.Typer) -> None:
     """Register the commands of this room."""
-    for command in (serve, demo, stylize, generate, dream, transfer, batch, inspect, health, weights):
+    for command in (serve, demo, stylize, generate, dream, transfer, batch, inspect, health, weights, top):
         cli.command()(command)
     cli.add_typer(keys_app, name="keys")
     cli.add_typer(styles_app, name="styles")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serving.door.key_commands import KEYS_VARIABLE, default_path
+from serving.telemetry import logs
+from serving.telemetry.logs import LogFormat, LogLevel
 
 if TYPE_CHECKING:
     from serving.door.settings import TokenIssuer
@@ -88,6 +91,15 @@ def serve(
             min=0.1, help="GiB that Triton itself, without its models, may take. Default: half of the machine's."
         ),
     ] = None,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Write a line of JSON to stderr for each request; see docs/logs.md.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar=logs.LEVEL_VARIABLE, help="The least that is logged, by Triton too.")
+    ] = LogLevel.warning,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar=logs.FORMAT_VARIABLE, help="Of our own lines on stderr; Triton's are text.")
+    ] = LogFormat.text,
 ) -> None:
     """Serve the model repository until SIGINT or SIGTERM; what ends by itself is started again."""
     from reverie_client import credentials
@@ -98,6 +110,8 @@ def serve(
     from serving.triton import memory
     from serving.triton.address import ListenAddress
 
+    # Of all processes that are started from here.
+    os.environ.update(logs.environment(log_level, log_format, access_log))
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -15,6 +15,7 @@ from serving.door.settings import TokenIssuer
 from serving.gateway.keeper import GatewayKeeper
 from serving.gateway.process import GatewayError
 from serving.security import Security
+from serving.telemetry import logs
 from serving.triton import memory
 from serving.triton.address import ListenAddress
 from serving.triton.errors import StartInterrupted
@@ -166,4 +167,4 @@ def _ready(service: Service, server: TritonServer) -> str:
 
 def tell(line: str) -> None:
     """Tell the person who started it."""
-    print(line, file=sys.stderr, flush=True)
+    print(logs.for_people(line), file=sys.stderr, flush=True)

@@ -164,6 +164,9 @@ def _manager(settings: DoorSettings, name: str, access: Access) -> Dict:
         early_header_mutation_extensions=[_named("envoy.http.early_header_mutation.header_mutation", say_listener)],
         http_filters=_filters(settings, name, access),
         use_remote_address=True,
+        # The caller's id stays, and is said in the answer; so is Envoy's own where there is none.
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
         server_name="reverie",
         normalize_path=True,
         merge_slashes=True,

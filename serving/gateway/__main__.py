@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from reverie.errors import ToolkitError
 from serving import local_http
 from serving.gateway.app import connect, create_app
 from serving.gateway.options import MIB, GatewayOptions
+from serving.telemetry import logs
 
 _DEFAULTS = GatewayOptions()
 _GRACE_SECONDS = 10
@@ -77,7 +77,7 @@ def _place(listen: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logs.configure()
     try:
         typer.run(main)
     except ToolkitError as error:

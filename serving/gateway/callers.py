@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.door.limits import HEADER as LIMITS
 from serving.door.limits import CallerLimits
 from serving.gateway.errors import HttpError, of_status
+from serving.telemetry import logs
+from serving.telemetry.identity import TraceParent
 
 log = logging.getLogger("reverie")
 
@@ -84,12 +86,13 @@ class PassOnCaller:
 
         try:
             self._check_origin(sent)
-            _metadata.set(_forwarded(sent) | self._limits(sent) | {REQUEST_ID: request_id})
+            _metadata.set(_forwarded(sent) | self._limits(sent) | _trace(sent) | {REQUEST_ID: request_id})
             await self._app(scope, receive, send_with_id)
         except HttpError as error:
             await error.response()(scope, receive, send_with_id)
-        except Exception:
-            log.exception("request %s, %s %s, failed", request_id, scope["method"], scope["path"])
+        except Exception as failure:
+            said = logs.without_messages(failure)
+            log.error("request %s, %s %s, failed\n%s", request_id, scope["method"], scope["path"], said)
             if is_begun:
                 raise  # The connection is closed: the caller is not to take what he has for all.
             await of_status(500, "the gateway failed; its log says how").response()(scope, receive, send_with_id)
@@ -123,6 +126,12 @@ def _request_id(sent: Headers) -> str:
     """The caller's, if a log can take it; else a new one."""
     found = sent.get(REQUEST_ID, "")
     return found if _REQUEST_ID.fullmatch(found) else uuid.uuid4().hex
+
+
+def _trace(sent: Headers) -> dict[str, str]:
+    """Where in a trace the caller is, if he says it."""
+    place = TraceParent.read(sent.get(headers.TRACE_PARENT, ""))
+    return {headers.TRACE_PARENT: str(place)} if place else {}
 
 
 def _forwarded(sent: Headers) -> dict[str, str]:

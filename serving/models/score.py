@@ -36,6 +36,7 @@ class TritonPythonModel(UnaryModel):
 
     def answer(self, request: InferenceRequest) -> Outputs:
         tokens = [*self._tokenizer.begin, *self._encode(request.text("text_input"))]
+        request.measurement.tokens = len(tokens)
         parts = list(context_windows(len(tokens), self._positions, stride=self._positions // 2 + 1))
         if len(parts) == 1:
             return self._outputs(tokens, self._window(request.client, tokens, *parts[0]))

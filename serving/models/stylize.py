@@ -44,5 +44,6 @@ class TritonPythonModel(UnaryModel):
             request.client,
             request.raise_if_cancelled,
             request.optional_array("style_vector"),
+            request.measurement.encode,
         )
         return {"stylized": byte_array(stylized)}

@@ -18,7 +18,8 @@ from serving.python_backend import shared_memory
 from serving.python_backend.admission import AdmissionController, FairQueue, Reservation
 from serving.python_backend.request import Caller, InferenceRequest
 from serving.python_backend.response import Outputs, Responder, Send, to_error, to_response, to_stream_error
-from serving.telemetry.model_metrics import ModelMetrics
+from serving.telemetry import logs, observers
+from serving.telemetry.model_metrics import ModelMetrics, answering
 
 log = logging.getLogger("reverie")
 
@@ -57,7 +58,8 @@ class PooledModel:
         self.args = args
         self.config = json.loads(args["model_config"])
         workers, waiting = self.limits()
-        self.metrics = ModelMetrics(args["model_name"], args["model_version"])
+        logs.configure()
+        self.metrics = ModelMetrics(args["model_name"], args["model_version"], observers.from_environment())
         self.admission = AdmissionController(2 * (workers + waiting), workers + waiting)
         self._queue: FairQueue[Call] = FairQueue(workers)
         self._closed = threading.Event()
@@ -86,7 +88,8 @@ class PooledModel:
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:
             caller = Caller.of(raw)
-            responder = Responder(raw.get_response_sender(), self.to_error, self.metrics.arrival(caller.timeout))
+            measurement = self.metrics.arrival(caller.timeout, caller.identity)
+            responder = Responder(raw.get_response_sender(), self.to_error, measurement)
             request = InferenceRequest(raw, responder, caller)
             try:
                 place = self.admission.reserve(request.client)
@@ -100,6 +103,7 @@ class PooledModel:
         self._queue.close()
         for thread in self._threads:
             thread.join()
+        observers.close()
 
     def answer_call(self, call: Call) -> None:
         """Send all that a caller gets, or hand the call to somebody who will; what is raised becomes its error."""
@@ -120,7 +124,8 @@ class PooledModel:
     def _serve(self, call: Call) -> None:
         try:
             call.responder.raise_if_cancelled()
-            self.answer_call(call)
+            with answering(call.responder.measurement):
+                self.answer_call(call)
         except BaseException as failure:
             call.responder.fail(self._meaning(failure))
 
@@ -187,6 +192,8 @@ class UnaryModel(PooledModel):
     def answer_call(self, call: Call) -> None:
         call.responder.measurement.begin()
         outputs = self.answer(call.request)
+        if not call.responder.measurement.encoding:
+            call.responder.measurement.encode()
         # Triton takes no error in the place of an answer that did not fit; its caller would wait for ever.
         shared_memory.check_room(outputs.values(), call.request.arrays())
         call.responder.send(to_response(outputs), last=True)

@@ -28,6 +28,7 @@ from serving.python_backend.request import InferenceRequest
 from serving.python_backend.response import Outputs, Send, byte_array
 from serving.python_backend.result_files import ResultFiles
 from serving.telemetry import definitions
+from serving.telemetry.model_metrics import RequestMeasurement
 from synthesis import checkpoints, features
 from synthesis.progress import NotANumberError, OnProgress, Progress
 
@@ -114,13 +115,16 @@ class IterativeImageModel(StreamingModel):
         with self._scheduler.job(request.client, request.raise_if_cancelled) as slot:
             request.measurement.begin()
             try:
-                stream_pictures(self._counted(optimize), parameters, send, slot.yield_slot, files)
+                counted = self._counted(optimize, request.measurement)
+                stream_pictures(counted, parameters, send, slot.yield_slot, files)
             except tf.errors.OpError:
                 request.raise_if_cancelled()  # TensorFlow hides what a checkpoint inside a call has raised.
                 raise
 
-    def _counted(self, optimize: Callable[[OnProgress], np.ndarray]) -> Callable[[OnProgress], np.ndarray]:
-        """`optimize`, whose steps and picture are counted in the metrics."""
+    def _counted(
+        self, optimize: Callable[[OnProgress], np.ndarray], request: RequestMeasurement
+    ) -> Callable[[OnProgress], np.ndarray]:
+        """`optimize`, whose steps and picture are counted in the metrics; then its last message is made."""
         model = self.args["model_name"]
 
         def counted(on_progress: OnProgress) -> np.ndarray:
@@ -130,6 +134,7 @@ class IterativeImageModel(StreamingModel):
 
             picture = optimize(step)
             definitions.PIXELS.labels(model).inc(picture.shape[0] * picture.shape[1])
+            request.encode(picture.shape[0] * picture.shape[1])
             return picture
 
         return counted

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -18,6 +19,7 @@ from reverie_client.labels import CANARY, Labels
 
 from reverie.errors import InputError, Unavailable
 from serving.python_backend import shared_memory
+from serving.telemetry import model_metrics
 
 _COMPANIONS = ("styles.json", "vocabulary.txt", "tokenizer.json")
 """Files that callers read beside the graph; a canary must have the same."""
@@ -66,7 +68,7 @@ class PinnedModel:
             model_version=version,
             requested_output_names=[output],
             inputs=[pb_utils.Tensor(n, a) for n, a in inputs.items()],
-            parameters={headers.CLIENT: client} if client else {},
+            **_introduction(client),
         )
         response = request.exec()
         if response.has_error():
@@ -76,6 +78,16 @@ class PinnedModel:
             failed = error.code() == pb_utils.TritonError.INTERNAL
             raise (RuntimeError if failed else Unavailable)(f"{self.name}: {error.message()}")
         return pb_utils.get_output_tensor_by_name(response, output).as_numpy(), version
+
+
+def _introduction(client: str) -> dict[str, Any]:
+    """For whom the sibling is called: the client, and the request that this thread answers, under its own id."""
+    said, request = {headers.CLIENT: client} if client else {}, model_metrics.current()
+    if request is None:
+        return {"parameters": said}
+    if request.place:
+        said[headers.TRACE_PARENT] = str(request.place)
+    return {"request_id": request.identity.request_id, "parameters": said}
 
 
 def _companions(folder: Path) -> list[bytes | None]:

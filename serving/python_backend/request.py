@@ -15,15 +15,17 @@ from reverie_client import headers
 from reverie.errors import InputError
 from serving.parameters import describe
 from serving.python_backend.response import Responder
+from serving.telemetry.identity import Identity
 
 Files = list[bytes]
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
 _RESERVED = {
     "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", headers.CLIENT,
-    headers.TIMEOUT,
+    headers.TIMEOUT, headers.REQUEST_ID, headers.TRACE_PARENT,
 }  # fmt: skip
 """Request parameters that belong to the protocol, not to a model."""
+_HEADERS = frozenset((headers.CLIENT, headers.TIMEOUT, headers.REQUEST_ID, headers.TRACE_PARENT))
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,36 @@ class Caller:
     """Who sent a request, and how long it waits, as the headers say that Triton passes on as parameters.
 
     Attributes:
-        name: of `reverie-client`; "" if nobody says.
+        identity: its id, the client's name and its place in a trace.
         timeout: seconds for the whole answer; infinite if nobody says.
     """
 
-    name: str = ""
+    identity: Identity
     timeout: float = math.inf
+
+    @property
+    def name(self) -> str:
+        """Of `reverie-client`; "" if nobody says."""
+        return self.identity.client
 
     @classmethod
     def of(cls, raw: Any) -> Caller:
         """Read one of Triton's requests."""
-        parameters = raw.parameters() or ""
-        if headers.CLIENT not in parameters and headers.TIMEOUT not in parameters:
-            return cls()
-        said = json.loads(parameters)
-        timeout = headers.read_timeout(str(said.get(headers.TIMEOUT, "")))
-        return cls(str(said.get(headers.CLIENT, "")), math.inf if timeout is None else timeout)
+        said = _said(raw)
+        identity = Identity.of(
+            said.get(headers.REQUEST_ID, ""),
+            raw.request_id(),
+            client=said.get(headers.CLIENT, ""),
+            traceparent=said.get(headers.TRACE_PARENT, ""),
+        )
+        timeout = headers.read_timeout(said.get(headers.TIMEOUT, ""))
+        return cls(identity, math.inf if timeout is None else timeout)
+
+
+def _said(raw: Any) -> dict[str, str]:
+    """The headers among a request's parameters, by their names in small letters: over HTTP they come as they were written."""
+    given = json.loads(raw.parameters() or "{}")
+    return {low: str(value) for name, value in given.items() if (low := name.lower()) in _HEADERS}
 
 
 class InferenceRequest:
@@ -125,7 +141,7 @@ class InferenceRequest:
             InputError: one of them is unknown or outside its range.
         """
         given = json.loads(self._raw.parameters() or "{}") | more
-        own = {k: v for k, v in given.items() if k not in _RESERVED and not k.startswith("triton_")}
+        own = {k: v for k, v in given.items() if k.lower() not in _RESERVED and not k.startswith("triton_")}
         try:
             return model.model_validate(own)
         except ValidationError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from reverie.errors import Cancelled, InputError, TimedOut, Unavailable
+from serving.telemetry import logs
 from serving.telemetry.model_metrics import OK, RequestMeasurement
 
 log = logging.getLogger("reverie")
@@ -62,7 +63,10 @@ class Responder:
 
     def fail(self, failure: BaseException) -> None:
         """End the answer with an error."""
-        status, message = status_of(failure)
+        identity = self.measurement.identity
+        status, message = status_of(failure, identity.request_id)
+        if identity.is_ours:  # Else its caller would not know it.
+            message = f"{message} (request {identity.request_id})"
         self.measurement.finish(status)
         self._send(pb_utils.InferenceResponse(error=self._to_error(status, message)), last=True)
 
@@ -100,7 +104,7 @@ def to_stream_error(status: str, message: str) -> Any:
     return _triton_error(status, f"{status}: {message}")
 
 
-def status_of(failure: BaseException) -> tuple[str, str]:
+def status_of(failure: BaseException, request_id: str) -> tuple[str, str]:
     """The gRPC status an exception deserves and its message; what we did not foresee is logged and INTERNAL."""
     if isinstance(failure, TimedOut):
         return "DEADLINE_EXCEEDED", "the request's deadline has passed"
@@ -110,7 +114,7 @@ def status_of(failure: BaseException) -> tuple[str, str]:
         return "UNAVAILABLE", str(failure)
     if isinstance(failure, InputError):
         return "INVALID_ARGUMENT", str(failure)
-    log.exception("a request failed", exc_info=failure)
+    log.error("request %s failed\n%s", request_id, logs.without_messages(failure))
     return "INTERNAL", f"{type(failure).__name__}: {failure}"
 
 

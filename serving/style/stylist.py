@@ -72,6 +72,7 @@ class Stylist:
         client: str = "",
         check: Check = lambda: None,
         vector: np.ndarray | None = None,
+        on_encode: Callable[[int], None] = lambda pixels: None,
     ) -> bytes:
         """Restyle an encoded picture.
 
@@ -79,6 +80,7 @@ class Stylist:
             client: whose it is; "" is all who have no name.
             check: called while a large picture waits, and between its tiles; what it raises ends the work.
             vector: float32, a style of the caller's own instead of a named one.
+            on_encode: told the pixels of the picture before it becomes a file.
 
         Raises:
             InputError: the picture, the name of a style or the vector is not accepted.
@@ -94,6 +96,7 @@ class Stylist:
             picture = images.decode_picture(data, longest=parameters.size)
             stylized = self._restyle_at(parameters.detail, picture.pixels, style, _Caller(client, check))
             packet = _provenance(parameters, style).packet() if parameters.provenance else b""
+            on_encode(stylized.shape[0] * stylized.shape[1])
             return _finished(picture, stylized, parameters, packet)
 
     def styles(self, client: str = "") -> list[str]:

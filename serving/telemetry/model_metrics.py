@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from serving.telemetry import definitions
+from serving.telemetry.identity import Identity, TraceParent
 
 OK = "OK"
 _STATUSES = (OK, "INVALID_ARGUMENT", "UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL")
@@ -16,11 +21,26 @@ _DEADLINE_JITTER = 0.1
 """Seconds by which gRPC may cancel a call before its deadline, seen from its arrival here."""
 
 
-class ModelMetrics:
-    """What is measured of a version of a model, with its labels looked up once."""
+class Observer(Protocol):
+    """Somebody who is told of each request."""
 
-    def __init__(self, model: str, version: str):
+    def arrived(self, request: RequestMeasurement) -> None:
+        """It has just come."""
+
+    def finished(self, request: RequestMeasurement, now: float) -> None:
+        """It has just ended, at `now` by `time.perf_counter`."""
+
+
+class ModelMetrics:
+    """What is measured of a version of a model, with its labels looked up once.
+
+    Args:
+        observers: are told of each request.
+    """
+
+    def __init__(self, model: str, version: str, observers: tuple[Observer, ...] = ()):
         labels = (model, version)
+        self.model, self.version, self.observers = model, version, observers
         self._requests = {status: definitions.REQUESTS.labels(*labels, status) for status in _STATUSES}
         self._labels = labels
         self.request_seconds = definitions.REQUEST_SECONDS.labels(*labels)
@@ -36,9 +56,9 @@ class ModelMetrics:
             self._requests[status] = definitions.REQUESTS.labels(*self._labels, status)
         self._requests[status].inc()
 
-    def arrival(self, timeout: float = math.inf) -> RequestMeasurement:
+    def arrival(self, timeout: float = math.inf, identity: Identity | None = None) -> RequestMeasurement:
         """Begin to measure a request that has just arrived, and whose caller waits for `timeout` seconds."""
-        return RequestMeasurement(self, timeout)
+        return RequestMeasurement(self, timeout, identity or Identity.of())
 
 
 @dataclass(eq=False)
@@ -50,21 +70,35 @@ class RequestMeasurement:
             `time.perf_counter`; 0.0 before.
         status: gRPC's name, once it has ended.
         tokens: that were generated for it.
+        pixels: of the pictures that were made for it.
         timeout: seconds after its arrival that its caller waits.
+        identity: who it is.
+        place: in its trace; None where it is in none.
+        encoding: when the making of its last message began; 0.0 where nobody said.
+        span: what the tracer keeps of it.
     """
 
     metrics: ModelMetrics
     timeout: float = math.inf
+    identity: Identity = field(default_factory=Identity.of)
     arrived: float = field(default_factory=time.perf_counter)
     began: float = 0.0
     first: float = 0.0
     last: float = 0.0
     status: str = ""
     tokens: int = 0
+    pixels: int = 0
+    encoding: float = 0.0
+    place: TraceParent | None = None
+    span: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
         self.metrics.waiting.inc()
+        if self.identity.parent:
+            self.place = self.identity.parent.child()
+        for observer in self.metrics.observers:
+            observer.arrived(self)
 
     @property
     def is_late(self) -> bool:
@@ -80,6 +114,10 @@ class RequestMeasurement:
         self.metrics.waiting.dec()
         self.metrics.running.inc()
         self.metrics.queue_seconds.observe(self.began - self.arrived)
+
+    def encode(self, pixels: int = 0) -> None:
+        """The making of its last message begins, which has so many pixels."""
+        self.encoding, self.pixels = time.perf_counter(), self.pixels + pixels
 
     def message(self) -> None:
         """A message of its answer leaves."""
@@ -108,3 +146,23 @@ class RequestMeasurement:
         if status == OK:
             self.metrics.request_seconds.observe(now - self.arrived)
         self.metrics.between_messages_seconds.flush()
+        for observer in self.metrics.observers:
+            observer.finished(self, now)
+
+
+_current: ContextVar[RequestMeasurement | None] = ContextVar("the request that this thread answers", default=None)
+
+
+def current() -> RequestMeasurement | None:
+    """Return the request that this thread answers; None where it answers none."""
+    return _current.get()
+
+
+@contextmanager
+def answering(request: RequestMeasurement) -> Iterator[None]:
+    """In the block, this thread answers `request`."""
+    token = _current.set(request)
+    try:
+        yield
+    finally:
+        _current.reset(token)

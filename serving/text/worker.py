@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from language.tokenizer import load_tokenizer
+from serving.telemetry import logs
 from serving.text.decoder import Decoder
 from serving.text.engine import TextEngine
 from serving.text.request import Update
@@ -24,6 +25,7 @@ from serving.text.request import Update
 
 def main() -> None:
     """Serve one connection."""
+    logs.configure()
     connection_fd, load_fd, folder, precision, slots, of_one = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides when this ends
     connection = Connection(int(connection_fd))

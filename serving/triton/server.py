@@ -31,6 +31,7 @@ from reverie_client.control_keys import ControlKeyFile
 from reverie_client.credentials import SECRET_VARIABLES, SecurityError
 
 from serving.security import Security
+from serving.telemetry import logs
 from serving.telemetry.definitions import FOLDER_VARIABLE
 from serving.telemetry.exporter import PATH as METRICS_PATH
 from serving.telemetry.exporter import Exporter
@@ -41,7 +42,7 @@ from serving.triton.folder import ServerFolder
 from synthesis import gpu
 
 PROJECT = Path(__file__).resolve().parents[2]
-FORWARDED = f"{headers.CLIENT}|{headers.TIMEOUT}"
+FORWARDED = "|".join((headers.CLIENT, headers.TIMEOUT, headers.REQUEST_ID, headers.TRACE_PARENT))
 """Headers that models are told, as a regular expression."""
 _PR_SET_PDEATHSIG = 1
 _MOST_STARTS = 3
@@ -295,14 +296,14 @@ class TritonServer:
             f"--http-address={_for_libevent(self._http_host)}",
             "--metrics-address=127.0.0.1",
             *self.security.arguments(),
-            # Who calls, for the limits of one client; see `serving.python_backend.admission`.
+            # Who calls, for the limits of one client and for logs; see `serving.python_backend.request.Caller`.
             *(f"--{protocol}-header-forward-pattern={FORWARDED}" for protocol in ("grpc", "http")),
             f"--grpc-port={address.grpc_port}",
             f"--http-port={address.http_port}",
             f"--metrics-port={self._triton_metrics_port}",
             "--metrics-config=summary_latencies=true",
             f"--exit-timeout-secs={self.stop_seconds}",
-            "--log-info=false",
+            *logs.triton_options({**os.environ, **self.environment}),
             *([] if gpu.has_gpu() else ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]),
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -42,3 +43,19 @@ def test_so_it_is_with_asyncio_and_a_stream_that_is_sent_again_is_the_same_calle
 
     asyncio.run(read())
     assert [sent["reverie-client"] for sent in servicer.metadata] == ["anna", "anna"]
+
+
+def test_a_request_has_one_id_in_itself_and_beside_it_however_often_it_is_sent(server):
+    address, servicer = server
+    servicer.refusals = [Refusal(), Refusal()]
+    ids = iter(["of-mine", "two words"])
+    with Client(
+        address, retry=Retry(initial_seconds=0.001), call_metadata=lambda: {"x-request-id": next(ids)}
+    ) as client:
+        with client.generate("x") as mine:
+            list(mine)
+        with client.generate("x") as ours:  # No log could take it.
+            list(ours)
+    assert mine.request_id == "of-mine"
+    assert re.fullmatch("[0-9a-f]{32}", ours.request_id)
+    assert [sent["x-request-id"] for sent in servicer.metadata] == [*["of-mine"] * 3, ours.request_id]

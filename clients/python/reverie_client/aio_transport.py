@@ -60,12 +60,12 @@ class AsyncConnection:
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
 
-        metadata = self._settings.metadata
+        metadata = self._settings.metadata_of(request)
 
         def start(seconds: float) -> Any:
             return open_stream(request, timeout=seconds, metadata=metadata + deadline(seconds))
 
-        return AsyncStream(start, parse, self.calls.attempts(timeout))
+        return AsyncStream(start, parse, self.calls.attempts(timeout), request.id)
 
     async def close(self) -> None:
         """Close the connection; running streams end, and calls that were given up have 10 s to."""
@@ -92,7 +92,7 @@ class AsyncConnection:
     async def _send(self, rpc: Rpc) -> Any:
         aftermath = 0.0 if rpc.may_be_cancelled else AFTERMATH_S
         method = getattr(service_pb2_grpc.GRPCInferenceServiceStub(self._connected()), rpc.method)
-        metadata = self._settings.metadata + rpc.metadata + deadline(rpc.seconds)
+        metadata = self._settings.metadata_of(rpc.request) + rpc.metadata + deadline(rpc.seconds)
         answer = asyncio.ensure_future(_answer(method(rpc.request, timeout=rpc.seconds + aftermath, metadata=metadata)))
         self._waiting.add(answer)
         answer.add_done_callback(self._forget)
@@ -127,13 +127,18 @@ class AsyncStream(Generic[Message]):
         start: sends the request, given the seconds until the deadline; called again while nothing has been received
             and `attempts` allows it.
         parse: one response's arrays as messages.
+        request_id: of the request, however often it is sent.
+
+    Attributes:
+        request_id: by which the server's logs know the request.
     """
 
-    def __init__(self, start: Callable[[float], Any], parse: Parse[Message], attempts: Attempts):
+    def __init__(self, start: Callable[[float], Any], parse: Parse[Message], attempts: Attempts, request_id: str = ""):
         self._start = start
         self._parse = parse
         self._attempts = attempts
         self._messages: deque[Message] = deque()
+        self.request_id = request_id
         self._is_begun = False
         self._ended = False
         self._cancelled = False
@@ -176,6 +181,7 @@ class AsyncStream(Generic[Message]):
                 pause = None if self._is_begun else self._attempts.pause_after(error)
                 if pause is None:
                     self._ended = True
+                    error.request_id = self.request_id
                     raise
             await self._start_again(pause)
         raise StopAsyncIteration

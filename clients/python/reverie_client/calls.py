@@ -91,6 +91,13 @@ class Calls:
         self, request: service_pb2.ModelInferRequest, label: str = "", timeout: float | None = None
     ) -> Steps[Inference]:
         """The answer to `request`; where it names no version, by the one that `label` or the labels choose."""
+        try:
+            return (yield from self._inferred(request, label, timeout))
+        except ReverieError as error:
+            error.request_id = request.id
+            raise
+
+    def _inferred(self, request: service_pb2.ModelInferRequest, label: str, timeout: float | None) -> Steps[Inference]:
         is_chosen = not request.model_version
         if is_chosen:
             request.model_version = yield from self._choose(request.model_name, label)
@@ -104,7 +111,7 @@ class Calls:
                 raise
             request.model_version = again
             response = yield from self.repeatable("ModelInfer", request, timeout)
-        return Inference(to_arrays(response), response.model_version)
+        return Inference(to_arrays(response), response.model_version, request.id)
 
     def labels(self, model: str) -> Steps[Labels]:
         """The labels of `model` as the server has them now."""

@@ -25,7 +25,10 @@ class ReverieError(Exception):
         message: what was wrong, the value, what is accepted.
         retry_after: seconds that the server asks to wait before the next try, infinite for "not again"; None where it
             does not say.
+        request_id: by which the server's logs know the request; "" of what was no request of a model, or never sent.
     """
+
+    request_id = ""
 
     def __init__(self, code: grpc.StatusCode, message: str, retry_after: float | None = None):
         super().__init__(code, message, retry_after)

@@ -39,11 +39,13 @@ class Score:
         logprob: natural logarithm of the text's probability.
         tokens: the scored tokens; a word model gives the first word no probability.
         token_logprobs: of each of them, given those before it.
+        request_id: by which the server's logs know the request.
     """
 
     logprob: float
     tokens: list[bytes]
     token_logprobs: list[float]
+    request_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,11 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class Inference:
-    """An answer: output arrays by name, and the version of the model that computed them."""
+    """An answer: output arrays by name, the version of the model that computed them, and the request's id in logs."""
 
     outputs: dict[str, np.ndarray]
     version: str
+    request_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -129,4 +132,4 @@ def to_score(answer: Inference) -> Score:
     """The answer of `score`."""
     outputs = answer.outputs
     tokens = [token_bytes(token.decode()) for token in outputs["tokens"]]
-    return Score(outputs["logprob"].item(), tokens, outputs["token_logprobs"].tolist())
+    return Score(outputs["logprob"].item(), tokens, outputs["token_logprobs"].tolist(), answer.request_id)

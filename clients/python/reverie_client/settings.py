@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 import grpc
+from tritonclient.grpc import service_pb2
 
 from reverie_client import credentials, headers, hosts, proxies
 from reverie_client.credentials import Tls
@@ -58,6 +59,21 @@ class Settings:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Sent with a call that is made now."""
         return self._metadata + (tuple(self._call_metadata().items()) if self._call_metadata else ())
+
+    def metadata_of(self, request: Any) -> tuple[tuple[str, str], ...]:
+        """Sent with `request` now.
+
+        One of a model gets an id, which the server's logs know it by: its own, else what `call_metadata` says, else a new
+        one. It is in the request and in what is sent with it.
+        """
+        metadata = self.metadata
+        if not isinstance(request, service_pb2.ModelInferRequest):
+            return metadata
+        if not request.id:
+            said = dict(metadata).get(headers.REQUEST_ID, "")
+            request.id = said if headers.is_request_id(said) else headers.new_request_id()
+        others = (pair for pair in metadata if pair[0] != headers.REQUEST_ID)
+        return (*others, (headers.REQUEST_ID, request.id))
 
     def control_metadata(self) -> tuple[tuple[str, str], ...]:
         """What a call that needs the control key sends too.

@@ -80,13 +80,13 @@ class Connection:
     ) -> Stream[Message]:
         """The messages of a decoupled model; `timeout` is for the whole stream."""
 
-        metadata = self._settings.metadata  # Now: the same again, should it be sent again.
+        metadata = self._settings.metadata_of(request)  # Now: the same again, should it be sent again.
 
         # Never with the header `triton_grpc_error`: errors then crash Triton 2.51 (see docs/decisions.md).
         def start(seconds: float) -> Any:
             return self._open_stream(request, timeout=seconds, metadata=metadata + deadline(seconds))
 
-        return Stream(start, parse, self.calls.attempts(timeout))
+        return Stream(start, parse, self.calls.attempts(timeout), request.id)
 
     def close(self) -> None:
         """Close the connection; running streams end, and calls that were given up have 10 s to."""
@@ -103,7 +103,7 @@ class Connection:
     def _send(self, rpc: Rpc) -> Any:
         aftermath = 0.0 if rpc.may_be_cancelled else AFTERMATH_S
         method = getattr(self._stub, rpc.method)
-        metadata = self._settings.metadata + rpc.metadata + deadline(rpc.seconds)
+        metadata = self._settings.metadata_of(rpc.request) + rpc.metadata + deadline(rpc.seconds)
         call = method.future(rpc.request, timeout=rpc.seconds + aftermath, metadata=metadata)
         try:
             return call.result(None if rpc.may_be_cancelled else rpc.seconds)
@@ -136,13 +136,18 @@ class Stream(Generic[Message]):
         start: sends the request, given the seconds until the deadline; called again while nothing has been received
             and `attempts` allows it.
         parse: one response's arrays as messages.
+        request_id: of the request, however often it is sent.
+
+    Attributes:
+        request_id: by which the server's logs know the request.
     """
 
-    def __init__(self, start: Callable[[float], Any], parse: Parse[Message], attempts: Attempts):
+    def __init__(self, start: Callable[[float], Any], parse: Parse[Message], attempts: Attempts, request_id: str = ""):
         self._start = start
         self._parse = parse
         self._attempts = attempts
         self._messages: deque[Message] = deque()
+        self.request_id = request_id
         self._is_begun = False
         self._ended = False
         self._cancelled = threading.Event()
@@ -179,6 +184,7 @@ class Stream(Generic[Message]):
                 pause = None if self._is_begun else self._attempts.pause_after(error)
                 if pause is None:
                     self._ended = True
+                    error.request_id = self.request_id
                     raise
             self._start_again(pause)
         raise StopIteration

@@ -155,7 +155,7 @@ class Proxy(grpc.GenericRpcHandler):
         return handle
 
     def _let_in(self, name: str, caller: _Introduction) -> tuple[tuple[str, str], ...]:
-        """The metadata for Triton, if the caller's keys open `name`: the door's own, and nothing else of the caller's."""
+        """The metadata for Triton, if the caller's keys open `name`: the door's own, and of the caller's `_for_models`."""
         given = caller.metadata
         if name in CONTROL:
             if not caller.limits.admin:
@@ -165,7 +165,14 @@ class Proxy(grpc.GenericRpcHandler):
             return ()
         if self.keys.api:
             _ask_for(self.keys.api, given, _API_KEY, headers.API_KEY)
-        return ((_API_KEY, self.keys.triton), *(((headers.CLIENT, caller.name),) if caller.name else ()))
+        named = ((headers.CLIENT, caller.name),) if caller.name else ()
+        return ((_API_KEY, self.keys.triton), *named, *_for_models(given))
+
+
+def _for_models(given: Mapping[str, str | bytes]) -> tuple[tuple[str, str], ...]:
+    """What a caller says of its request that models take: by which id it is found, in which trace it is, how long it waits."""
+    said = ((name, given.get(name)) for name in (headers.REQUEST_ID, headers.TRACE_PARENT, headers.TIMEOUT))
+    return tuple((name, value) for name, value in said if isinstance(value, str) and headers.is_request_id(value))
 
 
 @dataclass(frozen=True)
