@@ -33,7 +33,7 @@ class GuardProcess:
     Attributes:
         socket: where it takes calls.
         triton: Triton's gRPC address.
-        keys: the fields of `serving.door.guard.proxy.Keys`.
+        keys: the fields of `serving.door.guard.admission.Keys`.
         message_bytes: the largest message.
         requests: calls at a time.
         log: where its output goes; None for this process's stderr.

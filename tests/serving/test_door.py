@@ -29,7 +29,7 @@ from serving.door.configuration import Access
 from serving.door.door import Door
 from serving.door.envoy import validate
 from serving.door.errors import DoorError
-from serving.door.guard.proxy import redacted
+from serving.door.guard.redaction import redacted
 from serving.door.settings import DoorSettings, Limits, PublicAddress
 from serving.triton.server import TritonServer
 from tests.serving.certificates import signed
@@ -154,7 +154,7 @@ def test_headers_for_triton_alone_do_not_reach_it(behind, door):
 
 
 def test_a_call_whose_caller_has_gone_is_finished_in_triton(behind, door, photo):
-    request = requests.stylize(photo, {})
+    request = requests.stylize(photo, None, {})
     with stub_of(door) as stub:
         asked = service_pb2.ModelStatisticsRequest(name="stylize")
 

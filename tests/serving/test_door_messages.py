@@ -55,7 +55,7 @@ def test_no_order_of_the_fields_hides_it(name):
 @pytest.mark.parametrize(
     "request_",
     [
-        requests.stylize(bytes(100_000), {"styles": {"a": 1.0}}),
+        requests.stylize(bytes(100_000), None, {"styles": {"a": 1.0}}),
         requests.generate("This [[[ movie", {"stop": ["[[[["], "max_tokens": 5}),
         requests.score(""),
         requests.dream(b"x", b"y", {"layers": {"mixed4": 1.0}}),
