@@ -4,7 +4,8 @@ Listeners, clusters, routes and certificates are files of their own, which Envoy
 a restart, and one that it cannot take leaves the old one in force. Routes change without a connection being drained.
 
 The HTTP filters of a listener, in this order: cors, grpc_web (from here on a web page's call is a gRPC call), access
-(keys and limits, see `Access`), the guard's first look (`guard.lua`, `health.lua`), router. Knows nothing of processes.
+(keys and limits, see `Access`), the guard's first look (`guard.lua`, `health.lua`), ext_proc (the guard's look at streams),
+router. Knows nothing of processes.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ Dict = dict[str, Any]
 
 GRPC, HTTP = "grpc", "http"
 """The two listeners."""
-GUARD, GATEWAY = "guard", "gateway"
+GUARD, GATEWAY, TRITON = "guard", "gateway", "triton"
 """The clusters behind them."""
 _TYPES = "type.googleapis.com/envoy"
 _HTTP_FILTERS = "extensions.filters.http"
 _ROUTES = "routes"
+_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+_STREAM_CHECK = "envoy.filters.http.ext_proc"
+_CHECK_SECONDS = 60.0
+"""For one piece of a request; a guard that takes longer hangs."""
 _LISTENER = "reverie-listener"
 """The header that tells the table of routes which listener has a request; whatever a caller says is written over."""
 _MIB = 2**20
@@ -94,11 +99,19 @@ def certificate_files(settings: DoorSettings, certificate: Path, key: Path, auth
 def routes(settings: DoorSettings, access: Access = OPEN) -> Dict:
     """The one table of both listeners, so that a caller has one quota over both; a listener is told by `_LISTENER`.
 
-    Over gRPC everything goes to the guard. Over HTTP health is answered by `health.lua`, the rest by the gateway, if there
+    Over gRPC everything goes to the guard, but streams go to Triton, and the guard is asked about them: a stream that it were
+    not asked about would lack the key that Triton asks for. Over HTTP health is answered by `health.lua`, the rest by the gateway, if there
     is one.
     """
     is_grpc = {"name": _LISTENER, "string_match": {"exact": GRPC}}
-    over_grpc = {"match": {"prefix": "/", "headers": [is_grpc]}, "route": _to(settings, GUARD)}
+    streams = {"match": {"path": _STREAM, "headers": [is_grpc]}, "route": _to(settings, TRITON)}
+    over_grpc = {
+        "match": {"prefix": "/", "headers": [is_grpc]},
+        "route": _to(settings, GUARD),
+        "typed_per_filter_config": {
+            _STREAM_CHECK: _typed(f"{_HTTP_FILTERS}.ext_proc.v3.ExtProcPerRoute", disabled=True)
+        },
+    }
     over_http: Dict = {"match": {"prefix": "/"}}
     if settings.gateway:
         over_http["route"] = _to(settings, GATEWAY)
@@ -106,7 +119,7 @@ def routes(settings: DoorSettings, access: Access = OPEN) -> Dict:
         text = '{"error": {"message": "there is no HTTP API here; accepted: GET /v2/health/live and /v2/health/ready, or gRPC"}}'
         over_http["direct_response"] = {"status": 501, "body": {"inline_string": text}}
         over_http["response_headers_to_add"] = [{"header": {"key": "content-type", "value": "application/json"}}]
-    host: Dict = {"name": "door", "domains": ["*"], "routes": [over_grpc, over_http]}
+    host: Dict = {"name": "door", "domains": ["*"], "routes": [streams, over_grpc, over_http]}
     filters = dict(access.per_route)
     if settings.cors_origins:
         filters["envoy.filters.http.cors"] = _cors(settings.cors_origins)
@@ -195,7 +208,28 @@ def _filters(settings: DoorSettings, name: str, access: Access) -> list[Dict]:
     )
     cors = [_named("envoy.filters.http.cors", _typed(f"{_HTTP_FILTERS}.cors.v3.Cors"))] if settings.cors_origins else []
     router = _named("envoy.filters.http.router", _typed(f"{_HTTP_FILTERS}.router.v3.Router"))
-    return [*cors, *web, *access.filters, _named("envoy.filters.http.lua", lua), router]
+    streams = [_named(_STREAM_CHECK, _stream_check())] if name == GRPC else []
+    return [*cors, *web, *access.filters, _named("envoy.filters.http.lua", lua), *streams, router]
+
+
+def _stream_check() -> Dict:
+    """Show the guard what a caller sends in a stream, piece by piece, and the status of the answer."""
+    shown = {
+        "request_header_mode": "SEND",
+        "request_body_mode": "STREAMED",
+        "request_trailer_mode": "SKIP",
+        "response_header_mode": "SKIP",
+        "response_body_mode": "NONE",
+        "response_trailer_mode": "SEND",
+    }
+    return _typed(
+        f"{_HTTP_FILTERS}.ext_proc.v3.ExternalProcessor",
+        grpc_service={"envoy_grpc": {"cluster_name": GUARD}},
+        processing_mode=shown,
+        failure_mode_allow=False,
+        message_timeout=_seconds(_CHECK_SECONDS),
+        status_on_error={"code": "ServiceUnavailable"},
+    )
 
 
 def _tls(settings: DoorSettings) -> Dict:
@@ -218,15 +252,20 @@ def _tls(settings: DoorSettings) -> Dict:
 
 
 def _clusters(settings: DoorSettings, *access: Access) -> list[Dict]:
-    http2: Dict = {"explicit_http_config": {"http2_protocol_options": {}}}
+    http2 = _typed(
+        "extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http2_protocol_options": {}}
+    )
     guard = _cluster(settings, GUARD, f"unix:{settings.guard_socket}")
-    guard["typed_extension_protocol_options"] = {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _typed(
-            "extensions.upstreams.http.v3.HttpProtocolOptions", **http2
-        )
-    }
+    triton = _cluster(settings, TRITON, f"127.0.0.1:{settings.triton_grpc_port}")
+    for cluster in (guard, triton):
+        cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2}
     asked = {cluster["name"]: cluster for one in access for cluster in one.clusters}
-    return [guard, *([_cluster(settings, GATEWAY, settings.gateway)] if settings.gateway else []), *asked.values()]
+    return [
+        guard,
+        triton,
+        *([_cluster(settings, GATEWAY, settings.gateway)] if settings.gateway else []),
+        *asked.values(),
+    ]
 
 
 def _cluster(settings: DoorSettings, name: str, address: str) -> Dict:

@@ -24,7 +24,7 @@ from serving.door.configuration import Access
 from serving.door.envoy import Envoy, validate
 from serving.door.errors import DoorError
 from serving.door.folder import remove_folder
-from serving.door.guard.proxy import Keys
+from serving.door.guard.admission import Keys
 from serving.door.guard_process import GuardProcess
 from serving.door.settings import DoorSettings
 from serving.telemetry.definitions import DOOR_REQUESTS, RESTARTS

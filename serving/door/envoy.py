@@ -6,7 +6,6 @@ Files are replaced by a rename, so that Envoy never reads half of one. Knows not
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import importlib.util
 import json
@@ -28,9 +27,9 @@ from reverie_client.credentials import SECRET_VARIABLES
 
 from serving import local_http
 from serving.door.errors import DoorError
+from serving.door.parent import dying_with_this
 
 _BEGINS = "bootstrap.json"
-_PR_SET_PDEATHSIG = 1
 _STOP_S = 2.0
 _STATUS_NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
 
@@ -111,13 +110,12 @@ class Envoy:
         output: IO[bytes] | None = self.log.open("ab") if self.log else None
         try:
             self._process = subprocess.Popen(
-                self._command(),
+                dying_with_this(self._command()),
                 env={name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
                 stdin=subprocess.DEVNULL,
                 stdout=output or sys.stderr,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
             self._wait_until_ready(listeners, timeout)
         except BaseException:
@@ -214,7 +212,3 @@ class Envoy:
             process.wait()
         with contextlib.suppress(FileNotFoundError):
             (self.folder / "admin.sock").unlink()
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

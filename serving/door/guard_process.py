@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -20,10 +19,10 @@ from typing import IO
 from reverie_client.credentials import SECRET_VARIABLES
 
 from serving.door.errors import DoorError
+from serving.door.parent import dying_with_this
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _STOP_S = 3.0
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -33,7 +32,7 @@ class GuardProcess:
     Attributes:
         socket: where it takes calls.
         triton: Triton's gRPC address.
-        keys: the fields of `serving.door.guard.proxy.Keys`.
+        keys: the fields of `serving.door.guard.admission.Keys`.
         message_bytes: the largest message.
         requests: calls at a time.
         log: where its output goes; None for this process's stderr.
@@ -63,13 +62,12 @@ class GuardProcess:
         output: IO[bytes] | None = self.log.open("ab") if self.log else None
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "serving.door.guard"],
+                dying_with_this([sys.executable, "-m", "serving.door.guard"]),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output or sys.stderr,
                 env=_environment(),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
         finally:
             if output:
@@ -124,7 +122,3 @@ def _environment() -> dict[str, str]:
     """Without keys, which come another way."""
     inherited = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     return {**inherited, "PYTHONPATH": f"{_PROJECT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -29,7 +29,7 @@ from serving.door.configuration import Access
 from serving.door.door import Door
 from serving.door.envoy import validate
 from serving.door.errors import DoorError
-from serving.door.guard.proxy import redacted
+from serving.door.guard.redaction import redacted
 from serving.door.settings import DoorSettings, Limits, PublicAddress
 from serving.triton.server import TritonServer
 from tests.serving.certificates import signed

@@ -12,7 +12,8 @@ import signal
 import sys
 from typing import Any
 
-from serving.door.guard.proxy import Keys, Proxy, serve
+from serving.door.guard.admission import Keys
+from serving.door.guard.proxy import Proxy, serve
 
 
 async def main(task: dict[str, Any]) -> None:
