@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from reverie.errors import Cancelled, InputError, Unavailable
 from serving.python_backend import shared_memory
 from serving.python_backend.admission import AdmissionController, FairQueue, Reservation
-from serving.python_backend.request import Caller, InferenceRequest
+from serving.python_backend.request import InferenceRequest, RequestHeaders
 from serving.python_backend.response import Outputs, Responder, Send, to_error, to_response, to_stream_error
 from serving.telemetry import logs, observers
 from serving.telemetry.model_metrics import ModelMetrics, answering
@@ -87,7 +87,7 @@ class PooledModel:
 
     def execute(self, requests: list[Any]) -> None:
         for raw in requests:
-            caller = Caller.of(raw)
+            caller = RequestHeaders.of(raw)
             measurement = self.metrics.arrival(caller.timeout, caller.identity)
             responder = Responder(raw.get_response_sender(), self.to_error, measurement)
             request = InferenceRequest(raw, responder, caller)

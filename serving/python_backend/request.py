@@ -29,7 +29,7 @@ _HEADERS = frozenset((headers.CLIENT, headers.TIMEOUT, headers.REQUEST_ID, heade
 
 
 @dataclass(frozen=True)
-class Caller:
+class RequestHeaders:
     """Who sent a request, and how long it waits, as the headers say that Triton passes on as parameters.
 
     Attributes:
@@ -46,7 +46,7 @@ class Caller:
         return self.identity.client
 
     @classmethod
-    def of(cls, raw: Any) -> Caller:
+    def of(cls, raw: Any) -> RequestHeaders:
         """Read one of Triton's requests."""
         said = _said(raw)
         identity = Identity.of(
@@ -78,7 +78,7 @@ class InferenceRequest:
         measurement: of its way through the model.
     """
 
-    def __init__(self, raw: Any, responder: Responder, caller: Caller):
+    def __init__(self, raw: Any, responder: Responder, caller: RequestHeaders):
         self._raw, self._responder = raw, responder
         self.client, self.measurement = caller.name, responder.measurement
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import signal
 import subprocess
 import threading
 import time
@@ -30,6 +28,7 @@ from tritonclient.grpc import model_config_pb2
 from serving.telemetry.definitions import MODEL_RELOADS, RESTARTS
 from serving.triton import processes
 from serving.triton.errors import ServerError, StartInterrupted
+from serving.triton.hung_processes import HungProcesses
 from serving.triton.server import TritonServer
 
 _LOOK_EVERY_S = 0.5
@@ -38,9 +37,6 @@ _LIST_EVERY_S = 2.0
 _LOAD_TIMEOUT_S = 120.0
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
-HUNG_S = 10.0
-"""How long Triton may stand still: longer than a debugger's glance or a suspended machine's waking, shorter than a caller's patience.
-A model's process may not: after a second Triton takes it for dead, and that ends in an abort of Triton as often as not."""
 _MOST_RELOADS = 16
 """Then Triton is started again, for what it keeps of dead processes."""
 _TRIES_BEFORE_RESTART = 3
@@ -117,7 +113,7 @@ class Supervisor:
     ready: set[ModelVersion] = field(default_factory=set)
     served: set[ModelVersion] = field(default_factory=set)
     owed: dict[str, Owed] = field(default_factory=dict)
-    hung: HungProcesses = field(default_factory=lambda: HungProcesses())
+    hung: HungProcesses = field(default_factory=HungProcesses)
     failures: int = 0
     reloads: int = 0
     _listed_at: float = -math.inf
@@ -293,28 +289,6 @@ def model_version(process: processes.Process) -> ModelVersion | None:
         return None
     *_, name, version, _file = Path(process.arguments[1]).parts
     return ModelVersion(name, version)
-
-
-@dataclass
-class HungProcesses:
-    """Ends processes that a signal has stopped and that nobody continues; their callers would wait for ever.
-
-    Attributes:
-        since: when each was first seen stopped, by `time.monotonic`.
-    """
-
-    since: dict[int, float] = field(default_factory=dict)
-
-    def end(self, triton: int, say: Say) -> None:
-        """Kill the models' processes that are stopped, and Triton if it has been for `HUNG_S`."""
-        now = time.monotonic()
-        watched = [processes.find(triton), *processes.children(triton)]
-        self.since = {p.pid: self.since.get(p.pid, now) for p in watched if p and p.is_stopped}
-        for pid, since in self.since.items():
-            if pid != triton or now - since >= HUNG_S:
-                say(f"process {pid} has been stopped by a signal; ending it")
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
 
 
 def _restart(server: TritonServer, say: Say) -> bool:
