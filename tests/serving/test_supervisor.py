@@ -13,7 +13,7 @@ from subprocess import SubprocessError
 
 import pytest
 
-from serving.triton import supervisor
+from serving.triton import hung_processes, supervisor
 from serving.triton.errors import ServerError
 
 NO_PROCESS = 2**22 + 1
@@ -269,7 +269,7 @@ def test_a_model_s_process_that_stands_still_is_ended_at_once_and_one_that_works
     standing, working = two_processes
     stop(standing)
     said: list[str] = []
-    supervisor.HungProcesses().end(os.getpid(), said.append)
+    hung_processes.HungProcesses().end(os.getpid(), said.append)
     assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
     assert standing.wait(10) == -signal.SIGKILL
     assert working.poll() is None
@@ -280,13 +280,13 @@ def test_a_server_that_stands_still_is_ended_after_a_while_and_one_that_goes_on_
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
     standing, resumed = two_processes
     said: list[str] = []
-    watches = {process: supervisor.HungProcesses() for process in two_processes}
+    watches = {process: hung_processes.HungProcesses() for process in two_processes}
     for process, hung in watches.items():
         stop(process)
         hung.end(process.pid, said.append)
     resumed.send_signal(signal.SIGCONT)
     os.waitid(os.P_PID, resumed.pid, os.WCONTINUED)
-    now[0] = supervisor.HUNG_S
+    now[0] = hung_processes.HUNG_S
     for process, hung in watches.items():
         hung.end(process.pid, said.append)
     assert said == [f"process {standing.pid} has been stopped by a signal; ending it"]
