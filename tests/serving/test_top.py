@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 
 import pytest
 from rich.console import Console
@@ -59,9 +60,15 @@ def test_nobody_at_the_address_is_said_with_what_is_accepted():
 def test_once_says_what_callers_saw(server, client):
     url = server.address.metrics
 
+    def answered() -> float:
+        return top.read(url).total("reverie_requests", model="score", status="OK")
+
     def call(_: float) -> None:
+        before = answered()
         for _ in range(4):
             client.score("this movie was good")
+        while answered() < before + 4:  # A request is counted just after its answer has left.
+            time.sleep(0.01)
 
     view = next(top.looks(url, 0.0, wait=call))
     (row,) = [row for row in view.models if row.model == "score"]
