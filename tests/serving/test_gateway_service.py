@@ -87,7 +87,13 @@ def test_usage_counts_the_prompt_and_what_was_written(ai):
 
 
 def test_a_stream_joins_to_the_whole_text_and_ends_with_usage(ai):
-    asked = {"model": "generate", "prompt": "This movie was", "max_tokens": 12, "seed": 5}
+    asked = {
+        "model": "generate",
+        "prompt": "This movie was",
+        "max_tokens": 100,
+        "seed": 5,
+        "extra_body": {"ignore_eos": True},
+    }
     whole = ai.completions.create(**asked)
     chunks = list(ai.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == whole.choices[0].text
