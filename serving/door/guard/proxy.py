@@ -1,22 +1,22 @@
 """Carry gRPC calls over to Triton: checked, with the door's own metadata, and out of a caller's reach once it runs.
 
 A call that answers once is finished in Triton whatever becomes of its caller: Triton 2.51 ends now and then where one is
-cancelled while it is answered (server issue 7368). Streams, which Triton lets be cancelled, are Envoy's to carry over; it asks
-`processor` about them.
+cancelled while it is answered (server issue 7368). Callers' streams, which Triton lets be cancelled, are Envoy's to carry over;
+it asks `processor` about them. The gateway's, which come here past Envoy, are carried over here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from serving.door.guard.admission import CALLS, CONTROL, HEALTH, SERVICE, Introduction, Keys
+from serving.door.guard.admission import CALLS, CONTROL, HEALTH, SERVICE, STREAM, Introduction, Keys
 from serving.door.guard.messages import Refused, check
 from serving.door.guard.processor import Processor
 from serving.door.guard.processor_messages import PROCESS
@@ -50,6 +50,7 @@ class Proxy(grpc.GenericRpcHandler):
             self.triton, [*limits, *_RECONNECT, ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
         )
         self._handlers: dict[str, grpc.RpcMethodHandler] = {
+            f"/{SERVICE}/{STREAM}": grpc.stream_stream_rpc_method_handler(self._stream(f"/{SERVICE}/{STREAM}")),
             PROCESS: Processor(self.keys, self._at_once, self.message_bytes).handler(),
         }
         for name in (*HEALTH, *CALLS, *CONTROL):
@@ -97,6 +98,54 @@ class Proxy(grpc.GenericRpcHandler):
         call.add_done_callback(finish)
         await done
         return await call
+
+    def _stream(self, path: str) -> Any:
+        open_stream = self._channel.stream_stream(path)
+
+        async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            try:
+                caller = Introduction.of(dict(context.invocation_metadata() or ()))
+                metadata = self.keys.let_in(STREAM, caller)
+                end = self._at_once.begin(caller.name, caller.limits)
+            except Refused as refused:
+                await _abort(context, refused)
+            call = open_stream(metadata=metadata)
+            sending = asyncio.ensure_future(_send(messages, call, caller))
+            try:
+                async for answer in call:
+                    await context.write(answer)
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                if harmful := _refusal(sending):
+                    await _abort(context, harmful)
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+                await context.abort(error.code(), redacted(error.details() or ""))
+            finally:
+                end()
+                call.cancel()
+                sending.cancel()
+
+        return handle
+
+
+async def _send(messages: AsyncIterator[bytes], call: Any, caller: Introduction) -> None:
+    """Everything that the caller sends; a message that is refused ends the stream."""
+    try:
+        async for message in messages:
+            check(message)
+            caller.check(STREAM, message)
+            await call.write(message)
+        await call.done_writing()
+    except Refused:
+        call.cancel()
+        raise
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass  # The stream has ended in Triton; whoever reads its answers is told why.
+
+
+def _refusal(sending: asyncio.Future) -> Refused | None:
+    error = sending.exception() if sending.done() and not sending.cancelled() else None
+    return error if isinstance(error, Refused) else None
 
 
 async def _abort(context: grpc.aio.ServicerContext, refused: Refused) -> None:
