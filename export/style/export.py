@@ -126,7 +126,7 @@ def _first_departure(
 ) -> str:
     image, multiple = inputs["image"], network.config.multiple
     whole = image[:, : image.shape[1] // multiple * multiple, : image.shape[2] // multiple * multiple]
-    stages = network.stages(whole.astype(np.float32) / 127.5 - 1, _each_style(network))
+    stages = network.stages(whole.astype(np.float32) / 127.5 - 1, inputs[VECTOR])
     expected = {layer: ops.convert_to_numpy(output).transpose(0, 3, 1, 2) for layer, output in stages}
     tensors = [builder.stages[layer] for layer in expected]
     found = parity.probe(graph, inputs | {"image": whole}, tensors)

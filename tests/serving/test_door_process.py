@@ -111,7 +111,8 @@ def test_nobody_sees_a_key_in_the_list_of_processes(serving):
 @pytest.mark.slow
 def test_a_signal_ends_all_of_it(serving):
     below = serving.below()
-    folders = {Path(argument).parent for p in below.values() for argument in p.cmdline() if "reverie-door-" in argument}
+    arguments = (argument.removeprefix("unix:") for p in below.values() for argument in p.cmdline())
+    folders = {Path(argument).parent for argument in arguments if "reverie-door-" in argument}
     assert len(folders) == 1
     serving.process.send_signal(signal.SIGTERM)
     assert serving.process.wait(60) == 0
