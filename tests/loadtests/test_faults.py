@@ -35,7 +35,7 @@ def test_an_unknown_fault_ends_the_command_and_is_named_with_what_there_is():
 
 def test_every_fault_has_a_name_of_its_own():
     names = [fault.name for fault in faults(1)]
-    assert len(set(names)) == len(names) == 16
+    assert len(set(names)) == len(names) == 19
 
 
 def call(endpoint="score", began=0.0, seconds=1.0, error=""):
