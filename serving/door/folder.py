@@ -12,21 +12,42 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from serving.door.errors import DoorError
+
 _PREFIX = "reverie-door-"
 _LOCK = "lock"
+_PLACES = ("/tmp", "/var/tmp")
+_LONGEST_PLACE = 68
+"""Linux takes 107 bytes for a socket's path, of which a folder's and a socket's own names take some 40."""
 _locks: dict[Path, int] = {}
 """The open descriptor of each folder of this process."""
 
 
 def make_folder() -> Path:
-    """Make and lock a folder that only this user can enter; its path is short, as a socket's has to be."""
-    _sweep(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    """Make and lock a folder that only this user can enter; its path is short and plain, as a socket's has to be.
+
+    Raises:
+        DoorError: there is no place for it.
+    """
+    place = _place()
+    _sweep(place)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     descriptor = os.open(folder / f".{_LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     (folder / f".{_LOCK}").rename(folder / _LOCK)  # Whoever sweeps sees it locked, or not at all.
     _locks[folder] = descriptor
     return folder
+
+
+def _place() -> Path:
+    """The user's folder for temporary files, or everybody's where that one's path is too long or has odd characters."""
+    for place in (tempfile.gettempdir(), *_PLACES):
+        if place.isascii() and len(place) <= _LONGEST_PLACE and os.access(place, os.W_OK | os.X_OK):
+            return Path(place)
+    raise DoorError(
+        f"no place for the door's sockets: of {tempfile.gettempdir()}, {', '.join(_PLACES)} none is writable, plain and at most "
+        f"{_LONGEST_PLACE} characters long; set TMPDIR to one that is"
+    )
 
 
 def remove_folder(folder: Path) -> None:

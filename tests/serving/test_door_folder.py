@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 
+import pytest
+
+from serving.door import folder as folders
+from serving.door.errors import DoorError
 from serving.door.folder import make_folder, remove_folder
 from serving.triton.server import PROJECT
 
@@ -29,3 +34,24 @@ def test_the_folder_of_a_killed_door_is_removed_by_the_next_and_a_living_one_s_i
         living.stdin.write("\n")
     remove_folder(ours)
     assert not ours.exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 90, "日", "\udcff"])
+def test_a_socket_has_room_whatever_the_user_s_own_folder_is_called(tmp_path, monkeypatch, name):
+    """Linux takes no longer path than 107 bytes for a socket, and gRPC no odd one."""
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    folder = make_folder()
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "gateway.sock"))
+        assert str(folder).isascii()
+    finally:
+        remove_folder(folder)
+
+
+def test_where_no_place_is_left_the_message_says_what_one_has_to_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(folders, "_PLACES", ())
+    with pytest.raises(DoorError, match="set TMPDIR to one that is"):
+        make_folder()
