@@ -18,7 +18,7 @@ from reverie_client.credentials import Tls
 from reverie.errors import ToolkitError
 from serving.door.door import Door
 from serving.door.folder import make_folder
-from serving.door.guard.proxy import Keys
+from serving.door.guard.admission import Keys
 from serving.door.key_commands import KEYS_VARIABLE
 from serving.door.opening import issuer_of
 from serving.door.settings import DoorSettings, PublicAddress

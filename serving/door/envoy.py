@@ -27,7 +27,7 @@ from reverie_client.credentials import SECRET_VARIABLES
 
 from serving import local_http
 from serving.door.errors import DoorError
-from serving.door.parent import dying_with_this
+from serving.parent import dying_with_this
 
 _BEGINS = "bootstrap.json"
 _STOP_S = 2.0

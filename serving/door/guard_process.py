@@ -19,7 +19,7 @@ from typing import IO
 from reverie_client.credentials import SECRET_VARIABLES
 
 from serving.door.errors import DoorError
-from serving.door.parent import dying_with_this
+from serving.parent import dying_with_this
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _STOP_S = 3.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from serving.door.door import Door
 from serving.door.errors import DoorError
 from serving.door.folder import make_folder
-from serving.door.guard.proxy import Keys
+from serving.door.guard.admission import Keys
 from serving.door.settings import DoorSettings, PublicAddress, TokenIssuer
 from serving.gateway.options import GatewayOptions
 from serving.gateway.process import Gateway

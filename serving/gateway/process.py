@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -23,8 +21,8 @@ from reverie_client.credentials import SECRET_VARIABLES
 from reverie.errors import ToolkitError
 from serving import local_http
 from serving.gateway.options import GatewayOptions
+from serving.parent import dying_with_this
 
-_PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 15.0
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -69,13 +67,12 @@ class Gateway:
         with contextlib.ExitStack() as stack:
             output: IO[bytes] | None = stack.enter_context(self.log.open("ab")) if self.log else None
             self._process = subprocess.Popen(
-                self._command(),
+                dying_with_this(self._command()),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 env=self._environment(),
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
             )
 
     def wait(self, timeout: float = 30.0) -> None:
@@ -168,7 +165,3 @@ class Gateway:
         """Without keys: the gateway sends those of its callers."""
         kept = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
         return {**kept, "PYTHONPATH": f"{_PROJECT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -130,7 +130,7 @@ SUPERVISOR_REGISTRY = CollectorRegistry()
 """Of the process that starts Triton, whose values are in its memory."""
 MODEL_RELOADS = _counter(
     "reverie_model_reloads",
-    "Loads by the supervisor of a model that has ended or that failed to load.",
+    "How often a process of a model has ended and the supervisor has loaded it again.",
     "model",
     registry=SUPERVISOR_REGISTRY,
 )

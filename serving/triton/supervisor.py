@@ -177,6 +177,7 @@ class Supervisor:
         lost = {version.name for version in incomplete if _is_ready(self.server, version)}
         for model in sorted(lost):
             self._say(f"a process of model {model} ended; loading it again")
+            MODEL_RELOADS.labels(model).inc()
             self._load(model, {version.version for version in incomplete if version.name == model})
         self.reloads += len(lost)
         self.healthy = {v: n for v, n in self.healthy.items() if v not in incomplete and v.name not in lost}
@@ -194,7 +195,6 @@ class Supervisor:
     def _load(self, model: str, ended: Set[str] = frozenset()) -> None:
         """Load a model again; `ended` are its versions of which a process has."""
         tries = self.owed[model].tries if model in self.owed else 0
-        MODEL_RELOADS.labels(model).inc()
         self._listed_at = -math.inf
         self.ready = {version for version in self.ready if version.name != model}  # Until it is listed again.
         failure = _reload(self.server, model, ended)

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 
-def signed(folder: Path, name: str, authority: tuple[Path, Path] | None = None) -> tuple[Path, Path]:
+Certificate = tuple[Path, Path]
+"""A certificate's file and its key's."""
+
+
+def issued(folder: Path, *names: str) -> dict[str, Certificate]:
+    """An `authority`, certificates with these names that it has signed, and a `stranger` of its own.
+
+    The tests are skipped where there is no openssl, which only makes the certificates.
+    """
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificates and is not here")
+    authority = signed(folder, "authority")
+    by_authority = {name: signed(folder, name, authority) for name in names}
+    return {"authority": authority, **by_authority, "stranger": signed(folder, "stranger")}
+
+
+def signed(folder: Path, name: str, authority: Certificate | None = None) -> Certificate:
     """A certificate for this machine, signed by `authority` or by itself: its file and its key's."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

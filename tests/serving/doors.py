@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serving.door.door import Door
 from serving.door.folder import make_folder
-from serving.door.guard.proxy import Keys
+from serving.door.guard.admission import Keys
 from serving.door.settings import DoorSettings, PublicAddress
 from serving.triton.address import ListenAddress
 from serving.triton.server import TritonServer

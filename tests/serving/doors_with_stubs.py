@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2
 from serving.door.access import access_of
 from serving.door.door import AccessOf, Door
 from serving.door.folder import make_folder
-from serving.door.guard.proxy import Keys
+from serving.door.guard.admission import Keys
 from serving.door.keys import KeyFile
 from serving.door.settings import DoorSettings, PublicAddress, TokenIssuer
 from serving.triton.address import ListenAddress

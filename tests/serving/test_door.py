@@ -32,7 +32,7 @@ from serving.door.errors import DoorError
 from serving.door.guard.redaction import redacted
 from serving.door.settings import DoorSettings, Limits, PublicAddress
 from serving.triton.server import TritonServer
-from tests.serving.certificates import signed
+from tests.serving.certificates import Certificate, issued
 from tests.serving.doors import CONTROL_KEY, door_before
 from tests.serving.harmful import HARMFUL, harmful
 
@@ -319,16 +319,8 @@ def is_denied(client: Client) -> bool:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
-    if not shutil.which("openssl"):
-        pytest.skip("openssl makes the certificates and is not here")
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = signed(folder, "authority")
-    return {
-        "authority": authority,
-        **{name: signed(folder, name, authority) for name in ("server", "next", "client")},
-        "stranger": signed(folder, "stranger"),
-    }
+def certificates(tmp_path_factory) -> dict[str, Certificate]:
+    return issued(tmp_path_factory.mktemp("certificates"), "server", "next", "client")
 
 
 def served_certificate(address: PublicAddress) -> str:

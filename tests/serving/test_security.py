@@ -33,7 +33,7 @@ from serving.triton import processes, supervisor
 from serving.triton.address import ListenAddress
 from serving.triton.processes import descendants
 from serving.triton.server import PROJECT, TritonServer
-from tests.serving.certificates import signed
+from tests.serving.certificates import issued
 from tests.serving.shipped import FIRST_STYLE, STYLE_INPUT
 
 API_KEY, CONTROL_KEY = "for callers: a=b,c==", "Zm9yIHB1Ymxpc2hlcnM="
@@ -50,15 +50,7 @@ def two_models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    if not shutil.which("openssl"):
-        pytest.skip("openssl makes the certificates and is not here")
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = signed(folder, "authority")
-    return {
-        "authority": authority,
-        **{n: signed(folder, n, authority) for n in ("server", "client")},
-        "stranger": signed(folder, "stranger"),
-    }
+    return issued(tmp_path_factory.mktemp("certificates"), "server", "client")
 
 
 def refusal(call):

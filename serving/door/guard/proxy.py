@@ -23,8 +23,6 @@ from serving.door.guard.processor_messages import PROCESS
 from serving.door.guard.redaction import redacted
 from serving.door.limits import CallsAtOnce, LimitExceeded
 
-__all__ = ["Keys", "Proxy", "serve"]
-
 _HEALTH_SERVICE = "grpc.health.v1.Health"
 _RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]  # fmt: skip
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serving.door.parent import dying_with_this
+from serving.parent import dying_with_this
 
 _PARENT = """
 import subprocess, sys
-from serving.door.parent import dying_with_this
+from serving.parent import dying_with_this
 child = subprocess.Popen(dying_with_this(["/bin/sh", "-c", "echo here; exec sleep 1000"]))
 sys.stdin.read()
 """
