@@ -12,6 +12,9 @@ from serving.gateway.options import GatewayOptions
 _JSON_ONLY = ("/v1/completions", "/v1/chat/completions", "/v1/score")
 
 
+_DROP_SECONDS = 2.0
+
+
 class BoundBodies:
     """Middleware: refuses what is compressed, too long, too slow, or too much beside what others have sent."""
 
@@ -27,9 +30,9 @@ class BoundBodies:
         body = _Body(self, receive, most)
         try:
             body.check(Headers(scope=scope))
-            await self._app(scope, body.receive, send)
+            await self._app(scope, body.receive, _after_the_body(body, send))
         except HttpError as error:  # Of `check`; what `receive` raises, the application answers.
-            await error.response()(scope, receive, send)
+            await error.response()(scope, receive, _after_the_body(body, send))
         finally:
             self._in_work -= body.held
 
@@ -91,9 +94,33 @@ class _Body:
         self._hold(self._read)
         return message
 
+    async def drop_rest(self) -> None:
+        """Read what is still coming of the body, for a while, and keep nothing of it."""
+        with anyio.move_on_after(_DROP_SECONDS):
+            while not self._is_complete:
+                message = await self._receive()
+                self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
+
     def _hold(self, size: int) -> None:
         if size > self._most:
             raise HttpError(413, f"a body of {size} bytes or more; accepted: at most {self._most}", code="too_large")
         if size > self.held:
             self._all.hold(size - self.held)
             self.held = size
+
+
+def _after_the_body(body: _Body, send: Send) -> Send:
+    """`send`, which ends an answer only after the body has come, or for a while.
+
+    A connection that is closed while its other end still sends is reset, and the answer is lost on its way: Envoy then answers
+    503 in its place.
+    """
+
+    async def send_and_drop(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            await send({**message, "more_body": True})
+            await body.drop_rest()
+            message = {"type": "http.response.body", "body": b""}
+        await send(message)
+
+    return send_and_drop
